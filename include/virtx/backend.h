@@ -1,0 +1,138 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/** @file
+ * @brief Seam 1: what a backend does for the objects. For those who write one; embedders only name
+ *  the ready-made ones in virtx_config::backends.
+ *
+ * A backend runs a vcpu to its next neutral exit. It is a constant table: it keeps its state in the
+ * bytes that the objects reserve for it (virtx_backend_vm() and its like), never in globals. The
+ * objects have checked every argument before a backend sees it, and hold the locks that each
+ * group below names.
+ *
+ * Before a backend returns an exit to the loop it offers it to virtx_backend_dispatch(), which
+ * finds the intercept and calls its handler; on ::VIRTX_HANDLED it completes the access as if the
+ * loop had, and goes on. Before an entry it honours virtx_backend_requests().
+ */
+#ifndef VIRTX_BACKEND_H
+#define VIRTX_BACKEND_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <virtx/status.h>
+#include <virtx/caps.h>
+#include <virtx/state.h>
+#include <virtx/event.h>
+#include <virtx/exit.h>
+#include <virtx/intercept.h>
+#include <virtx/memslot.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct virtx;
+struct virtx_vm;
+struct virtx_vcpu;
+
+/** @brief What happened to a range of guest-physical space; see virtx_backend::memory. */
+enum virtx_memory_change {
+    VIRTX_MEMORY_ADDED,      /**< A slot now covers it. */
+    VIRTX_MEMORY_REMOVED,    /**< No slot covers it any more (also the old place of a move). */
+    VIRTX_MEMORY_NARROWED,   /**< Rights were taken away, or dirty logging was switched on. */
+    VIRTX_MEMORY_WIDENED,    /**< Rights were given, or dirty logging was switched off. */
+    VIRTX_MEMORY_MOVED,      /**< The backing is about to change. */
+};
+
+/** @brief Requests that other CPUs leave for a vcpu; bits of virtx_backend_requests(). */
+enum virtx_request {
+    VIRTX_REQUEST_KICK = 1u << 0,       /**< Return ::VIRTX_EXIT_KICK. */
+    VIRTX_REQUEST_EVENT = 1u << 1,      /**< The event queue or its interrupt source has changed. */
+    VIRTX_REQUEST_INTERCEPT = 1u << 2,  /**< Intercepts have changed: read them again. */
+    VIRTX_REQUEST_MEMORY = 1u << 3,     /**< Translations were dropped: pay the TLB debt, then
+                                             acknowledge with virtx_backend_settle(). */
+    VIRTX_REQUEST_NMI = 1u << 4,        /**< virtx_vcpu_nmi(). */
+};
+
+/** @brief The operations of a backend. All are required. */
+struct virtx_backend {
+    uint32_t size;       /**< sizeof(struct virtx_backend). */
+    uint32_t reserved;   /**< Zero. */
+    const char *name;    /**< A word, as in virtx_caps::backend. */
+    size_t cpu_bytes;    /**< Zeroed bytes wanted for each CPU; see virtx_backend_cpu(). */
+    size_t vm_bytes;     /**< Likewise for each VM. */
+    size_t vcpu_bytes;   /**< Likewise for each vcpu; page-aligned, contiguous, at most 8 pages. */
+
+    /** Looks at the processor without changing it and fills @p caps, obeying virtx_config::disable. */
+    enum virtx_status (*probe)(struct virtx *virtx, uint64_t disable, struct virtx_caps *caps,
+                               struct virtx_error *error);
+
+    /** @name Per CPU. On the CPU itself, interrupts off. @{ */
+    enum virtx_status (*cpu_enable)(struct virtx *virtx, uint32_t cpu, struct virtx_error *error);
+    void (*cpu_disable)(struct virtx *virtx, uint32_t cpu); /**< No vcpu is loaded. */
+    void (*cpu_emergency_off)(struct virtx *virtx, uint32_t cpu); /**< In any state. */
+    /** @} */
+
+    /** @name Life cycle. With the VM's lock held. On failure nothing is left behind. @{ */
+    enum virtx_status (*vm_create)(struct virtx_vm *vm);
+    void (*vm_destroy)(struct virtx_vm *vm);
+    enum virtx_status (*vcpu_create)(struct virtx_vcpu *vcpu);
+    void (*vcpu_destroy)(struct virtx_vcpu *vcpu); /**< It is not loaded anywhere. */
+    /** @} */
+
+    /** @name On the vcpu's thread. @{ */
+    enum virtx_status (*load)(struct virtx_vcpu *vcpu, uint32_t cpu);
+    void (*put)(struct virtx_vcpu *vcpu);
+    enum virtx_status (*run)(struct virtx_vcpu *vcpu); /**< Fills the record of virtx_backend_exit(). */
+    enum virtx_status (*complete)(struct virtx_vcpu *vcpu, const void *value);
+    enum virtx_status (*fault)(struct virtx_vcpu *vcpu, const struct virtx_event *event);
+    enum virtx_status (*reset)(struct virtx_vcpu *vcpu, enum virtx_preset preset);
+    enum virtx_status (*get)(struct virtx_vcpu *vcpu, uint32_t groups, struct virtx_state *state);
+    enum virtx_status (*set)(struct virtx_vcpu *vcpu, uint32_t groups,
+                             const struct virtx_state *state);
+    uint64_t *(*gpr)(struct virtx_vcpu *vcpu);
+    size_t (*fpu_size)(const struct virtx_vcpu *vcpu);
+    enum virtx_status (*fpu_get)(struct virtx_vcpu *vcpu, void *area);
+    enum virtx_status (*fpu_set)(struct virtx_vcpu *vcpu, const void *area);
+    /** @} */
+
+    /** @name From any CPU. @{ */
+    /** A request bit has been set: make the vcpu notice before its next guest instruction. */
+    void (*kick)(struct virtx_vcpu *vcpu);
+    /** Whether this processor can intercept that, and in `*forced` whether it does so always. */
+    enum virtx_status (*intercept_check)(const struct virtx_vm *vm,
+                                         const struct virtx_intercept_config *config, bool *forced);
+    /** The VM's (vcpu NULL) or one vcpu's intercepts have changed; the VM's lock is held. The
+     *  vcpus get ::VIRTX_REQUEST_INTERCEPT afterwards. May refuse, with ::VIRTX_E_NO_MEMORY. */
+    enum virtx_status (*intercept_changed)(struct virtx_vm *vm, struct virtx_vcpu *vcpu);
+    /** A guest-physical range has changed; the VM's lock is held, the slot table is the new one. */
+    void (*memory)(struct virtx_vm *vm, uint64_t gpa, uint64_t bytes,
+                   enum virtx_memory_change change);
+    /** Moves dirty bits that the backend or its engine holds for a range into the slots' logs with
+     *  virtx_backend_dirty(), and arms the range again. The VM's lock is held. */
+    void (*collect_dirty)(struct virtx_vm *vm, uint64_t gpa, uint64_t bytes);
+    /** @} */
+
+    /** For the hardware backends: their seam-2 table. Others: NULL. */
+    const void *hw;
+};
+
+/** @name What the objects offer to a backend. @{ */
+void *virtx_backend_cpu(struct virtx *virtx, uint32_t cpu);     /**< The CPU's bytes. */
+void *virtx_backend_vm(struct virtx_vm *vm);                    /**< The VM's bytes. */
+void *virtx_backend_vcpu(struct virtx_vcpu *vcpu);              /**< The vcpu's bytes. */
+struct virtx_exit *virtx_backend_exit(struct virtx_vcpu *vcpu); /**< The exit record to fill. */
+/** Finds the intercept of the exit in the record and calls its handler. ::VIRTX_DEFAULT when there
+ *  is no intercept, or none with an opinion. */
+enum virtx_verdict virtx_backend_dispatch(struct virtx_vcpu *vcpu);
+/** Takes (reads and clears) the requests named in @p mask. */
+uint32_t virtx_backend_requests(struct virtx_vcpu *vcpu, uint32_t mask);
+/** This vcpu has paid the TLB debts of everything dropped before the request was taken. */
+void virtx_backend_settle(struct virtx_vcpu *vcpu, uint64_t generation);
+/** Marks the pages of a guest-physical range dirty in their slots' logs. Any CPU. */
+void virtx_backend_dirty(struct virtx_vm *vm, uint64_t gpa, uint64_t bytes);
+/** @} */
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/** @file
+ * @brief Events that are delivered through the guest's IDT, and where interrupts come from.
+ *
+ * The event queue of a vcpu holds at most one exception, one NMI being delivered and one more
+ * latched, and asks the attached ::virtx_irq_source for external interrupts. Priorities are those of
+ * Intel SDM "Prioritization of Concurrent Events": an event whose delivery an exit interrupted goes first, then
+ * exceptions, NMI, external interrupts. What cannot be delivered yet waits for its window; the
+ * embedder never handles windows.
+ */
+#ifndef VIRTX_EVENT_H
+#define VIRTX_EVENT_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct virtx_vcpu;
+
+/** @brief Kinds of events; the values are those of the VM-entry interruption type. */
+enum virtx_event_type {
+    VIRTX_EVENT_INTERRUPT = 0,      /**< External interrupt. */
+    VIRTX_EVENT_NMI = 2,            /**< Non-maskable interrupt, vector 2. */
+    VIRTX_EVENT_EXCEPTION = 3,      /**< Hardware exception. */
+    VIRTX_EVENT_SOFT_INTERRUPT = 4, /**< INT n; RIP is at the instruction, `length` its size. */
+    VIRTX_EVENT_PRIV_EXCEPTION = 5, /**< INT1 (ICEBP). */
+    VIRTX_EVENT_SOFT_EXCEPTION = 6, /**< INT3, INTO. */
+};
+
+/** @brief One event. */
+struct virtx_event {
+    uint8_t type;      /**< ::virtx_event_type. */
+    uint8_t vector;    /**< 0 to 255; 2 for an NMI; 0 to 31 for exceptions. */
+    bool has_error;    /**< An error code is pushed. Must agree with the vector and the mode. */
+    uint8_t length;    /**< Instruction length for software events, 1 to 15; else 0. */
+    uint32_t error;    /**< The error code. */
+    uint64_t address;  /**< CR2 for #PF, the DR6 bits to set for #DB; else ignored. */
+};
+
+/**
+ * @brief A controller of external interrupts, as the event queue sees it.
+ *
+ * Hand-over has two phases: `pending` consumes nothing and may be asked any number of times; `take`
+ * happens only when the entry that delivers the vector is certain. All but what the controller
+ * does itself happens on the vcpu's own thread. A controller whose answer may have changed calls
+ * virtx_vcpu_irq_changed(), from any CPU.
+ */
+struct virtx_irq_source {
+    /** The vector that would be delivered now by the controller's own priorities (0 to 255), or -1. */
+    int (*pending)(void *ctx);
+    /** Acknowledge: returns the vector to deliver (a spurious one is possible), or -1. */
+    int (*take)(void *ctx);
+    /** CR8 of the guest, 0 to 15. NULL: the library keeps a CR8 without effect. */
+    uint8_t (*tpr)(void *ctx);
+    /** The guest wrote CR8. */
+    void (*set_tpr)(void *ctx, uint8_t cr8);
+};
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/** @file
+ * @brief Intercepts: what the guest does that the embedder wants to see, allow or answer.
+ *
+ * One type serves all kinds. An intercept belongs to a VM or to one vcpu; the vcpu's wins where
+ * both match, and among those of one owner ranges may not overlap. Intercepts are set and removed
+ * while vcpus run; a vcpu obeys a change from its next entry on (removing one of a VM waits for
+ * nobody: use virtx_vm_settled() before freeing what its handler uses).
+ */
+#ifndef VIRTX_INTERCEPT_H
+#define VIRTX_INTERCEPT_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <virtx/status.h>
+#include <virtx/exit.h>
+#include <virtx/event.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct virtx_vm;
+struct virtx_vcpu;
+struct virtx_intercept;
+
+/** @brief Kinds of intercepts, with what `first`, `last` and `access` mean and what happens by
+ *  default, when none is set. */
+enum virtx_intercept_kind {
+    VIRTX_INTERCEPT_PORT,       /**< Ports 0 to 0xffff. Default: all exit to the loop. */
+    VIRTX_INTERCEPT_MSR,        /**< MSR indices. Default: those the library virtualizes are served
+                                     (`docs/msrs.md`), the others exit to the loop. */
+    VIRTX_INTERCEPT_CPUID,      /**< Leaves. Default: served from the VM's CPUID table. */
+    VIRTX_INTERCEPT_MMIO,       /**< Bytes of guest-physical space outside slots. Default: exit to the loop. */
+    VIRTX_INTERCEPT_EXCEPTION,  /**< Vectors 0 to 31. Default: the guest's own. `mask` and `match` select
+                                     #PFs by error code: (code & mask) == match. */
+    VIRTX_INTERCEPT_CR,         /**< Control register number; `mask`: for writes of CR0 and CR4 the bits whose
+                                     change is of interest (0: any). Default: the guest's own. */
+    VIRTX_INTERCEPT_DR,         /**< Debug register number. Default: the guest's own. */
+    VIRTX_INTERCEPT_HYPERCALL,  /**< No range. Default: #UD to the guest. */
+    VIRTX_INTERCEPT_INSTRUCTION,/**< ::virtx_instruction. Default: see there. */
+    VIRTX_INTERCEPT_KIND_COUNT
+};
+
+/** @brief What a matching access does. */
+enum virtx_intercept_action {
+    VIRTX_ACTION_EXIT,    /**< Calls the handler, or returns to the loop where there is none. */
+    VIRTX_ACTION_ALLOW,   /**< Passes through to the hardware: ports, and MSRs. The guest touches the
+                               real thing. */
+    VIRTX_ACTION_DEFAULT, /**< What would happen without any intercept; a hole in a VM-wide one. */
+};
+
+/** @brief A handler's answer. */
+enum virtx_verdict {
+    VIRTX_HANDLED, /**< Done: the results are in the record; retire the instruction and go on. */
+    VIRTX_TO_LOOP, /**< Return this exit from run. */
+    VIRTX_DEFAULT, /**< Go on as if there were no intercept. */
+    VIRTX_FAULT,   /**< The handler has called virtx_vcpu_inject(): deliver that instead of retiring. */
+};
+
+/**
+ * @brief Serves an intercepted access inside run.
+ *
+ * Runs on the vcpu's thread with interrupts disabled, on the caller's stack, with tier-1 host state
+ * (virtx_host_profile::at_exit). It may call: virtx_vcpu_get() and virtx_vcpu_set() on this vcpu,
+ * guest-memory access, virtx_vcpu_inject(), and everything documented as callable from any CPU. It must not
+ * call run, complete, put, destroy or remove its own intercept.
+ */
+typedef enum virtx_verdict (*virtx_handler)(struct virtx_vcpu *vcpu, struct virtx_exit *exit,
+                                            void *ctx);
+
+/** @brief Description of an intercept. */
+struct virtx_intercept_config {
+    uint32_t size;         /**< sizeof(struct virtx_intercept_config). */
+    uint32_t kind;         /**< ::virtx_intercept_kind. */
+    uint32_t access;       /**< ::VIRTX_READ and ::VIRTX_WRITE where the kind tells them apart (port, MSR,
+                                MMIO, CR, DR); 0 elsewhere. */
+    uint32_t action;       /**< ::virtx_intercept_action. */
+    uint64_t first;        /**< First port, MSR, leaf, GPA, vector, register or instruction. */
+    uint64_t last;         /**< Last one, inclusive. */
+    uint64_t mask;         /**< See the kind; else 0. */
+    uint64_t match;        /**< See the kind; else 0. */
+    virtx_handler handler; /**< May be NULL. */
+    void *ctx;             /**< For the handler. */
+};
+
+/**
+ * @brief Sets an intercept for all vcpus of a VM. Callable at any time, from any CPU.
+ * @return ::VIRTX_OK, ::VIRTX_E_SIZE, ::VIRTX_E_INVALID, ::VIRTX_E_RANGE, ::VIRTX_E_OVERLAP,
+ *   ::VIRTX_E_UNSUPPORTED (this processor cannot intercept that), ::VIRTX_E_NO_MEMORY
+ */
+enum virtx_status virtx_vm_intercept(struct virtx_vm *vm,
+                                     const struct virtx_intercept_config *config,
+                                     struct virtx_intercept **out);
+
+/** @brief Sets an intercept for one vcpu; as virtx_vm_intercept(). */
+enum virtx_status virtx_vcpu_intercept(struct virtx_vcpu *vcpu,
+                                       const struct virtx_intercept_config *config,
+                                       struct virtx_intercept **out);
+
+/** @brief Removes an intercept, and frees it. Callable at any time but from its own handler. */
+enum virtx_status virtx_intercept_remove(struct virtx_intercept *intercept);
+
+/** @brief What was asked for, and in `*forced` (may be NULL) whether the hardware exits on some of it
+ *  whether asked or not. */
+enum virtx_status virtx_intercept_query(const struct virtx_intercept *intercept,
+                                        struct virtx_intercept_config *config, bool *forced);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

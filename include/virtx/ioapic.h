@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/**
+ * @file ioapic.h
+ * An I/O APIC of 24 pins.
+ *
+ * After the 82093AA I/O APIC datasheet; with version 20H also the EOI register of its successors.
+ *
+ * Concurrency: an I/O APIC is shared by the devices and all vcpus; the caller serializes all calls
+ * on one I/O APIC (and virtx_apic_bus_eoi() of its bus). Its output, posting to LAPICs, needs no
+ * lock.
+ */
+#ifndef VIRTX_IOAPIC_H
+#define VIRTX_IOAPIC_H
+
+#include <virtx/irq.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/** Number of input pins. */
+#define VIRTX_IOAPIC_PINS 24u
+
+/** Customary address of the first I/O APIC's registers. */
+#define VIRTX_IOAPIC_DEFAULT_BASE 0xfec00000u
+
+/** Size in bytes of the register window. */
+#define VIRTX_IOAPIC_MMIO_SIZE 0x1000u
+
+/** What an I/O APIC is made of; see virtx_ioapic_init(). */
+struct virtx_ioapic_config {
+    size_t size;            /**< sizeof(struct virtx_ioapic_config). */
+    uint8_t version;        /**< 11H: 82093AA; 20H: with an EOI register. */
+    uint8_t id;             /**< ID after reset, 0-15. */
+    bool ignore_polarity;   /**< true: virtx_ioapic_set_irq() says "asserted", whatever polarity the
+                                 guest programs (the custom of virtual machines); false: it says
+                                 what the wire's electrical level is. */
+    struct virtx_apic_bus *bus; /**< Where interrupts go. Required. */
+};
+
+/**
+ * An I/O APIC. Initialize with virtx_ioapic_init(); the fields are read-only to the user.
+ */
+struct virtx_ioapic {
+    uint64_t redirection[VIRTX_IOAPIC_PINS]; /**< Redirection table, as the guest reads it. */
+    uint32_t lines;                          /**< Levels of the input pins, one bit each. */
+    uint32_t id;                             /**< ID register. */
+    uint8_t select;                          /**< Register select (IOREGSEL). */
+    struct virtx_ioapic_config config;       /**< As given to virtx_ioapic_init(). */
+    struct virtx_ioapic *next;               /**< Next I/O APIC on the same bus. */
+};
+
+/**
+ * Makes an I/O APIC in its reset state (all pins masked and low) and puts it on its bus.
+ * @return false if the configuration is incomplete or out of range.
+ */
+bool virtx_ioapic_init(struct virtx_ioapic *ioapic, const struct virtx_ioapic_config *config);
+
+/** Resets the registers; the input pins keep their levels. */
+void virtx_ioapic_reset(struct virtx_ioapic *ioapic);
+
+/**
+ * Reads a register: IOREGSEL at offset 0, IOWIN at 10H; anything else reads 0.
+ * @param ioapic the I/O APIC.
+ * @param offset into the window.
+ * @param size   1, 2, 4 or 8 bytes.
+ * @return the value, zero-extended.
+ */
+uint64_t virtx_ioapic_mmio_read(struct virtx_ioapic *ioapic, uint32_t offset, unsigned size);
+
+/**
+ * Writes a register: IOREGSEL at offset 0, IOWIN at 10H (32 bits only), the EOI register at 40H
+ * (version 20H); anything else is ignored.
+ */
+void virtx_ioapic_mmio_write(struct virtx_ioapic *ioapic, uint32_t offset, unsigned size,
+                             uint64_t value);
+
+/**
+ * Drives an input pin. An edge that arrives while the pin is masked is lost; a level is delivered
+ * when the pin is unmasked, and again after its EOI, as long as it is asserted.
+ * @param ioapic the I/O APIC.
+ * @param pin    0-23; others are ignored.
+ * @param level  see virtx_ioapic_config::ignore_polarity.
+ */
+void virtx_ioapic_set_irq(struct virtx_ioapic *ioapic, unsigned pin, bool level);
+
+/** A LAPIC ended level-triggered vector @p vector: clears Remote IRR of the pins that use it and
+ *  delivers again what is still asserted. */
+void virtx_ioapic_eoi(struct virtx_ioapic *ioapic, uint8_t vector);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

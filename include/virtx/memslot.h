@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/** @file
+ * @brief Memory slots: guest-physical ranges backed by the embedder's own memory.
+ *
+ * The memory stays the embedder's. Where no slot lies, accesses are MMIO. Slots are added, changed
+ * and removed while vcpus run. Taking rights or memory away returns a *generation*: until
+ * virtx_vm_settled() says that it has been reached, some CPU may still hold the old translation, so
+ * the memory must not be reused.
+ */
+#ifndef VIRTX_MEMSLOT_H
+#define VIRTX_MEMSLOT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <virtx/status.h>
+#include <virtx/exit.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct virtx_vm;
+struct virtx_memslot;
+
+/** @brief Memory types, with the encodings of MTRRs and EPT. */
+enum virtx_memory_type {
+    VIRTX_MEMORY_UC = 0, /**< Uncacheable. */
+    VIRTX_MEMORY_WC = 1, /**< Write-combining. */
+    VIRTX_MEMORY_WT = 4, /**< Write-through. */
+    VIRTX_MEMORY_WP = 5, /**< Write-protected. */
+    VIRTX_MEMORY_WB = 6, /**< Write-back; RAM. */
+};
+
+/** @brief Flags of a slot. */
+enum virtx_memslot_flag {
+    VIRTX_MEMSLOT_DIRTY_LOG = 1u << 0,  /**< Keep a dirty log from the start. */
+    VIRTX_MEMSLOT_SMALL_PAGES = 1u << 1,/**< Never map with large pages. */
+    VIRTX_MEMSLOT_WRITE_MMIO = 1u << 2, /**< With a read-only slot: writes are ::VIRTX_EXIT_MMIO (ROM with a
+                                             device behind it) instead of ::VIRTX_EXIT_MEMORY. */
+};
+
+/** @brief Description of a slot. */
+struct virtx_memslot_config {
+    uint32_t size;    /**< sizeof(struct virtx_memslot_config). */
+    uint32_t rights;  /**< ::virtx_access bits; ::VIRTX_READ is required. */
+    uint32_t type;    /**< ::virtx_memory_type. Other than WB it overrides the guest's PAT. */
+    uint32_t flags;   /**< ::virtx_memslot_flag. */
+    uint64_t gpa;     /**< Page-aligned start. */
+    uint64_t bytes;   /**< Page-aligned length, not 0; the end is within the guest-physical width. */
+    void *memory;     /**< Page-aligned host address of the backing. Pages are looked up by
+                           virtx_host_ops::virt_to_phys when first touched. */
+};
+
+/**
+ * @brief Adds a slot. Callable at any time, from any CPU.
+ * @return ::VIRTX_OK, ::VIRTX_E_SIZE, ::VIRTX_E_INVALID, ::VIRTX_E_ALIGN, ::VIRTX_E_RANGE,
+ *   ::VIRTX_E_OVERLAP, ::VIRTX_E_NO_MEMORY
+ */
+enum virtx_status virtx_memslot_add(struct virtx_vm *vm, const struct virtx_memslot_config *config,
+                                    struct virtx_memslot **out);
+
+/** @brief Removes a slot; the handle is gone. `*generation` (may be NULL) tells when the memory is free. */
+enum virtx_status virtx_memslot_remove(struct virtx_memslot *slot, uint64_t *generation);
+
+/** @brief Moves a slot to another guest-physical address; its content and dirty log go along. */
+enum virtx_status virtx_memslot_move(struct virtx_memslot *slot, uint64_t gpa,
+                                     uint64_t *generation);
+
+/** @brief Changes the rights (::virtx_access bits) of a slot. */
+enum virtx_status virtx_memslot_protect(struct virtx_memslot *slot, uint32_t rights,
+                                        uint64_t *generation);
+
+/** @brief The embedder is about to change the backing of a range (swap, balloon, copy-on-write): drops
+ *  its translations. Offsets in bytes within the slot, page-aligned. */
+enum virtx_status virtx_memslot_invalidate(struct virtx_memslot *slot, uint64_t offset,
+                                           uint64_t bytes, uint64_t *generation);
+
+/** @brief Turns the dirty log on or off. */
+enum virtx_status virtx_memslot_log(struct virtx_memslot *slot, bool on);
+
+/**
+ * @brief Takes the dirty log: ORs one bit a page into @p bitmap, least significant bit first, and
+ * clears it in the library. A write that happens during the call is in this log or in the next.
+ * @param words  size of bitmap in 64-bit words, at least (pages + 63) / 64
+ * @param[out] dirty  number of pages reported; may be NULL
+ * @return ::VIRTX_E_INVALID also when the slot keeps no log
+ */
+enum virtx_status virtx_memslot_harvest(struct virtx_memslot *slot, uint64_t *bitmap, size_t words,
+                                        uint64_t *dirty);
+
+/** @brief What a slot is now. */
+void virtx_memslot_query(const struct virtx_memslot *slot, struct virtx_memslot_config *config);
+
+/** @brief Whether no CPU can use a translation any more that was dropped at @p generation. Kicks who
+ *  needs it when @p hurry. Callable from any CPU; never waits. */
+bool virtx_vm_settled(struct virtx_vm *vm, uint64_t generation, bool hurry);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/**
+ * @file pic.h
+ * The pair of 8259A interrupt controllers of a PC, with the edge/level control registers.
+ *
+ * After the 8259A datasheet: all initialization and operation command words, every EOI and rotation
+ * mode, special mask mode, special fully nested mode and polling. MCS-80 mode answers like 8086 mode.
+ *
+ * Concurrency: the caller serializes all calls on one pair.
+ */
+#ifndef VIRTX_PIC_H
+#define VIRTX_PIC_H
+
+#include <virtx/irq.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/** One 8259A of the pair; part of struct virtx_pic. */
+struct virtx_pic_chip {
+    uint8_t irr;          /**< Interrupt requests. */
+    uint8_t isr;          /**< Interrupts in service. */
+    uint8_t imr;          /**< Interrupt mask. */
+    uint8_t lines;        /**< Levels of the inputs. */
+    uint8_t pulses;       /**< Inputs held high only until acknowledged. */
+    uint8_t elcr;         /**< Inputs that are level triggered. */
+    uint8_t base;         /**< Vector of input 0 (ICW2). */
+    uint8_t icw3;         /**< Slave inputs (master) or identity (slave). */
+    uint8_t icw4;         /**< ICW4. */
+    uint8_t lowest;       /**< Input that has the lowest priority. */
+    uint8_t init_step;    /**< The ICW that is expected next (2-4), or 0. */
+    bool single;          /**< ICW1 said that there is no cascade. */
+    bool need_icw4;       /**< ICW1 announced ICW4. */
+    bool level_triggered; /**< ICW1 said that all inputs are level triggered. */
+    bool read_isr;        /**< OCW3: status reads return ISR rather than IRR. */
+    bool poll;            /**< OCW3: the next read is a poll. */
+    bool special_mask;    /**< OCW3: special mask mode. */
+    bool rotate_on_aeoi;  /**< OCW2: rotate in automatic EOI mode. */
+};
+
+/**
+ * The pair. Initialize with virtx_pic_init(); the fields are read-only to the user.
+ */
+struct virtx_pic {
+    struct virtx_pic_chip chip[2]; /**< Master and slave; the slave drives the master's input 2. */
+    bool intr;                     /**< Level of the INT output. */
+    bool offered_slave;            /**< virtx_pic_pending() last offered a slave's vector. */
+    void (*output)(void *ctx, bool level); /**< Hears changes of the INT output. */
+    void *ctx;                             /**< Passed to output. */
+};
+
+/**
+ * Makes a pair that no software has initialized: no interrupts until ICW1 to ICW4 were written.
+ * @param pic    the pair.
+ * @param output called when the INT output changes; after an acknowledge it goes low and, if there
+ *               is another request, high again. Must not call back into the pair. NULL for none.
+ * @param ctx    passed to @p output.
+ */
+void virtx_pic_init(struct virtx_pic *pic, void (*output)(void *ctx, bool level), void *ctx);
+
+/** @return whether the pair decodes @p port: 20H, 21H, A0H, A1H, 4D0H, 4D1H. */
+bool virtx_pic_owns_port(uint16_t port);
+
+/** Reads one byte from a port for which virtx_pic_owns_port() holds; FFH from others. */
+uint8_t virtx_pic_read(struct virtx_pic *pic, uint16_t port);
+
+/** Writes one byte to a port for which virtx_pic_owns_port() holds; ignores others. */
+void virtx_pic_write(struct virtx_pic *pic, uint16_t port, uint8_t value);
+
+/**
+ * Drives an interrupt input. As on the 8259A, an edge-triggered input must stay high until it is
+ * acknowledged, or the request goes away; use virtx_pic_pulse() for a source that cannot.
+ * @param pic   the pair.
+ * @param irq   0-15; 2 (the cascade) and higher numbers than 15 are ignored.
+ * @param level the electrical level.
+ */
+void virtx_pic_set_irq(struct virtx_pic *pic, unsigned irq, bool level);
+
+/** Raises an input and lets it fall when it is acknowledged. @p irq as in virtx_pic_set_irq(). */
+void virtx_pic_pulse(struct virtx_pic *pic, unsigned irq);
+
+/** @return the vector that an acknowledge cycle would yield now, or #VIRTX_IRQ_NONE. Consumes
+ *  nothing. */
+int virtx_pic_pending(struct virtx_pic *pic);
+
+/**
+ * The interrupt-acknowledge cycle.
+ * @return the vector. If the request is gone it is the vector of input 7 with nothing put in
+ *         service: the slave's (IRQ 15) if a slave's vector was offered last, else the master's.
+ */
+int virtx_pic_take(struct virtx_pic *pic);
+
+/** Makes @p source stand for @p pic, which must outlive it. A PIC has no task priority. */
+void virtx_pic_source(struct virtx_pic *pic, struct virtx_irq_source *source);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,181 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/** @file
+ * @brief Virtual CPUs: run, complete, kick, registers, events.
+ *
+ * Unless a call says "from any CPU", it is for the thread that runs the vcpu, while the vcpu is not
+ * in run (or from a handler inside run, where the handler's contract allows it).
+ */
+#ifndef VIRTX_VCPU_H
+#define VIRTX_VCPU_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <virtx/status.h>
+#include <virtx/state.h>
+#include <virtx/event.h>
+#include <virtx/exit.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct virtx_vm;
+struct virtx_vcpu;
+struct virtx_stats;
+struct virtx_error;
+
+/**
+ * @brief Makes a vcpu in the state of ::VIRTX_PRESET_RESET.
+ * @param id  its APIC ID, unique in the VM, below virtx_vm_config::max_vcpus
+ * @return ::VIRTX_OK, ::VIRTX_E_INVALID, ::VIRTX_E_BUSY (id in use), ::VIRTX_E_NO_MEMORY, ::VIRTX_E_HOST
+ */
+enum virtx_status virtx_vcpu_create(struct virtx_vm *vm, uint32_t id, struct virtx_vcpu **out);
+
+/** @brief Frees a vcpu. @return ::VIRTX_E_BUSY while it runs or is loaded on another CPU. */
+enum virtx_status virtx_vcpu_destroy(struct virtx_vcpu *vcpu);
+
+/** @brief The detail of the last failed call on @p vcpu. */
+const struct virtx_error *virtx_vcpu_last_error(const struct virtx_vcpu *vcpu);
+
+/** @brief The id given at creation. From any CPU. */
+uint32_t virtx_vcpu_id(const struct virtx_vcpu *vcpu);
+
+/** @brief The VM of a vcpu. From any CPU. */
+struct virtx_vm *virtx_vcpu_vm(const struct virtx_vcpu *vcpu);
+
+/** @brief A pointer for the embedder, NULL at first. */
+void virtx_vcpu_set_user(struct virtx_vcpu *vcpu, void *user);
+/** @brief What virtx_vcpu_set_user() stored. From any CPU. */
+void *virtx_vcpu_user(const struct virtx_vcpu *vcpu);
+
+/** @brief Puts all registers into a start state and drops pending events and a pending access. */
+enum virtx_status virtx_vcpu_reset(struct virtx_vcpu *vcpu, enum virtx_preset preset);
+
+/**
+ * @brief Lets the guest run until something needs the embedder.
+ *
+ * Always returns: on an exit of the list of ::virtx_exit_reason, or with an error, in which case the
+ * guest has not moved. Loads the vcpu on this CPU if it is not. See host.h for the state to
+ * call it in.
+ *
+ * @param[out] exit  the record, valid until the next run; set on ::VIRTX_OK only
+ * @return ::VIRTX_OK; ::VIRTX_E_PENDING (complete the last access first); ::VIRTX_E_BUSY (already
+ *   running, or loaded on another CPU); ::VIRTX_E_NOT_ENABLED; ::VIRTX_E_GUEST_STATE,
+ *   ::VIRTX_E_HOST_STATE, ::VIRTX_E_CONTROLS (refused entry, the detail names the rule);
+ *   ::VIRTX_E_NO_MEMORY (page pool exhausted: top up and run again); ::VIRTX_E_HARDWARE; ::VIRTX_E_DEAD
+ */
+enum virtx_status virtx_vcpu_run(struct virtx_vcpu *vcpu, const struct virtx_exit **exit);
+
+/**
+ * @brief Completes the access of the last exit and retires its instruction.
+ *
+ * @param value  the result of a read, as many bytes as the record says (size * count for ports; 8 for
+ *   MSR, CR and instructions); NULL means what the record holds, which for an untouched port or MMIO
+ *   read is all ones and for CPUID the policy's answer. Ignored for writes.
+ * @return ::VIRTX_OK; ::VIRTX_AGAIN when the same instruction has a further access: the exit record
+ *   of the last run now describes it, and it too is pending; ::VIRTX_E_NOT_PENDING
+ */
+enum virtx_status virtx_vcpu_complete(struct virtx_vcpu *vcpu, const void *value);
+
+/** @brief Instead of completing: the instruction raises @p event and is not retired.
+ *  @return ::VIRTX_E_NOT_PENDING, ::VIRTX_E_INVALID */
+enum virtx_status virtx_vcpu_fault(struct virtx_vcpu *vcpu, const struct virtx_event *event);
+
+/**
+ * @brief Makes the current or else the next run return with ::VIRTX_EXIT_KICK.
+ *
+ * From any CPU, any thread, and from interrupt and NMI handlers, at any moment of the vcpu's life. Kicks are
+ * not counted: several before one return are one. Never lost: a kick that comes after run has
+ * decided to enter makes the guest exit at once.
+ */
+void virtx_vcpu_kick(struct virtx_vcpu *vcpu);
+
+/** @brief Loads the vcpu onto this CPU, as run would. @return ::VIRTX_E_BUSY, ::VIRTX_E_NOT_ENABLED */
+enum virtx_status virtx_vcpu_load(struct virtx_vcpu *vcpu);
+
+/** @brief Takes the vcpu off this CPU, all its state to memory and the host's tier 3 back in place;
+ *  afterwards it may run on another CPU. @return ::VIRTX_E_BUSY (loaded elsewhere); fine if not loaded */
+enum virtx_status virtx_vcpu_put(struct virtx_vcpu *vcpu);
+
+/** @brief Reads groups (::virtx_state_group) into @p state; the other fields are untouched.
+ *  @return ::VIRTX_E_PENDING (see contract 3), ::VIRTX_E_INVALID, ::VIRTX_E_BUSY */
+enum virtx_status virtx_vcpu_get(struct virtx_vcpu *vcpu, uint32_t groups,
+                                 struct virtx_state *state);
+
+/** @brief Writes groups. Checked at the next entry as a whole; a value that no processor of this kind could hold
+ *  in the register is refused at once with ::VIRTX_E_INVALID. @return as virtx_vcpu_get() */
+enum virtx_status virtx_vcpu_set(struct virtx_vcpu *vcpu, uint32_t groups,
+                                 const struct virtx_state *state);
+
+/** @brief The registers in which hypercalls and port accesses carry data: read and write in place while
+ *  the vcpu is not in run, and in handlers; no call needed. RSP is not valid here. */
+uint64_t *virtx_vcpu_gpr(struct virtx_vcpu *vcpu);
+
+/** @brief Bytes of the guest's XSAVE area (standard format) with the current CPUID policy. */
+size_t virtx_vcpu_fpu_size(const struct virtx_vcpu *vcpu);
+/** @brief Copies the FPU state out, in XSAVE standard format. @p bytes at least virtx_vcpu_fpu_size(). */
+enum virtx_status virtx_vcpu_fpu_get(struct virtx_vcpu *vcpu, void *area, size_t bytes);
+/** @brief Loads FPU state in XSAVE standard format. @return ::VIRTX_E_INVALID for a malformed header */
+enum virtx_status virtx_vcpu_fpu_set(struct virtx_vcpu *vcpu, const void *area, size_t bytes);
+
+/**
+ * @brief Queues an event for the guest.
+ *
+ * An exception replaces nothing: with one already queued the two are merged as the processor does
+ * (Intel SDM "Double Fault", AMD APM "#DF"). An external interrupt queued here is delivered once, when IF allows,
+ * ahead of the attached source; an NMI is latched.
+ * @return ::VIRTX_E_INVALID (malformed), ::VIRTX_E_BUSY (an interrupt injected earlier still waits)
+ */
+enum virtx_status virtx_vcpu_inject(struct virtx_vcpu *vcpu, const struct virtx_event *event);
+
+/** @brief Latches an NMI. From any CPU; ends in a kick of the CPU but run does not return for it. */
+void virtx_vcpu_nmi(struct virtx_vcpu *vcpu);
+
+/** @brief Attaches the controller of external interrupts, or detaches it with NULL. One a vcpu. */
+enum virtx_status virtx_vcpu_irq_source(struct virtx_vcpu *vcpu,
+                                        const struct virtx_irq_source *source, void *ctx);
+
+/** @brief The source's answer may have changed: asks it again before the next instruction, waking a
+ *  guest that runs, without making run return. From any CPU and context. */
+void virtx_vcpu_irq_changed(struct virtx_vcpu *vcpu);
+
+/** @brief Makes run return ::VIRTX_EXIT_WINDOW as soon as the guest could take an external interrupt.
+ *  For embedders that inject by themselves. */
+enum virtx_status virtx_vcpu_window(struct virtx_vcpu *vcpu);
+
+/** @brief Whether an interrupt, NMI or INIT now waits that would wake a halted vcpu. */
+bool virtx_vcpu_wakeable(struct virtx_vcpu *vcpu);
+
+/** @brief A guest page fault, or where a translation went. */
+struct virtx_translation {
+    uint64_t gpa;      /**< Guest-physical address, when translated. */
+    uint32_t error;    /**< #PF error code, when ::VIRTX_E_FAULT. */
+    uint32_t rights;   /**< ::virtx_access bits the tables grant at this privilege, when translated. */
+    uint64_t bytes;    /**< Size of the guest page: 4 KiB to 1 GiB; 4 KiB with paging off. */
+};
+
+/**
+ * @brief Translates a guest linear address by the guest's own tables and mode.
+ * @param access  ::virtx_access bits of one access
+ * @param user  as at CPL 3, else as at the current CPL's supervisor rights
+ * Does not set accessed or dirty flags.
+ * @return ::VIRTX_E_FAULT (with the error code), ::VIRTX_E_NOT_FOUND (a guest table lies outside slots)
+ */
+enum virtx_status virtx_vcpu_translate(struct virtx_vcpu *vcpu, uint64_t gva, uint32_t access,
+                                       bool user, struct virtx_translation *out);
+
+/** @brief Reads guest linear memory at the current privilege. @return as virtx_vcpu_translate() */
+enum virtx_status virtx_vcpu_read(struct virtx_vcpu *vcpu, uint64_t gva, void *buffer,
+                                  size_t bytes, struct virtx_translation *fault);
+/** @brief Writes guest linear memory; nothing is written on failure. */
+enum virtx_status virtx_vcpu_write(struct virtx_vcpu *vcpu, uint64_t gva, const void *buffer,
+                                   size_t bytes, struct virtx_translation *fault);
+
+/** @brief The vcpu's counters. */
+void virtx_vcpu_stats(const struct virtx_vcpu *vcpu, struct virtx_stats *stats);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,114 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/** @file
+ * @brief Virtual machines: a guest-physical address space and its policy.
+ */
+#ifndef VIRTX_VM_H
+#define VIRTX_VM_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <virtx/status.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct virtx;
+struct virtx_vm;
+struct virtx_paging;
+struct virtx_error;
+
+/** @brief How to make a VM. Zeroes are good defaults everywhere but in `size`. */
+struct virtx_vm_config {
+    uint32_t size;                     /**< sizeof(struct virtx_vm_config). */
+    uint32_t max_vcpus;                /**< Most vcpus it will have, 1 to 255; 0 means 255. */
+    const struct virtx_paging *paging; /**< One of those given to virtx_open(); NULL: the first that works. */
+    uint64_t pool_pages;               /**< Bound on pages for translation tables; 0: no bound. */
+    uint64_t pool_reserve;             /**< Pages taken from the host now, so that exits allocate none
+                                            until they are used up. virtx_vm_pool_fill() tops up. */
+    uint64_t tsc_hz;                   /**< Frequency of the host's TSC, told to the guest in CPUID; 0: not told. */
+    bool exit_on_interrupt;            /**< Return ::VIRTX_EXIT_INTERRUPT after every host interrupt. */
+    uint8_t pad[7];                    /**< Zero. */
+};
+
+/**
+ * @brief Makes a VM without memory or vcpus. May be called from any CPU.
+ * @param config  NULL means all defaults
+ * @return ::VIRTX_OK, ::VIRTX_E_SIZE, ::VIRTX_E_INVALID, ::VIRTX_E_UNSUPPORTED (engine),
+ *   ::VIRTX_E_NO_MEMORY
+ */
+enum virtx_status virtx_vm_create(struct virtx *virtx, const struct virtx_vm_config *config,
+                                  struct virtx_vm **out);
+
+/** @brief Frees a VM with its slots and intercepts. @return ::VIRTX_E_BUSY while it has vcpus. */
+enum virtx_status virtx_vm_destroy(struct virtx_vm *vm);
+
+/** @brief The detail of the last failed call on @p vm, its slots or its intercepts. */
+const struct virtx_error *virtx_vm_last_error(const struct virtx_vm *vm);
+
+/** @brief Tops the pool up to @p pages free pages. May be called from any CPU.
+ *  @return ::VIRTX_E_NO_MEMORY when the bound or the host forbids; what could be had is kept. */
+enum virtx_status virtx_vm_pool_fill(struct virtx_vm *vm, uint64_t pages);
+
+/** @brief Copies from guest-physical memory. Slots only; may cross slots.
+ *  @return ::VIRTX_E_NOT_FOUND when part of the range has no slot; nothing is promised of @p buffer then.
+ *  May be called from any CPU. */
+enum virtx_status virtx_vm_read(struct virtx_vm *vm, uint64_t gpa, void *buffer, size_t bytes);
+
+/** @brief Copies to guest-physical memory, read-only slots included (a debugger, a loader); marks pages dirty.
+ *  @return as virtx_vm_read(); nothing is written on failure. */
+enum virtx_status virtx_vm_write(struct virtx_vm *vm, uint64_t gpa, const void *buffer,
+                                 size_t bytes);
+
+/** @brief One CPUID leaf of the guest. */
+struct virtx_cpuid_entry {
+    uint32_t leaf;    /**< EAX. */
+    uint32_t subleaf; /**< ECX; ignored for leaves without subleaves. */
+    uint32_t eax;     /**< Answer. */
+    uint32_t ebx;     /**< Answer. */
+    uint32_t ecx;     /**< Answer. */
+    uint32_t edx;     /**< Answer. */
+};
+
+/**
+ * @brief Reads an entry of the VM's CPUID table.
+ *
+ * The table starts as the library's default policy: what the processor has, less what the library
+ * does not virtualize. Fields that vary (APIC ID, OSXSAVE, OSPKE, XSAVE size) are filled in when
+ * the guest asks.
+ */
+enum virtx_status virtx_vm_cpuid_get(struct virtx_vm *vm, uint32_t leaf, uint32_t subleaf,
+                                     struct virtx_cpuid_entry *entry);
+
+/** @brief Replaces or adds an entry, before the first vcpu is created.
+ *  @return ::VIRTX_E_BUSY afterwards; ::VIRTX_E_UNSUPPORTED for a feature bit that cannot work,
+ *   ::VIRTX_E_NO_MEMORY when the table (of 64 entries) is full */
+enum virtx_status virtx_vm_cpuid_set(struct virtx_vm *vm, const struct virtx_cpuid_entry *entry);
+
+/** @brief Counters of a VM or vcpu; always on. They only grow. */
+struct virtx_stats {
+    uint64_t entries;                  /**< VM entries. */
+    uint64_t exits[32];                /**< Exits by ::virtx_exit_reason as first decoded, served inside run or
+                                            returned; VIRTX_EXIT_INTERRUPT counts host interrupts and
+                                            VIRTX_EXIT_MEMORY nested page faults. */
+    uint64_t returns;                  /**< Times run returned to the loop. */
+    uint64_t control_reads;            /**< VMREADs. */
+    uint64_t control_writes;           /**< VMWRITEs; for SVM, VMCB groups marked dirty. */
+    uint64_t msr_writes;               /**< WRMSRs by the library for world switches. */
+    uint64_t flushes;                  /**< TLB flushes (by tag, all, or address). */
+    uint64_t faults_mapped;            /**< Nested or shadow faults answered by a mapping. */
+    uint64_t injections;               /**< Events injected. */
+    uint64_t windows;                  /**< Interrupt or NMI windows opened. */
+    uint64_t instructions;             /**< Instructions executed by the library. */
+    uint64_t fpu_switches;             /**< FPU state loaded for the guest. */
+    uint64_t table_pages;              /**< Pages now in translation tables; the exception that also shrinks. */
+};
+
+/** @brief Sums the counters of all vcpus. May be called from any CPU; a running vcpu's are a moment old. */
+void virtx_vm_stats(struct virtx_vm *vm, struct virtx_stats *stats);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
