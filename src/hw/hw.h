@@ -1,0 +1,266 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Seam 2: what a hardware vendor (src/vmx, src/svm) does for src/hw, which implements seam 1 once
+ * for both.
+ *
+ * A vendor enters once, decodes the exit into the neutral record, moves state by groups, and knows
+ * nothing of slots, devices or policy. It never loops and never calls the embedder; the helpers that it
+ * may call are at the end of this file. All operations run on the vcpu's thread with interrupts off and the
+ * vcpu loaded, unless they say otherwise.
+ */
+#ifndef VIRTX_HW_HW_H
+#define VIRTX_HW_HW_H
+
+#include "core/object.h"
+#include "paging/format.h"
+
+/*
+ * Reasons of the exit record that never leave src/hw. They stand above the public ones in
+ * virtx_exit.reason.
+ */
+enum hw_exit_reason {
+    HW_EXIT_HOST = 64,    /* NMI or machine check, handed to the host already: just go on */
+    HW_EXIT_PAGE_FAULT,   /* hw_vcpu.fault: nested fault (or intercepted #PF for shadow paging) */
+    HW_EXIT_WINDOW,       /* interrupt window open; the request for it is cleared */
+    HW_EXIT_NMI_WINDOW,   /* likewise for NMIs */
+    HW_EXIT_TPR,          /* TPR fell below the threshold */
+    HW_EXIT_TIMER,        /* preemption timer */
+    HW_EXIT_TABLES_LOG,   /* page-modification log full; already drained by the vendor */
+    HW_EXIT_APIC,         /* APIC access; hw_vcpu.fault.gpa says where */
+    HW_EXIT_EOI,          /* virtualized EOI; qualification is the vector */
+    HW_EXIT_REASON_COUNT
+};
+
+/* TLB debts of a vcpu, paid by virtx_hw.flush before its next entry. */
+enum hw_flush {
+    HW_FLUSH_TAG = 1u << 0,    /* all linear translations under this vcpu's tag */
+    HW_FLUSH_NESTED = 1u << 1, /* all guest-physical translations of this vcpu's root */
+};
+
+/* Work to be done before the next entry; bits of hw_vcpu.work. Zero in steady state. */
+enum hw_work {
+    HW_WORK_EVENT = 1u << 0,    /* decide what to inject or which window to open */
+    HW_WORK_FLUSH = 1u << 1,    /* hw_vcpu.flush is not 0 */
+    HW_WORK_CONTROLS = 1u << 2, /* intercepts changed: virtx_hw.controls */
+    HW_WORK_ROOT = 1u << 3,     /* the engine's root changed: virtx_hw.set_root */
+    HW_WORK_HALTED = 1u << 4,   /* activity is not VIRTX_ACTIVE: may not be entered */
+};
+
+/* What the vcpu is to exit on, computed by src/hw from the intercepts, in neutral words. The
+ * vendor adds what must always be intercepted. */
+struct hw_controls {
+    uint32_t exceptions;      /* bit n: vector n exits (#DB and #AC always do) */
+    uint32_t pf_mask, pf_match; /* with bit 14 of exceptions: only #PFs with (error & mask) == match;
+                                 mask 0: all. A vendor without the filter lets all exit. */
+    uint16_t cr_read, cr_write; /* bit n: CRn accesses exit (CR0, CR4 writes: see the masks) */
+    uint64_t cr0_mask, cr4_mask; /* bits whose change by the guest must exit */
+    uint16_t dr_read, dr_write;
+    uint64_t instructions;    /* bit n: virtx_instruction n exits */
+    bool hlt;                 /* HLT exits (default) */
+    bool hypercall;           /* exits are wanted rather than #UD */
+    bool interrupts;          /* external interrupts exit (default; off: they are the guest's) */
+};
+
+/* The part of a CPU's bytes that both vendors share; the vendor's struct embeds it first. */
+struct hw_cpu {
+    uint32_t index;
+    uint64_t tag_generation; /* grows when the tags of this CPU start over */
+    uint32_t tag_next;       /* next unused VPID or ASID of this generation */
+    struct hw_vcpu *fpu_owner;
+    uint64_t host_fpu_xcr0;
+};
+
+/* The part of a VM's bytes that both vendors share; the vendor's struct embeds it first. */
+struct hw_vm {
+    struct virtx_vm *vm;
+    uint64_t nested_generation;
+};
+
+/*
+ * The part of a vcpu that both vendors share. The vendor's own part embeds it as its first member
+ * `hw`; assembly knows the offsets of state.gpr (0), state.rip and state.rflags.
+ */
+struct hw_vcpu {
+    struct virtx_state state; /* register cache; guest view. gpr but RSP are always valid after an exit */
+    uint32_t valid;  /* groups of `state` that are up to date */
+    uint32_t dirty;  /* groups of `state` that are newer than the hardware's copy */
+    uint32_t work;   /* enum hw_work */
+    uint32_t flush;  /* enum hw_flush */
+    const struct virtx_hw *ops;
+    struct virtx_vcpu *vcpu;
+    struct virtx_cpu *cpu; /* where it is loaded, or NULL */
+
+    struct virtx_page_fault fault; /* with HW_EXIT_PAGE_FAULT */
+    struct virtx_event reinject;   /* an event whose delivery the last exit interrupted … */
+    bool has_reinject;             /* … set by the vendor's enter(), taken by src/hw */
+    bool injected;                 /* the coming (or last) entry injects: set by src/hw */
+    bool host_if;                  /* RFLAGS.IF when run was called */
+    bool fpu_loaded;               /* the guest's FPU state is in the processor */
+    bool debug_loaded;             /* the guest's DR0-3, DR6 are in the processor */
+
+    uint64_t root;        /* HPA of the translation root in use */
+    uint32_t tag;         /* VPID or ASID; 0: none assigned */
+    uint32_t tag_cpu;     /* CPU on which it is valid */
+    uint64_t tag_generation;
+    uint64_t tsc_offset;  /* guest TSC = host TSC + offset */
+    struct hw_controls controls;
+    void *fpu_area;       /* guest's XSAVE area, 64-byte aligned */
+    uint8_t *io_buffer;   /* VIRTX_IO_BATCH bytes: virtx_exit_io.data */
+    /* What completes the pending access: src/hw's own business. */
+    struct {
+        uint8_t kind;
+        uint8_t fragment;
+        uint8_t bytes[15], length;
+    } pending;
+    void *emulation;      /* src/hw/mmio.c: restart log of the instruction being executed */
+};
+
+/* The vendor plug-in: one constant table a vendor. All operations are required. */
+struct virtx_hw {
+    const char *name;
+    const struct table_format *nested; /* format of the nested tables; depends on nothing at run time
+                                          but accessed/dirty, which virtx_caps says */
+    size_t cpu_bytes;  /* zeroed, per CPU; `void *cpu` below */
+    size_t vm_bytes;   /* zeroed, per VM: bitmaps' bookkeeping */
+    size_t vcpu_bytes; /* zeroed, page-aligned: struct hw_vcpu and the vendor's own behind it */
+
+    /* Any CPU state; changes nothing. Fills caps->features etc. less `disable`. */
+    enum virtx_status (*probe)(struct virtx *virtx, uint64_t disable, struct virtx_caps *caps,
+                               struct virtx_error *error);
+    enum virtx_status (*cpu_enable)(struct virtx *virtx, void *cpu, struct virtx_error *error);
+    void (*cpu_disable)(struct virtx *virtx, void *cpu);
+    void (*cpu_emergency_off)(struct virtx *virtx, void *cpu);
+
+    /* Not loaded; any CPU. `vm` is the vendor's vm_bytes. Bitmaps start with everything intercepted. */
+    enum virtx_status (*vm_create)(struct virtx_vm *vm, void *data);
+    void (*vm_destroy)(struct virtx_vm *vm, void *data);
+    enum virtx_status (*vcpu_create)(struct hw_vcpu *hv); /* control structure allocated and initialized */
+    void (*vcpu_destroy)(struct hw_vcpu *hv);
+
+    /* Makes the vcpu current on this CPU: VMPTRLD and per-CPU host state, or the ASID; the guest's
+     * MSRs that neither entry nor exit switches. put() undoes: VMCLEAR or VMSAVE; all state to hv->state first. */
+    enum virtx_status (*load)(struct hw_vcpu *hv, void *cpu);
+    void (*put)(struct hw_vcpu *hv);
+
+    /*
+     * One entry, one exit. Writes the dirty groups, enters, saves the GPRs, sets valid to what is
+     * known without further reads, decodes the exit into vcpu->exit (reason, rip, length, raw.code
+     * and the union) or hv->fault, and sets has_reinject/reinject if delivery of an event was
+     * interrupted. NMI and machine check are handed to the host here. Anything but VIRTX_OK: the entry was
+     * refused, the guest has not moved, and vcpu->error names the rule.
+     */
+    enum virtx_status (*enter)(struct hw_vcpu *hv);
+
+    /* Makes `groups` of hv->state valid. */
+    void (*read)(struct hw_vcpu *hv, uint32_t groups);
+    /* Retires the exit's instruction: RIP += length (wrapping as CS says), clears RF and the
+     * interrupt shadow, and leaves a pending single-step #DB when TF is set. */
+    void (*advance)(struct hw_vcpu *hv);
+    /* The next entry delivers this event. */
+    void (*inject)(struct hw_vcpu *hv, const struct virtx_event *event);
+    /* Whether the guest could take it at its next instruction boundary. */
+    bool (*can_interrupt)(struct hw_vcpu *hv);
+    bool (*can_nmi)(struct hw_vcpu *hv);
+    /* Ask for (or no longer ask for) an exit when the window opens. */
+    void (*window)(struct hw_vcpu *hv, bool interrupt, bool nmi);
+    /* Load this translation root at the next entry. */
+    void (*set_root)(struct hw_vcpu *hv, uint64_t hpa);
+    /* Pay TLB debts (enum hw_flush) at the next entry. */
+    void (*flush)(struct hw_vcpu *hv, uint32_t debts);
+    /* Obey hv->controls from the next entry on. */
+    void (*controls)(struct hw_vcpu *hv);
+    /* hv->tsc_offset has changed. */
+    void (*tsc_offset)(struct hw_vcpu *hv);
+
+    /* Bitmaps. `hv` NULL: the VM's; else the vcpu's own copy, made on first use (VIRTX_E_NO_MEMORY).
+     * Under the VM's lock, any CPU. `exit` false lets the guest through to the hardware. */
+    enum virtx_status (*ports)(struct virtx_vm *vm, struct hw_vcpu *hv, uint16_t first, uint16_t last,
+                               bool exit);
+    enum virtx_status (*msr)(struct virtx_vm *vm, struct hw_vcpu *hv, uint32_t index, uint32_t access,
+                             bool exit);
+    /* Which intercepts this processor has: as virtx_backend.intercept_check. */
+    enum virtx_status (*intercept_check)(const struct virtx *virtx,
+                                         const struct virtx_intercept_config *config, bool *forced);
+    /* Judges the whole guest state by the manual's entry checks without entering; VIRTX_OK or
+     * VIRTX_E_GUEST_STATE with the rule. Used when the hardware has refused, and by tests. */
+    enum virtx_status (*check)(struct hw_vcpu *hv, struct virtx_error *error);
+};
+
+/* ---- For src/hw and the vendors ---- */
+
+static inline struct hw_vcpu *hw_of(struct virtx_vcpu *vcpu)
+{
+    return vcpu->backend_data;
+}
+
+/* The groups, read if need be. */
+static inline struct virtx_state *hw_state(struct hw_vcpu *hv, uint32_t groups)
+{
+    uint32_t missing = groups & ~hv->valid;
+    if (unlikely(missing))
+        hv->ops->read(hv, missing);
+    return &hv->state;
+}
+
+/* The groups, read if need be and about to be changed. */
+static inline struct virtx_state *hw_change(struct hw_vcpu *hv, uint32_t groups)
+{
+    struct virtx_state *state = hw_state(hv, groups);
+    hv->dirty |= groups;
+    return state;
+}
+
+/* host.c: runs the host's NMI or machine-check handler: the host op, else INT n. */
+void hw_host_nmi(struct virtx *virtx);
+void hw_host_machine_check(struct virtx *virtx);
+
+/* fetch.c: copies instruction bytes at the current CS:RIP into buf (15 at most, fewer at a page
+ * without translation). Uses the guest's own tables. Returns how many. */
+unsigned hw_fetch(struct hw_vcpu *hv, uint8_t *buf);
+
+/* The seam-1 table of a vendor, filled with src/hw's implementation. */
+#define HW_BACKEND(word, hw_table, cpu_size, vm_size, vcpu_size)                                    \
+    {                                                                                              \
+        .size = sizeof(struct virtx_backend), .name = word, .cpu_bytes = cpu_size,                 \
+        .vm_bytes = vm_size, .vcpu_bytes = vcpu_size, .probe = hw_probe,                           \
+        .cpu_enable = hw_cpu_enable, .cpu_disable = hw_cpu_disable,                                \
+        .cpu_emergency_off = hw_cpu_emergency_off, .vm_create = hw_vm_create,                      \
+        .vm_destroy = hw_vm_destroy, .vcpu_create = hw_vcpu_create,                                \
+        .vcpu_destroy = hw_vcpu_destroy, .load = hw_load, .put = hw_put, .run = hw_run,            \
+        .complete = hw_complete, .fault = hw_fault, .reset = hw_reset, .get = hw_get,              \
+        .set = hw_set, .gpr = hw_gpr, .fpu_size = hw_fpu_size, .fpu_get = hw_fpu_get,              \
+        .fpu_set = hw_fpu_set, .kick = hw_kick, .intercept_check = hw_intercept_check,             \
+        .intercept_changed = hw_intercept_changed, .memory = hw_memory,                            \
+        .collect_dirty = hw_collect_dirty, .hw = hw_table,                                         \
+    }
+
+enum virtx_status hw_probe(struct virtx *virtx, uint64_t disable, struct virtx_caps *caps,
+                           struct virtx_error *error);
+enum virtx_status hw_cpu_enable(struct virtx *virtx, uint32_t cpu, struct virtx_error *error);
+void hw_cpu_disable(struct virtx *virtx, uint32_t cpu);
+void hw_cpu_emergency_off(struct virtx *virtx, uint32_t cpu);
+enum virtx_status hw_vm_create(struct virtx_vm *vm);
+void hw_vm_destroy(struct virtx_vm *vm);
+enum virtx_status hw_vcpu_create(struct virtx_vcpu *vcpu);
+void hw_vcpu_destroy(struct virtx_vcpu *vcpu);
+enum virtx_status hw_load(struct virtx_vcpu *vcpu, uint32_t cpu);
+void hw_put(struct virtx_vcpu *vcpu);
+enum virtx_status hw_run(struct virtx_vcpu *vcpu);
+enum virtx_status hw_complete(struct virtx_vcpu *vcpu, const void *value);
+enum virtx_status hw_fault(struct virtx_vcpu *vcpu, const struct virtx_event *event);
+enum virtx_status hw_reset(struct virtx_vcpu *vcpu, enum virtx_preset preset);
+enum virtx_status hw_get(struct virtx_vcpu *vcpu, uint32_t groups, struct virtx_state *state);
+enum virtx_status hw_set(struct virtx_vcpu *vcpu, uint32_t groups,
+                         const struct virtx_state *state);
+uint64_t *hw_gpr(struct virtx_vcpu *vcpu);
+size_t hw_fpu_size(const struct virtx_vcpu *vcpu);
+enum virtx_status hw_fpu_get(struct virtx_vcpu *vcpu, void *area);
+enum virtx_status hw_fpu_set(struct virtx_vcpu *vcpu, const void *area);
+void hw_kick(struct virtx_vcpu *vcpu);
+enum virtx_status hw_intercept_check(const struct virtx_vm *vm,
+                                     const struct virtx_intercept_config *config, bool *forced);
+enum virtx_status hw_intercept_changed(struct virtx_vm *vm, struct virtx_vcpu *vcpu);
+void hw_memory(struct virtx_vm *vm, uint64_t gpa, uint64_t bytes, enum virtx_memory_change change);
+void hw_collect_dirty(struct virtx_vm *vm, uint64_t gpa, uint64_t bytes);
+
+#endif

@@ -1,0 +1,387 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* The LAPIC's heart: request, in-service and priority; what arrives and what is handed over. */
+#include "irq/lapic_internal.h"
+
+#include <string.h>
+
+static uint32_t no_send(void *ctx, const struct virtx_apic_message *message)
+{
+    (void)ctx;
+    (void)message;
+    return 0;
+}
+
+static void no_eoi(void *ctx, uint8_t vector)
+{
+    (void)ctx;
+    (void)vector;
+}
+
+bool virtx_lapic_init(struct virtx_lapic *lapic, const struct virtx_lapic_config *config)
+{
+    if (config->size != sizeof(*config) || config->changed == NULL || config->event == NULL ||
+        config->bus_multiply == 0 || config->bus_divide == 0 || config->address_bits < 32 ||
+        config->address_bits > 52)
+        return false;
+    memset(lapic, 0, sizeof(*lapic));
+    lapic->config = *config;
+    lapic->id = config->id;
+    virtx_lapic_connect(lapic, no_send, no_eoi, NULL);
+    virtx_lapic_reset(lapic, false);
+    return true;
+}
+
+void virtx_lapic_connect(struct virtx_lapic *lapic,
+                         uint32_t (*send)(void *ctx, const struct virtx_apic_message *message),
+                         void (*broadcast_eoi)(void *ctx, uint8_t vector), void *ctx)
+{
+    lapic->send = send;
+    lapic->broadcast_eoi = broadcast_eoi;
+    lapic->bus_ctx = ctx;
+}
+
+/* Everything but IA32_APIC_BASE and the wires, which no reset of the APIC changes. */
+void lapic_enter_reset_state(struct virtx_lapic *l)
+{
+    memset(l->irr, 0, sizeof(l->irr));
+    memset(l->isr, 0, sizeof(l->isr));
+    memset(l->tmr, 0, sizeof(l->tmr));
+    l->irr_max = 0;
+    l->isr_max = 0;
+    l->tpr = 0;
+    l->icr = 0;
+    l->esr = 0;
+    l->esr_pending = 0;
+    for (unsigned i = 0; i < 4; i++) {
+        __atomic_store_n(&l->inbox_edge[i], 0, __ATOMIC_RELAXED);
+        __atomic_store_n(&l->inbox_level[i], 0, __ATOMIC_RELAXED);
+    }
+    __atomic_store_n(&l->inbox_error, 0, __ATOMIC_RELAXED);
+    __atomic_store_n(&l->extint_message, 0, __ATOMIC_RELAXED);
+    __atomic_store_n(&l->ldr, 0, __ATOMIC_RELAXED);
+    __atomic_store_n(&l->dfr, UINT32_MAX, __ATOMIC_RELAXED);
+    __atomic_store_n(&l->svr, 0xff, __ATOMIC_RELAXED);
+    for (unsigned i = 0; i < VIRTX_LAPIC_LVT_COUNT; i++)
+        l->lvt[i] = LVT_MASKED;
+    lapic_timer_reset(l);
+    lapic_update_ppr(l);
+    lapic_update_lint(l);
+}
+
+void virtx_lapic_reset(struct virtx_lapic *lapic, bool init)
+{
+    if (!init) {
+        uint64_t base = VIRTX_LAPIC_DEFAULT_BASE | APIC_BASE_ENABLE;
+
+        if (lapic->config.bsp)
+            base |= APIC_BASE_BSP;
+        __atomic_store_n(&lapic->base, base, __ATOMIC_RELAXED);
+    }
+    lapic_enter_reset_state(lapic);
+}
+
+void virtx_lapic_virtual_wire(struct virtx_lapic *lapic)
+{
+    __atomic_store_n(&lapic->svr, lapic->svr | SVR_ENABLE, __ATOMIC_RELAXED);
+    lapic->lvt[VIRTX_LAPIC_LVT_LINT0] = VIRTX_APIC_EXTINT << LVT_MODE_SHIFT;
+    lapic->lvt[VIRTX_LAPIC_LVT_LINT1] = VIRTX_APIC_NMI << LVT_MODE_SHIFT;
+    lapic_update_lint(lapic);
+}
+
+bool virtx_lapic_enabled(const struct virtx_lapic *lapic)
+{
+    return (__atomic_load_n(&lapic->base, __ATOMIC_RELAXED) & APIC_BASE_ENABLE) != 0;
+}
+
+bool virtx_lapic_x2apic(const struct virtx_lapic *lapic)
+{
+    return (__atomic_load_n(&lapic->base, __ATOMIC_RELAXED) & APIC_BASE_X2APIC) != 0;
+}
+
+uint64_t virtx_lapic_mmio_base(const struct virtx_lapic *lapic)
+{
+    return lapic->base & ~0xfffull;
+}
+
+/* Intel SDM, "x2APIC State Transitions": the only way between the two modes that goes back is
+ * through "disabled", and "disabled" loses all state. */
+bool lapic_write_base(struct virtx_lapic *l, uint64_t value)
+{
+    uint64_t allowed = APIC_BASE_BSP | APIC_BASE_ENABLE |
+                       (((1ull << l->config.address_bits) - 1) & ~0xfffull);
+    uint64_t old_mode = l->base & APIC_BASE_MODE;
+    uint64_t mode = value & APIC_BASE_MODE;
+
+    if (l->config.features & VIRTX_LAPIC_X2APIC)
+        allowed |= APIC_BASE_X2APIC;
+    if ((value & ~allowed) != 0 || mode == APIC_BASE_X2APIC)
+        return false;
+    if (mode != old_mode) {
+        if (mode == APIC_BASE_MODE && old_mode == 0)
+            return false;
+        if (mode == APIC_BASE_ENABLE && old_mode == APIC_BASE_MODE)
+            return false;
+    }
+    __atomic_store_n(&l->base, value, __ATOMIC_RELAXED);
+    if (mode == 0 && old_mode != 0)
+        lapic_enter_reset_state(l);
+    else if (mode == APIC_BASE_MODE && old_mode != APIC_BASE_MODE)
+        l->icr &= UINT32_MAX;
+    lapic_update_lint(l);
+    return true;
+}
+
+/* The highest bit at or below the word of `from`; 0 if none. */
+static uint8_t highest(const uint64_t set[4], uint8_t from)
+{
+    for (unsigned word = from >> 6; word < 4; word--) {
+        if (set[word] != 0)
+            return (uint8_t)(word * 64 + 63 - (unsigned)__builtin_clzll(set[word]));
+    }
+    return 0;
+}
+
+/* Intel SDM, "Task and Processor Priorities". */
+void lapic_update_ppr(struct virtx_lapic *l)
+{
+    uint8_t in_service = l->isr_max & 0xf0;
+    uint8_t ppr = (l->tpr & 0xf0) >= in_service ? l->tpr : in_service;
+
+    __atomic_store_n(&l->ppr, ppr, __ATOMIC_RELAXED);
+}
+
+uint8_t virtx_lapic_get_tpr(const struct virtx_lapic *lapic)
+{
+    return lapic->tpr;
+}
+
+void virtx_lapic_set_tpr(struct virtx_lapic *lapic, uint8_t tpr)
+{
+    lapic->tpr = tpr;
+    lapic_update_ppr(lapic);
+}
+
+static bool extint_requested(const struct virtx_lapic *l)
+{
+    return (__atomic_load_n(&l->lint_lines, __ATOMIC_RELAXED) & l->extint_pins) != 0 ||
+           __atomic_load_n(&l->extint_message, __ATOMIC_RELAXED) != 0;
+}
+
+/* ExtINT passes the APIC's priorities by and goes to the processor as INTR would. */
+static int extint_pending(const struct virtx_lapic *l)
+{
+    if (!extint_requested(l) || l->config.extint == NULL)
+        return VIRTX_IRQ_NONE;
+    return l->config.extint->pending(l->config.extint_ctx);
+}
+
+int virtx_lapic_pending(struct virtx_lapic *lapic)
+{
+    int vector;
+
+    lapic_fold(lapic);
+    vector = extint_pending(lapic);
+    if (vector >= 0)
+        return vector;
+    if ((lapic->irr_max & 0xf0) > (lapic->ppr & 0xf0))
+        return lapic->irr_max;
+    return VIRTX_IRQ_NONE;
+}
+
+int virtx_lapic_take(struct virtx_lapic *lapic)
+{
+    uint8_t vector;
+    uint64_t bit;
+
+    lapic_fold(lapic);
+    if (extint_pending(lapic) >= 0) {
+        __atomic_store_n(&lapic->extint_message, 0, __ATOMIC_RELAXED);
+        return lapic->config.extint->take(lapic->config.extint_ctx);
+    }
+    vector = lapic->irr_max;
+    if ((vector & 0xf0) <= (lapic->ppr & 0xf0))
+        return (uint8_t)lapic->svr;
+    bit = 1ull << (vector & 63);
+    lapic->irr[vector >> 6] &= ~bit;
+    lapic->irr_max = highest(lapic->irr, vector);
+    lapic->isr[vector >> 6] |= bit;
+    lapic->isr_max = vector;
+    lapic_update_ppr(lapic);
+    return vector;
+}
+
+uint8_t virtx_lapic_tpr_threshold(struct virtx_lapic *lapic)
+{
+    uint8_t wanted;
+
+    lapic_fold(lapic);
+    wanted = lapic->irr_max >> 4;
+    if (wanted <= lapic->isr_max >> 4 || wanted > lapic->tpr >> 4)
+        return 0;
+    return wanted;
+}
+
+void virtx_lapic_eoi(struct virtx_lapic *lapic)
+{
+    uint8_t vector = lapic->isr_max;
+    uint64_t bit = 1ull << (vector & 63);
+    uint32_t *lint0 = &lapic->lvt[VIRTX_LAPIC_LVT_LINT0];
+
+    if (vector == 0)
+        return;
+    /* A level request for the vector that just arrived has its TMR bit in the inbox still. */
+    lapic_fold(lapic);
+    lapic->isr[vector >> 6] &= ~bit;
+    lapic->isr_max = highest(lapic->isr, vector);
+    lapic_update_ppr(lapic);
+    if ((lapic->tmr[vector >> 6] & bit) == 0)
+        return;
+    if ((*lint0 & LVT_REMOTE_IRR) != 0 && (uint8_t)*lint0 == vector) {
+        *lint0 &= ~LVT_REMOTE_IRR;
+        lapic_update_lint(lapic);
+    }
+    if ((lapic->svr & SVR_SUPPRESS_EOI) == 0)
+        lapic->broadcast_eoi(lapic->bus_ctx, vector);
+}
+
+/* Records errors; an unmasked error entry reports each kind once until the guest rearms it by
+ * writing the error status (Intel SDM, "Error Handling"). */
+void lapic_error(struct virtx_lapic *l, uint32_t bits)
+{
+    uint32_t fresh = bits & ~l->esr_pending;
+    uint32_t entry = l->lvt[VIRTX_LAPIC_LVT_ERROR];
+
+    l->esr_pending |= bits;
+    if (fresh == 0 || (entry & LVT_MASKED) != 0)
+        return;
+    if ((uint8_t)entry >= FIRST_LEGAL_VECTOR)
+        lapic_set_irr(l, (uint8_t)entry, false);
+    else
+        l->esr_pending |= ESR_RECEIVE_ILLEGAL_VECTOR;
+}
+
+void lapic_fold_inbox(struct virtx_lapic *l)
+{
+    uint32_t errors;
+
+    /* Cleared first: what is posted from here on sets it again. */
+    __atomic_exchange_n(&l->inbox_full, 0, __ATOMIC_ACQ_REL);
+    for (unsigned i = 0; i < 4; i++) {
+        uint64_t edge = __atomic_exchange_n(&l->inbox_edge[i], 0, __ATOMIC_ACQ_REL);
+        uint64_t level = __atomic_exchange_n(&l->inbox_level[i], 0, __ATOMIC_ACQ_REL);
+
+        l->irr[i] |= edge | level;
+        l->tmr[i] = (l->tmr[i] & ~edge) | level;
+    }
+    l->irr_max = highest(l->irr, 255);
+    errors = __atomic_exchange_n(&l->inbox_error, 0, __ATOMIC_ACQ_REL);
+    if (errors != 0)
+        lapic_error(l, errors);
+}
+
+static void post(struct virtx_lapic *l)
+{
+    __atomic_store_n(&l->inbox_full, 1, __ATOMIC_RELEASE);
+    l->config.changed(l->config.ctx);
+}
+
+bool virtx_lapic_accept(struct virtx_lapic *lapic, enum virtx_apic_delivery delivery,
+                        uint8_t vector, bool level)
+{
+    bool software_enabled = (__atomic_load_n(&lapic->svr, __ATOMIC_RELAXED) & SVR_ENABLE) != 0;
+    uint64_t *set = level ? lapic->inbox_level : lapic->inbox_edge;
+
+    if (!virtx_lapic_enabled(lapic))
+        return false;
+    switch (delivery) {
+    case VIRTX_APIC_SMI:
+    case VIRTX_APIC_NMI:
+    case VIRTX_APIC_INIT:
+    case VIRTX_APIC_SIPI:
+        lapic->config.event(lapic->config.ctx, delivery, vector);
+        return true;
+    case VIRTX_APIC_EXTINT:
+        if (!software_enabled)
+            return false;
+        __atomic_store_n(&lapic->extint_message, 1, __ATOMIC_RELEASE);
+        lapic->config.changed(lapic->config.ctx);
+        return true;
+    case VIRTX_APIC_FIXED:
+    case VIRTX_APIC_LOWEST_PRIORITY:
+        if (!software_enabled)
+            return false;
+        if (vector < FIRST_LEGAL_VECTOR) {
+            __atomic_fetch_or(&lapic->inbox_error, ESR_RECEIVE_ILLEGAL_VECTOR, __ATOMIC_ACQ_REL);
+            post(lapic);
+            return false;
+        }
+        __atomic_fetch_or(&set[vector >> 6], 1ull << (vector & 63), __ATOMIC_ACQ_REL);
+        post(lapic);
+        return true;
+    case VIRTX_APIC_RESERVED_MODE:
+        break;
+    }
+    return false;
+}
+
+/* A source inside this LAPIC fires through its LVT entry. */
+void lapic_raise(struct virtx_lapic *l, enum virtx_lapic_lvt entry)
+{
+    uint32_t value = l->lvt[entry];
+    unsigned mode = lvt_mode(value);
+
+    if ((value & LVT_MASKED) != 0)
+        return;
+    switch (mode) {
+    case VIRTX_APIC_FIXED:
+        if ((uint8_t)value < FIRST_LEGAL_VECTOR)
+            lapic_error(l, ESR_RECEIVE_ILLEGAL_VECTOR);
+        else
+            lapic_set_irr(l, (uint8_t)value, false);
+        break;
+    case VIRTX_APIC_SMI:
+    case VIRTX_APIC_NMI:
+        l->config.event(l->config.ctx, (enum virtx_apic_delivery)mode, 0);
+        break;
+    default:
+        break;
+    }
+}
+
+void virtx_lapic_local_interrupt(struct virtx_lapic *lapic, enum virtx_lapic_lvt entry)
+{
+    if (entry != VIRTX_LAPIC_LVT_THERMAL && entry != VIRTX_LAPIC_LVT_PMC &&
+        entry != VIRTX_LAPIC_LVT_CMCI)
+        return;
+    lapic_raise(lapic, entry);
+    /* Intel SDM, "Generating an Interrupt on Overflow": delivery sets the mask bit. */
+    if (entry == VIRTX_LAPIC_LVT_PMC)
+        lapic->lvt[entry] |= LVT_MASKED;
+}
+
+static int source_pending(void *ctx)
+{
+    return virtx_lapic_pending((struct virtx_lapic *)ctx);
+}
+
+static int source_take(void *ctx)
+{
+    return virtx_lapic_take((struct virtx_lapic *)ctx);
+}
+
+static uint8_t source_tpr(void *ctx)
+{
+    return virtx_lapic_get_tpr((struct virtx_lapic *)ctx) >> 4;
+}
+
+static void source_set_tpr(void *ctx, uint8_t cr8)
+{
+    virtx_lapic_set_tpr((struct virtx_lapic *)ctx, (uint8_t)(cr8 << 4));
+}
+
+const struct virtx_irq_source virtx_lapic_irq_source = {
+    .pending = source_pending,
+    .take = source_take,
+    .tpr = source_tpr,
+    .set_tpr = source_set_tpr,
+};

@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* What the files of the LAPIC model share: register layouts and the steps between them. */
+#ifndef VIRTX_IRQ_LAPIC_INTERNAL_H
+#define VIRTX_IRQ_LAPIC_INTERNAL_H
+
+#include <virtx/lapic.h>
+
+/* IA32_APIC_BASE (Intel SDM, "Local APIC Status and Location"). */
+#define APIC_BASE_BSP    (1ull << 8)
+#define APIC_BASE_X2APIC (1ull << 10)
+#define APIC_BASE_ENABLE (1ull << 11)
+#define APIC_BASE_MODE   (APIC_BASE_X2APIC | APIC_BASE_ENABLE)
+
+#define SVR_ENABLE       (1u << 8)
+#define SVR_SUPPRESS_EOI (1u << 12)
+
+#define LVT_MODE_SHIFT     8
+#define LVT_STATUS         (1u << 12)
+#define LVT_ACTIVE_LOW     (1u << 13)
+#define LVT_REMOTE_IRR     (1u << 14)
+#define LVT_LEVEL          (1u << 15)
+#define LVT_MASKED         (1u << 16)
+#define LVT_TIMER_MODE     (3u << 17)
+#define LVT_TIMER_ONE_SHOT (0u << 17)
+#define LVT_TIMER_PERIODIC (1u << 17)
+#define LVT_TIMER_DEADLINE (2u << 17)
+
+#define ESR_SEND_ILLEGAL_VECTOR    (1u << 5)
+#define ESR_RECEIVE_ILLEGAL_VECTOR (1u << 6)
+#define ESR_ILLEGAL_REGISTER       (1u << 7)
+
+/* Vectors 0-15 are illegal in an APIC (Intel SDM, "Valid Interrupt Vectors"). */
+#define FIRST_LEGAL_VECTOR 16u
+
+static inline unsigned lvt_mode(uint32_t entry)
+{
+    return (entry >> LVT_MODE_SHIFT) & 7;
+}
+
+/* Puts a vector into IRR; the vcpu's thread only. */
+static inline void lapic_set_irr(struct virtx_lapic *l, uint8_t vector, bool level)
+{
+    uint64_t bit = 1ull << (vector & 63);
+
+    l->irr[vector >> 6] |= bit;
+    if (level)
+        l->tmr[vector >> 6] |= bit;
+    else
+        l->tmr[vector >> 6] &= ~bit;
+    if (vector > l->irr_max)
+        l->irr_max = vector;
+}
+
+void lapic_fold_inbox(struct virtx_lapic *l);
+
+/* Makes what other CPUs posted visible in the registers. */
+static inline void lapic_fold(struct virtx_lapic *l)
+{
+    if (__atomic_load_n(&l->inbox_full, __ATOMIC_RELAXED) != 0)
+        lapic_fold_inbox(l);
+}
+
+void lapic_update_ppr(struct virtx_lapic *l);
+void lapic_update_lint(struct virtx_lapic *l);
+void lapic_error(struct virtx_lapic *l, uint32_t bits);
+void lapic_raise(struct virtx_lapic *l, enum virtx_lapic_lvt entry);
+void lapic_enter_reset_state(struct virtx_lapic *l);
+bool lapic_write_base(struct virtx_lapic *l, uint64_t value);
+
+void lapic_timer_reset(struct virtx_lapic *l);
+void lapic_timer_sync(struct virtx_lapic *l, uint64_t now);
+void lapic_timer_plan(struct virtx_lapic *l);
+uint32_t lapic_timer_count(struct virtx_lapic *l, uint64_t now);
+void lapic_timer_set_initial(struct virtx_lapic *l, uint32_t value, uint64_t now);
+void lapic_timer_set_divide(struct virtx_lapic *l, uint32_t value, uint64_t now);
+void lapic_timer_set_lvt(struct virtx_lapic *l, uint32_t value, uint64_t now);
+void lapic_timer_set_deadline(struct virtx_lapic *l, uint64_t value, uint64_t now);
+
+#endif

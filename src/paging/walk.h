@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * The guest's own page tables, walked in software: all formats (unpaged, 32-bit with PSE and
+ * PSE-36, PAE, 4-level), with the rights the processor would apply.
+ *
+ * One walker serves virtx_vcpu_translate(), instruction fetch, the instruction executor and shadow
+ * paging. Nothing is cached: with nested paging nobody sees INVLPG.
+ */
+#ifndef VIRTX_PAGING_WALK_H
+#define VIRTX_PAGING_WALK_H
+
+#include "core/object.h"
+
+/* The registers that govern a walk. */
+struct walk_mode {
+    uint64_t cr0, cr3, cr4, efer, rflags;
+    uint64_t pdpte[4];      /* with PAE paging outside long mode */
+    uint32_t pkru;
+    uint8_t physical_bits;  /* the guest's MAXPHYADDR: bits above are reserved */
+};
+
+enum walk_flag {
+    WALK_USER = 1u << 0,     /* as at CPL 3 */
+    WALK_IMPLICIT = 1u << 1, /* implicit supervisor access (descriptor tables): SMAP without AC */
+    WALK_SET_FLAGS = 1u << 2,/* set accessed and dirty flags as the processor does */
+    WALK_PROBE = 1u << 3,    /* access may be 0: only find the page, ignore rights */
+};
+
+struct walk_result {
+    uint64_t gpa;    /* when VIRTX_OK */
+    uint64_t bytes;  /* size of the guest page */
+    uint32_t error;  /* #PF error code, when VIRTX_E_FAULT */
+    uint32_t rights; /* virtx_access bits granted at this privilege */
+};
+
+/* VIRTX_OK, VIRTX_E_FAULT (page fault), VIRTX_E_NOT_FOUND (a table of the guest is not in memory). */
+enum virtx_status walk_guest(struct virtx_vm *vm, const struct walk_mode *mode, uint64_t gva,
+                             uint32_t access, uint32_t flags, struct walk_result *result);
+
+#endif
