@@ -147,13 +147,7 @@ static inline uint8_t size_of_operand(const struct insn *insn, uint32_t attr, bo
 /* Intel SDM, "16-Bit Addressing Forms with the ModR/M Byte". */
 static void address_16(struct insn *insn, struct cursor *cursor)
 {
-    enum {
-        BX = 3,
-        BP = 5,
-        SI = 6,
-        DI = 7,
-        NO = INSN_NO_REGISTER
-    };
+    enum { BX = 3, BP = 5, SI = 6, DI = 7, NO = INSN_NO_REGISTER };
     static const uint8_t bases[8] = {BX, BX, BP, BP, SI, DI, BP, BX};
     static const uint8_t indices[8] = {SI, DI, SI, DI, NO, NO, NO, NO};
     unsigned mod = insn->modrm >> 6, rm = insn->modrm & 7;
@@ -209,17 +203,16 @@ static inline void read_address(struct insn *insn, struct cursor *cursor)
         address_32(insn, cursor);
     /* rSP and rBP as a base mean the stack segment, unless overridden. */
     if (!(insn->prefixes & INSN_PREFIX_SEGMENT))
-        insn->mem.segment =
-            insn->mem.base == 4 || insn->mem.base == 5 ? INSN_SS : INSN_DS;
+        insn->mem.segment = insn->mem.base == 4 || insn->mem.base == 5 ? INSN_SS : INSN_DS;
 }
 
 static inline unsigned size_of_form(const struct insn *insn, unsigned form)
 {
     /* By log2 of the operand size in words: 2, 4, 8 bytes. */
     static const uint8_t sizes[8][4] = {
-        [SIZE_0] = {0, 0, 0},     [SIZE_B] = {1, 1, 1}, [SIZE_W] = {2, 2, 2}, [SIZE_D] = {4, 4, 4},
-        [SIZE_V] = {2, 4, 8},     [SIZE_Z] = {2, 4, 4}, [SIZE_Y] = {4, 4, 8},
-        [SIZE_N] = {0xff, 0xff, 0xff},
+        [SIZE_0] = {0, 0, 0}, [SIZE_B] = {1, 1, 1},          [SIZE_W] = {2, 2, 2},
+        [SIZE_D] = {4, 4, 4}, [SIZE_V] = {2, 4, 8},          [SIZE_Z] = {2, 4, 4},
+        [SIZE_Y] = {4, 4, 8}, [SIZE_N] = {0xff, 0xff, 0xff},
     };
     unsigned size = sizes[form & 7][insn->operand_size >> 2];
 
@@ -403,9 +396,9 @@ static inline void read_modrm(struct insn *insn, struct cursor *cursor)
 }
 
 /*
- * VEX, EVEX and XOP instructions are not modelled: find their length. One of the legacy prefixes 66,
- * F2, F3, LOCK or REX before them is #UD. Intel SDM, "Instruction Encoding: VEX Prefix, EVEX Prefix";
- * AMD APM, "VEX/XOP Prefix".
+ * VEX, EVEX and XOP instructions are not modelled: find their length. One of the legacy prefixes
+ * 66, F2, F3, LOCK or REX before them is #UD. Intel SDM, "Instruction Encoding: VEX Prefix, EVEX
+ * Prefix"; AMD APM, "VEX/XOP Prefix".
  */
 static enum insn_result decode_vex(struct insn *insn, struct cursor *cursor, uint8_t byte)
 {
@@ -450,8 +443,8 @@ static enum insn_result decode_vex(struct insn *insn, struct cursor *cursor, uin
     if (insn->map == INSN_MAP_0F3A || (insn->map == INSN_MAP_0F && (insn->opcode & 0xfc) == 0x70) ||
         (insn->map == INSN_MAP_0F && insn->opcode >= 0xc2 && insn->opcode <= 0xc6))
         insn->imm = fetch(cursor, 1);
-    if (insn->map == 0 || (insn->map > 3 && (insn->encoding == INSN_VEX || insn->map < 5 ||
-                                             insn->map > 6)))
+    if (insn->map == 0 ||
+        (insn->map > 3 && (insn->encoding == INSN_VEX || insn->map < 5 || insn->map > 6)))
         return INSN_INVALID;
     return INSN_UNKNOWN;
 }
@@ -556,8 +549,8 @@ static inline enum insn_result decode_operands(struct insn *insn, struct cursor 
 enum insn_result insn_decode(struct insn *insn, const uint8_t *bytes, size_t available,
                              enum insn_mode mode)
 {
-    struct cursor cursor = {bytes, 0, available < INSN_MAX_LENGTH ? (unsigned)available
-                                                                  : INSN_MAX_LENGTH};
+    struct cursor cursor = {bytes, 0,
+                            available < INSN_MAX_LENGTH ? (unsigned)available : INSN_MAX_LENGTH};
     bool amd = mode == INSN_64_AMD;
     struct insn_entry entry;
     enum insn_result result;

@@ -34,8 +34,8 @@ enum insn_result {
     INSN_UNSUPPORTED, /**< execution is not modelled; nothing was changed */
     INSN_PENDING,     /**< an access waits for the embedder, see struct insn_replay */
     INSN_FAULT,       /**< the instruction raises the exception in struct insn_fault */
-    INSN_AGAIN,       /**< a repeated string instruction has iterations left, or a locked access lost
-                           its race: state is consistent, RIP is still at the instruction */
+    INSN_AGAIN, /**< a repeated string instruction has iterations left, or a locked access lost
+                     its race: state is consistent, RIP is still at the instruction */
 };
 
 /** Mnemonics of the modelled instructions. Condition codes are the low opcode bits. */
@@ -229,15 +229,7 @@ enum insn_op {
 };
 
 /** Segment registers, in the order of their hardware numbers. */
-enum insn_segment {
-    INSN_ES,
-    INSN_CS,
-    INSN_SS,
-    INSN_DS,
-    INSN_FS,
-    INSN_GS,
-    INSN_SEGMENTS
-};
+enum insn_segment { INSN_ES, INSN_CS, INSN_SS, INSN_DS, INSN_FS, INSN_GS, INSN_SEGMENTS };
 
 /** Prefixes seen, in struct insn. Of F2 and F3 only the last counts, as on hardware. */
 enum insn_prefix {
@@ -259,12 +251,7 @@ enum insn_map {
 };
 
 /** How the opcode is escaped, in struct insn. */
-enum insn_encoding {
-    INSN_LEGACY,
-    INSN_VEX,
-    INSN_EVEX,
-    INSN_XOP
-};
+enum insn_encoding { INSN_LEGACY, INSN_VEX, INSN_EVEX, INSN_XOP };
 
 /** Kinds of operand. */
 enum insn_operand_kind {
@@ -283,10 +270,7 @@ enum insn_operand_kind {
 };
 
 /** Access to an operand, a bit mask. */
-enum insn_operand_access {
-    INSN_READ = 1,
-    INSN_WRITE = 2
-};
+enum insn_operand_access { INSN_READ = 1, INSN_WRITE = 2 };
 
 /** Values of base and index in struct insn_mem besides general register numbers. */
 enum insn_mem_register {

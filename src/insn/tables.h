@@ -79,12 +79,7 @@ enum entry_attr {
 #define ATTR_ACCESS  (ATTR_R0 | ATTR_W0 | ATTR_W1 | ATTR_N1)
 
 /* Validity masks of vector opcodes have one bit for each of these, times 16 for memory. */
-enum mandatory_prefix {
-    MANDATORY_NONE,
-    MANDATORY_66,
-    MANDATORY_F3,
-    MANDATORY_F2
-};
+enum mandatory_prefix { MANDATORY_NONE, MANDATORY_66, MANDATORY_F3, MANDATORY_F2 };
 
 struct insn_entry {
     uint8_t op;       /* enum insn_op, or the group */

@@ -128,23 +128,25 @@ const uint64_t insn_valid_3dnow[4] = {0x0000000030003000, 0x0000000000000000, 0x
 struct register_form {
     uint8_t op;
     uint8_t valid;
+    uint8_t only64; /* exists in 64-bit mode only with these prefixes */
 };
 
-#define F(op, valid) {INSN_OP_##op, valid}
+#define F(op, valid)      {INSN_OP_##op, valid, 0}
+#define F64(valid, only64) {INSN_OP_UNKNOWN, valid, only64}
 
 static const struct register_form group7_register[64] = {
     [0x00] = F(UNKNOWN, 1), F(VMCALL, 1), F(VMLAUNCH, 1), F(VMRESUME, 1), F(VMXOFF, 1),
     F(UNKNOWN, 1),
-    [0x08] = F(MONITOR, 1), F(MWAIT, 1), F(CLAC, 1), F(STAC, 1), F(UNKNOWN, 2), F(UNKNOWN, 2),
-    F(UNKNOWN, 2), F(UNKNOWN, 3),
+    [0x08] = F(MONITOR, 1), F(MWAIT, 1), F(CLAC, 1), F(STAC, 1), F(UNKNOWN, 2), F64(2, 2),
+    F64(2, 2), F64(3, 2),
     [0x10] = F(XGETBV, 1), F(XSETBV, 1), F(UNKNOWN, 0), F(UNKNOWN, 0), F(VMFUNC, 1), F(UNKNOWN, 1),
     F(UNKNOWN, 1), F(UNKNOWN, 1),
     [0x18] = F(VMRUN, 15), F(VMMCALL, 15), F(VMLOAD, 15), F(VMSAVE, 15), F(STGI, 15), F(CLGI, 15),
     F(SKINIT, 15), F(INVLPGA, 15),
-    [0x28] = F(UNKNOWN, 13), F(UNKNOWN, 8), F(UNKNOWN, 4), F(UNKNOWN, 0), F(UNKNOWN, 4),
-    F(UNKNOWN, 4), F(UNKNOWN, 5), F(UNKNOWN, 5),
-    [0x38] = F(SWAPGS, 15), F(RDTSCP, 15), F(MONITOR, 5), F(MWAIT, 1), F(UNKNOWN, 15),
-    F(UNKNOWN, 15), F(UNKNOWN, 13), F(UNKNOWN, 13),
+    [0x28] = F(UNKNOWN, 13), F(UNKNOWN, 8), F(UNKNOWN, 4), F(UNKNOWN, 0), F64(4, 4),
+    F64(4, 4), F64(5, 4), F64(5, 4),
+    [0x38] = {INSN_OP_SWAPGS, 15, 15}, F(RDTSCP, 15), F(MONITOR, 5), F(MWAIT, 1), F(UNKNOWN, 15),
+    F(UNKNOWN, 15), F64(13, 12), F64(13, 4),
 };
 
 static const struct insn_entry group7[8] = {
@@ -185,9 +187,7 @@ static struct insn_entry group_7(const struct insn *insn, unsigned mandatory)
         return group7[reg];
     if (!(form->valid >> mandatory & 1))
         return bad;
-    /* SWAPGS and the TDX instructions, which alone need 66, exist in 64-bit mode only. */
-    if ((op == INSN_OP_SWAPGS || mandatory == MANDATORY_66) && insn->mode != INSN_64 &&
-        (op == INSN_OP_SWAPGS || form->valid < 4))
+    if (insn->mode != INSN_64 && (form->only64 >> mandatory & 1))
         return bad;
     if (mandatory != MANDATORY_NONE && form->valid != 15)
         op = INSN_OP_UNKNOWN;
