@@ -30,6 +30,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "bare_x86.h"
+
 /* ---- Start and end ---------------------------------------------------------------------- */
 
 /* The application. Runs on processor 0; what it returns is the exit status. */
@@ -119,6 +121,156 @@ const struct bare_module *bare_module_find(const char *string);
 const char *bare_command_line(void);
 const char *bare_option(const char *name);
 uint64_t bare_option_u64(const char *name, uint64_t otherwise);
+
+/* ---- Memory ----------------------------------------------------------------------------- */
+
+#define BARE_PAGE_SIZE 4096
+
+/* Allocates `npages` contiguous pages at a multiple of `align_pages` pages (a power of two; 0
+ * and 1 mean any page). Returns their address, physical and virtual, or NULL. The contents are
+ * undefined. Up to 256 pages take constant time; larger blocks are searched for in steps of
+ * 2 MiB, and any size up to all of memory can be had. Memory below 4 GiB is given out first,
+ * memory below 1 MiB, the image and the modules never. */
+void *bare_pages_alloc(size_t npages, size_t align_pages);
+
+/* Returns pages, all of an allocation or a part of it. Freeing what is not allocated panics.
+ * NULL is ignored. */
+void bare_pages_free(void *pages, size_t npages);
+
+/* How many pages are allocated, and how many are left (not necessarily contiguous). */
+size_t bare_pages_in_use(void);
+size_t bare_pages_available(void);
+
+/* ---- Locks ------------------------------------------------------------------------------ */
+
+/* A spinlock; zero is unlocked. Between a processor's own interrupt handler and the code it
+ * interrupts the irq variants are needed; NMI handlers must not take locks. */
+struct bare_lock {
+    unsigned char held;
+};
+
+static inline void bare_lock(struct bare_lock *lock)
+{
+    while (__atomic_test_and_set(&lock->held, __ATOMIC_ACQUIRE))
+        bare_pause();
+}
+
+static inline void bare_unlock(struct bare_lock *lock)
+{
+    __atomic_clear(&lock->held, __ATOMIC_RELEASE);
+}
+
+/* Locks with interrupts disabled; the result goes to bare_unlock_irq. */
+static inline uint64_t bare_lock_irq(struct bare_lock *lock)
+{
+    uint64_t flags = bare_irq_save();
+    bare_lock(lock);
+    return flags;
+}
+
+static inline void bare_unlock_irq(struct bare_lock *lock, uint64_t flags)
+{
+    bare_unlock(lock);
+    bare_irq_restore(flags);
+}
+
+/* ---- Exceptions and interrupts ---------------------------------------------------------- */
+
+/* What an interrupt gate and the stub behind it leave on the stack. A handler may change it:
+ * the interrupted code goes on with the values found here. */
+struct bare_frame {
+    uint64_t r15, r14, r13, r12, r11, r10, r9, r8;
+    uint64_t rdi, rsi, rbp, rbx, rdx, rcx, rax;
+    uint64_t vector, error; /* error: 0 for vectors without an error code */
+    uint64_t rip, cs, rflags, rsp, ss;
+};
+
+typedef void bare_handler_fn(struct bare_frame *frame, void *ctx);
+
+/* Vectors the runtime keeps for itself. */
+enum bare_vector {
+    BARE_VECTOR_WAKE = 0xfe,     /* wakes a processor for bare_cpu_run */
+    BARE_VECTOR_SPURIOUS = 0xff, /* the local APIC's spurious interrupt; no EOI */
+};
+
+/* Calls `handler` for a vector, on all processors; NULL brings back the default, which logs the
+ * vector, error code, RIP, CR2 and registers and exits with BARE_STATUS_TRAP (addr2line -e
+ * name.elf finds the line). Handlers run with interrupts disabled, on the interrupted stack (but
+ * see bare_ist_enable), and end interrupts of the local APIC with bare_eoi(). */
+void bare_handler_set(unsigned vector, bare_handler_fn *handler, void *ctx);
+
+/* Runs the handler of `vector` as if the interrupt had arrived, for an interrupt that a VM exit
+ * acknowledged. The frame holds only the vector. */
+void bare_dispatch(unsigned vector);
+
+/* Gives NMI, double fault and machine check stacks of their own (IST 1, 2, 3), or takes them
+ * away. Off at the start. For all processors. */
+void bare_ist_enable(bool on);
+
+/* An instruction that may fault: BARE_FIXUP("1b", "2b") inside an asm statement continues an
+ * exception at label 1 at label 2, with all registers unchanged, before any handler sees it. */
+#define BARE_FIXUP(from, to)                                                                       \
+    ".pushsection .bare_fixups, \"a\"\n"                                                          \
+    ".quad " from ", " to "\n"                                                                     \
+    ".popsection\n"
+
+/* RDMSR and WRMSR; false when they fault, *value is then 0. */
+bool bare_rdmsr_safe(uint32_t msr, uint64_t *value);
+bool bare_wrmsr_safe(uint32_t msr, uint64_t value);
+
+/* ---- Processors ------------------------------------------------------------------------- */
+
+#define BARE_MAX_CPUS 32
+
+/* How many processors the firmware's tables (ACPI MADT, else the MP table) name; 0 is the one
+ * that runs bare_main(). */
+unsigned bare_cpu_count(void);
+
+/* The index of this processor. One instruction, from GS.base; right in every handler as long as
+ * GS.base is the host's. */
+static inline unsigned bare_this_cpu(void)
+{
+    unsigned index;
+    __asm__ volatile("movl %%gs:8, %0" : "=r"(index));
+    return index;
+}
+
+/* The local APIC's id of a processor. */
+uint32_t bare_cpu_apic_id(unsigned cpu);
+
+/* Runs fn(arg) on another processor, which is started (INIT, start-up IPI) by the first call for
+ * it. fn begins with interrupts disabled, on a stack of 64 KiB that stays the same for all calls;
+ * when it returns the processor sleeps until the next call. False: no such processor, it is this
+ * one or processor 0, it is still busy, or it does not start. */
+bool bare_cpu_run(unsigned cpu, void (*fn)(void *arg), void *arg);
+
+/* Waits until a processor is done with what bare_cpu_run gave it. */
+void bare_cpu_wait(unsigned cpu);
+
+/* Sends an interrupt or an NMI to a processor, also to this one. Not from an NMI handler. */
+void bare_ipi(unsigned cpu, unsigned vector);
+void bare_nmi(unsigned cpu);
+
+/* Ends the interrupt being handled at the local APIC. */
+void bare_eoi(void);
+
+/* False where the processor has no local APIC: then there are no IPIs and no timer. */
+bool bare_apic_present(void);
+
+/* ---- Time ------------------------------------------------------------------------------- */
+
+/* Frequencies in Hz, measured against the PIT: the first call of any of these three takes
+ * 10 ms of the machine's time and restarts a timer that is running on this processor. */
+uint64_t bare_tsc_hz(void);
+uint64_t bare_timer_hz(void);
+
+/* Waits at least so many microseconds. */
+void bare_delay_us(uint64_t microseconds);
+
+/* This processor's local APIC timer: an interrupt on `vector` (32 .. 253) after `ticks` of
+ * bare_timer_hz(), once or again and again. Starting replaces what was started before. */
+void bare_timer_start(unsigned vector, uint32_t ticks, bool periodic);
+void bare_timer_stop(void);
 
 /* ---- What the compiler calls ------------------------------------------------------------ */
 

@@ -139,7 +139,6 @@ start64:
     call bare_start_first
     ud2
 
-    .weak bare_ap_cpu, bare_ap_stack, bare_start_other
 ap_start64:
     endbr64
     movq bare_ap_cpu(%rip), %rdi /* set by bare_cpu_run before the start-up IPI */

@@ -25,7 +25,7 @@
 static bool com1_present;
 static unsigned com1_room; /* characters the transmit FIFO takes before LSR must be read again */
 static bool log_on_port, log_on_com1;
-static unsigned char log_lock;
+static struct bare_lock log_lock;
 
 static void com1_init(void)
 {
@@ -94,15 +94,15 @@ void bare_com1_write(const void *data, size_t length)
             text++;
             length--;
         } else {
-            __builtin_ia32_pause();
+            bare_pause();
         }
     }
 }
 
-void bare_console_drain(void)
+static void console_drain(void)
 {
     while (com1_present && (bare_in8(COM1_LSR) & LSR_IDLE) != LSR_IDLE)
-        __builtin_ia32_pause();
+        bare_pause();
 }
 
 static void log_write(const char *text, size_t length)
@@ -125,13 +125,13 @@ static void log_locked(const char *text, size_t length)
     bool locked = false;
 
     for (unsigned patience = 1000000; patience > 0 && !locked; patience--) {
-        locked = !__atomic_test_and_set(&log_lock, __ATOMIC_ACQUIRE);
+        locked = !__atomic_test_and_set(&log_lock.held, __ATOMIC_ACQUIRE);
         if (!locked)
-            __builtin_ia32_pause();
+            bare_pause();
     }
     log_write(text, length);
     if (locked)
-        __atomic_clear(&log_lock, __ATOMIC_RELEASE);
+        __atomic_clear(&log_lock.held, __ATOMIC_RELEASE);
 }
 
 void bare_log(const char *text)
@@ -176,7 +176,7 @@ _Noreturn void bare_exit(int status)
     const char *word = "Shutdown";
     size_t length = 8;
 
-    bare_console_drain();
+    console_drain();
     bare_snprintf(record, sizeof(record), "exit %d", status);
     bare_log_record(record);
     if (log_on_port) { /* on real hardware these ports may be anything */
