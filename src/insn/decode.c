@@ -5,49 +5,59 @@
 #include "insn/tables.h"
 
 /*
- * Reading beyond the end yields zeros and only counts; whether all bytes were there is asked once,
- * at the end. So no step needs an error path of its own, and nothing decided on made-up bytes is
- * ever returned.
+ * Bytes are read from a copy that is padded with zeros, so that no step has to ask whether there
+ * are enough; that is asked once, at the end, and nothing decided on padding is ever returned. The
+ * longest run is 14 prefixes, 3 opcode bytes, ModRM, SIB, 4 bytes of displacement, 8 of immediate.
  */
-struct cursor {
-    const uint8_t *bytes;
-    unsigned at;
-    unsigned limit;
-};
+enum { PADDED = 32 };
 
-static inline uint8_t fetch_8(struct cursor *cursor)
+/* A table entry in one register: op, forms and attr from bit 0. */
+typedef uint64_t entry_word;
+
+static inline entry_word pack(const struct insn_entry *entry)
 {
-    unsigned at = cursor->at++;
+    entry_word word;
 
-    return at < cursor->limit ? cursor->bytes[at] : 0;
+    __builtin_memcpy(&word, entry, sizeof(word));
+    return word;
 }
 
-/* Little-endian, zero-extended; bytes is 1, 2, 4 or 8. */
-static inline uint64_t fetch(struct cursor *cursor, unsigned bytes)
+static inline uint32_t attr_of(entry_word entry)
 {
-    const uint8_t *from = cursor->bytes + cursor->at;
-    uint64_t value = 0;
+    return (uint32_t)(entry >> 32);
+}
 
-    cursor->at += bytes;
-    if (cursor->at > cursor->limit)
-        return 0;
+/* Where reading has got to, and whether the encoding is valid so far; travels in registers. */
+struct step {
+    const uint8_t *at;
+    uint64_t valid;
+};
+
+/* Little-endian, zero-extended; bytes is 1, 2, 4 or 8. */
+static inline uint64_t load(const uint8_t *at, unsigned bytes)
+{
+    uint16_t word;
+    uint32_t dword;
+    uint64_t qword;
+
     switch (bytes) {
     case 1:
-        return *from;
+        return *at;
     case 2:
-        return from[0] | (unsigned)from[1] << 8;
+        __builtin_memcpy(&word, at, 2);
+        return word;
     case 4:
-        __builtin_memcpy(&value, from, 4);
-        return value;
+        __builtin_memcpy(&dword, at, 4);
+        return dword;
     default:
-        __builtin_memcpy(&value, from, 8);
-        return value;
+        __builtin_memcpy(&qword, at, 8);
+        return qword;
     }
 }
 
-static inline uint64_t fetch_signed(struct cursor *cursor, unsigned bytes)
+static inline uint64_t load_signed(const uint8_t *at, unsigned bytes)
 {
-    uint64_t value = fetch(cursor, bytes);
+    uint64_t value = load(at, bytes);
 
     switch (bytes) {
     case 1:
@@ -95,22 +105,24 @@ static void legacy_prefix(struct insn *insn, uint8_t byte)
     insn->mem.segment = (uint8_t)segment;
 }
 
-/* Read prefixes; returns the opcode byte that follows them. */
-static uint8_t read_prefixes(struct insn *insn, struct cursor *cursor, uint8_t byte)
+/* Read prefixes; returns where the opcode is. */
+static const uint8_t *read_prefixes(struct insn *insn, const uint8_t *at)
 {
-    for (;;) {
-        uint32_t attr = insn_map_one[byte].attr;
+    const uint8_t *end = at + INSN_MAX_LENGTH;
+
+    for (; at < end; at++) {
+        uint32_t attr = insn_map_one[*at].attr;
 
         if (attr & ATTR_PREFIX) {
-            legacy_prefix(insn, byte);
+            legacy_prefix(insn, *at);
             insn->rex = 0; /* REX counts only right before the opcode */
         } else if ((attr & ATTR_REX) && insn->mode == INSN_64) {
-            insn->rex = byte;
+            insn->rex = *at;
         } else {
-            return byte;
+            break;
         }
-        byte = fetch_8(cursor);
     }
+    return at;
 }
 
 static inline unsigned mandatory_prefix(const struct insn *insn)
@@ -120,32 +132,34 @@ static inline unsigned mandatory_prefix(const struct insn *insn)
     return insn->prefixes & INSN_PREFIX_OPSIZE ? MANDATORY_66 : MANDATORY_NONE;
 }
 
-static inline uint8_t size_of_address(const struct insn *insn)
-{
-    bool other = insn->prefixes & INSN_PREFIX_ADDRSIZE;
+/* Sizes by mode, operand-size and address-size prefix: operand in bits 7:0, address in 15:8. */
+static const uint16_t default_sizes[12] = {
+    0x0202, 0x0204, 0x0402, 0x0404, /* INSN_16 */
+    0x0404, 0x0402, 0x0204, 0x0202, /* INSN_32 */
+    0x0804, 0x0802, 0x0404, 0x0402, /* INSN_64 */
+};
 
-    if (insn->mode == INSN_64)
-        return other ? 4 : 8;
-    return (insn->mode == INSN_32) != other ? 4 : 2;
+static inline void set_sizes(struct insn *insn, unsigned mode, unsigned prefixes)
+{
+    _Static_assert(offsetof(struct insn, address_size) == offsetof(struct insn, operand_size) + 1,
+                   "both sizes are stored at once");
+    __builtin_memcpy(&insn->operand_size, &default_sizes[mode * 4 + ((prefixes >> 3) & 3)], 2);
 }
 
-static inline uint8_t size_of_operand(const struct insn *insn, uint32_t attr, bool amd)
+/* Operand size in 64-bit mode where it is not the default. */
+static uint8_t operand_size_64(const struct insn *insn, uint32_t attr, bool amd)
 {
     bool other = insn->prefixes & INSN_PREFIX_OPSIZE;
 
-    if (insn->mode != INSN_64)
-        return (insn->mode == INSN_32) != other ? 4 : 2;
     if (attr & ATTR_NEAR)
         return other && amd && !(insn->rex & 8) ? 2 : 8;
     if (insn->rex & 8)
         return 8;
-    if (other)
-        return 2;
-    return attr & ATTR_DEF64 ? 8 : 4;
+    return other ? 2 : 8;
 }
 
 /* Intel SDM, "16-Bit Addressing Forms with the ModR/M Byte". */
-static void address_16(struct insn *insn, struct cursor *cursor)
+static const uint8_t *address_16(struct insn *insn, const uint8_t *at)
 {
     enum { BX = 3, BP = 5, SI = 6, DI = 7, NO = INSN_NO_REGISTER };
     static const uint8_t bases[8] = {BX, BX, BP, BP, SI, DI, BP, BX};
@@ -156,78 +170,83 @@ static void address_16(struct insn *insn, struct cursor *cursor)
     insn->mem.index = indices[rm];
     if (mod == 0 && rm == 6) {
         insn->mem.base = INSN_NO_REGISTER;
-        insn->disp = (int64_t)fetch_signed(cursor, 2);
-    } else if (mod != 0) {
-        insn->disp = (int64_t)fetch_signed(cursor, mod);
+        mod = 2;
     }
+    if (mod != 0)
+        insn->disp = (int64_t)load_signed(at, mod);
+    return at + mod;
 }
 
 /* "32-Bit Addressing Forms with the ModR/M Byte", and with SIB; REX and RIP in 64-bit mode. */
-static void address_32(struct insn *insn, struct cursor *cursor)
+static inline const uint8_t *address_32(struct insn *insn, unsigned modrm, unsigned rex,
+                                        const uint8_t *at)
 {
-    unsigned mod = insn->modrm >> 6, rm = insn->modrm & 7;
-    unsigned base_high = (unsigned)(insn->rex & 1) << 3;
+    unsigned mod = modrm >> 6, rm = modrm & 7;
+    unsigned base = rm | (rex & 1u) << 3, index = INSN_NO_REGISTER, scale = 0;
 
-    insn->mem.base = (uint8_t)(rm | base_high);
-    insn->mem.index = INSN_NO_REGISTER;
     if (rm == 4) {
-        unsigned index;
+        unsigned sib = *at++;
 
-        insn->sib = fetch_8(cursor);
-        index = ((insn->sib >> 3) & 7u) | (insn->rex & 2u) << 2;
-        rm = insn->sib & 7;
-        insn->mem.base = (uint8_t)(rm | base_high);
-        if (index != 4) {
-            insn->mem.index = (uint8_t)index;
-            insn->mem.scale = insn->sib >> 6;
+        insn->sib = (uint8_t)sib;
+        rm = sib & 7;
+        base = rm | (rex & 1u) << 3;
+        index = ((sib >> 3) & 7u) | (rex & 2u) << 2;
+        scale = sib >> 6;
+        if (index == 4) {
+            index = INSN_NO_REGISTER;
+            scale = 0;
         }
         if (mod == 0 && rm == 5) {
-            insn->mem.base = INSN_NO_REGISTER;
+            base = INSN_NO_REGISTER;
             mod = 2;
         }
     } else if (mod == 0 && rm == 5) {
-        insn->mem.base = insn->mode == INSN_64 ? INSN_BASE_RIP : INSN_NO_REGISTER;
+        base = insn->mode == INSN_64 ? INSN_BASE_RIP : INSN_NO_REGISTER;
         mod = 2;
     }
-    if (mod == 1)
-        insn->disp = (int64_t)fetch_signed(cursor, 1);
-    else if (mod == 2)
-        insn->disp = (int64_t)fetch_signed(cursor, 4);
+    insn->mem.base = (uint8_t)base;
+    insn->mem.index = (uint8_t)index;
+    insn->mem.scale = (uint8_t)scale;
+    if (mod == 1) {
+        insn->disp = (int8_t)*at++;
+    } else if (mod == 2) {
+        insn->disp = (int64_t)load_signed(at, 4);
+        at += 4;
+    }
+    return at;
 }
 
-static inline void read_address(struct insn *insn, struct cursor *cursor)
+static inline const uint8_t *read_address(struct insn *insn, unsigned modrm, unsigned rex,
+                                          const uint8_t *at)
 {
-    if (insn->address_size == 2)
-        address_16(insn, cursor);
-    else
-        address_32(insn, cursor);
+    at = insn->address_size == 2 ? address_16(insn, at) : address_32(insn, modrm, rex, at);
     /* rSP and rBP as a base mean the stack segment, unless overridden. */
     if (!(insn->prefixes & INSN_PREFIX_SEGMENT))
-        insn->mem.segment = insn->mem.base == 4 || insn->mem.base == 5 ? INSN_SS : INSN_DS;
+        insn->mem.segment = (insn->mem.base & ~1u) == 4 ? INSN_SS : INSN_DS;
+    return at;
 }
 
-static inline unsigned size_of_form(const struct insn *insn, unsigned form)
-{
-    /* By log2 of the operand size in words: 2, 4, 8 bytes. */
-    static const uint8_t sizes[8][4] = {
-        [SIZE_0] = {0, 0, 0}, [SIZE_B] = {1, 1, 1},          [SIZE_W] = {2, 2, 2},
-        [SIZE_D] = {4, 4, 4}, [SIZE_V] = {2, 4, 8},          [SIZE_Z] = {2, 4, 4},
-        [SIZE_Y] = {4, 4, 8}, [SIZE_N] = {0xff, 0xff, 0xff},
-    };
-    unsigned size = sizes[form & 7][insn->operand_size >> 2];
+/* Sizes of operand forms, by mode (64-bit or not), enum form_size and log2 of words. */
+static const uint8_t form_sizes[2][8][4] = {
+    {{0}, {1, 1, 1}, {2, 2, 2}, {4, 4, 4}, {2, 4, 8}, {2, 4, 4}, {4, 4, 8}, {4, 4, 4}},
+    {{0}, {1, 1, 1}, {2, 2, 2}, {4, 4, 4}, {2, 4, 8}, {2, 4, 4}, {4, 4, 8}, {8, 8, 8}},
+};
 
-    return size == 0xff ? (insn->mode == INSN_64 ? 8 : 4) : size;
-}
-
-static inline void set_register(const struct insn *insn, struct insn_operand *operand, unsigned reg)
+/* An operand as the bytes of struct insn_operand. */
+static inline uint32_t register_operand(unsigned reg, unsigned size, unsigned rex)
 {
-    operand->kind = INSN_REG;
     /* Without REX, byte registers 4 to 7 are AH, CH, DH, BH. */
-    if (operand->size == 1 && (reg & 0xc) == 4 && !insn->rex) {
-        operand->kind = INSN_REG_HIGH;
-        reg &= 3;
-    }
-    operand->reg = (uint8_t)reg;
+    if (size == 1 && !rex && reg >= 4)
+        return INSN_REG_HIGH | (reg & 3) << 8 | 1 << 16;
+    return INSN_REG | reg << 8 | size << 16;
+}
+
+static void set_register(const struct insn *insn, struct insn_operand *operand, unsigned reg)
+{
+    uint32_t word = register_operand(reg, operand->size, insn->rex);
+
+    operand->kind = (uint8_t)word;
+    operand->reg = (uint8_t)(word >> 8);
 }
 
 static bool memory_operand(const struct insn *insn, struct insn_operand *operand, unsigned kind)
@@ -237,6 +256,9 @@ static bool memory_operand(const struct insn *insn, struct insn_operand *operand
     if (insn->modrm >= 0xc0)
         return false;
     switch (kind) {
+    case FORM_EW:
+        size = 2;
+        break;
     case FORM_MP:
         size = insn->operand_size + 2u;
         break;
@@ -276,15 +298,15 @@ static bool special_register(struct insn *insn, struct insn_operand *operand, un
     return (reg & 7) < INSN_SEGMENTS && (insn->opcode != 0x8e || (reg & 7) != INSN_CS);
 }
 
-static void immediate_operand(struct insn *insn, struct cursor *cursor,
-                              struct insn_operand *operand, unsigned kind)
+static const uint8_t *immediate_operand(struct insn *insn, struct insn_operand *operand,
+                                        unsigned kind, const uint8_t *at)
 {
     operand->kind = kind == FORM_J ? INSN_REL : INSN_IMM;
-    if (insn->op == INSN_OP_ENTER && operand != insn->operand) {
-        insn->imm2 = fetch_8(cursor);
-        return;
-    }
-    insn->imm = kind == FORM_U ? fetch(cursor, operand->size) : fetch_signed(cursor, operand->size);
+    if (insn->op == INSN_OP_ENTER && operand != insn->operand)
+        insn->imm2 = *at;
+    else
+        insn->imm = kind == FORM_U ? load(at, operand->size) : load_signed(at, operand->size);
+    return at + operand->size;
 }
 
 static void implicit_operand(struct insn *insn, struct insn_operand *operand, unsigned kind)
@@ -311,88 +333,139 @@ static void implicit_operand(struct insn *insn, struct insn_operand *operand, un
     }
 }
 
-/* Decode one operand; false if it makes the instruction #UD. */
-static inline bool decode_operand(struct insn *insn, struct cursor *cursor,
-                                  struct insn_operand *operand, unsigned form)
+/* Far pointer and absolute address. */
+static const uint8_t *direct_operand(struct insn *insn, struct insn_operand *operand, unsigned kind,
+                                     const uint8_t *at)
 {
-    unsigned kind = form >> 3;
+    if (kind == FORM_AP) {
+        operand->kind = INSN_FAR;
+        insn->imm = load(at, operand->size);
+        insn->imm2 = (uint16_t)load(at + operand->size, 2);
+        operand->size = (uint8_t)(operand->size + 2);
+        return at + operand->size;
+    }
+    operand->kind = INSN_MEM;
+    insn->mem.base = insn->mem.index = INSN_NO_REGISTER;
+    if (!(insn->prefixes & INSN_PREFIX_SEGMENT))
+        insn->mem.segment = INSN_DS;
+    insn->disp = (int64_t)load(at, insn->address_size);
+    return at + insn->address_size;
+}
 
-    operand->size = (uint8_t)size_of_form(insn, form);
+/* The operands besides ModRM's usual two. */
+static __attribute__((noinline)) struct step
+other_operand(struct insn *insn, struct insn_operand *operand, unsigned kind, const uint8_t *at)
+{
+    struct step step = {at, 1};
+
     switch (kind) {
-    case FORM_E:
     case FORM_EW:
-        if (insn->modrm < 0xc0) {
-            operand->kind = INSN_MEM;
-            if (kind == FORM_EW)
-                operand->size = 2;
-            return true;
-        }
-        set_register(insn, operand, (insn->modrm & 7u) | (insn->rex & 1u) << 3);
-        return true;
-    case FORM_G:
-        set_register(insn, operand, ((insn->modrm >> 3) & 7u) | (insn->rex & 4u) << 1);
-        return true;
+        if (!memory_operand(insn, operand, kind))
+            set_register(insn, operand, (insn->modrm & 7u) | (insn->rex & 1u) << 3);
+        break;
     case FORM_M:
     case FORM_MP:
     case FORM_MS:
     case FORM_MX:
     case FORM_MQ:
     case FORM_MO:
-        return memory_operand(insn, operand, kind);
+        step.valid = memory_operand(insn, operand, kind);
+        break;
     case FORM_R:
         set_register(insn, operand, (insn->modrm & 7u) | (insn->rex & 1u) << 3);
-        return insn->modrm >= 0xc0;
+        step.valid = insn->modrm >= 0xc0;
+        break;
     case FORM_Z:
         set_register(insn, operand, (insn->opcode & 7u) | (insn->rex & 1u) << 3);
-        return true;
+        break;
     case FORM_ACC:
     case FORM_CL:
     case FORM_DX:
         operand->kind = INSN_REG;
         operand->reg = (uint8_t)(kind - FORM_ACC);
-        return true;
+        break;
     case FORM_I:
     case FORM_U:
     case FORM_J:
-        immediate_operand(insn, cursor, operand, kind);
-        return true;
+        step.at = immediate_operand(insn, operand, kind, at);
+        break;
     case FORM_AP:
-        operand->kind = INSN_FAR;
-        insn->imm = fetch(cursor, operand->size);
-        insn->imm2 = (uint16_t)fetch(cursor, 2);
-        operand->size = (uint8_t)(operand->size + 2);
-        return true;
     case FORM_O:
-        operand->kind = INSN_MEM;
-        insn->mem.base = insn->mem.index = INSN_NO_REGISTER;
-        if (!(insn->prefixes & INSN_PREFIX_SEGMENT))
-            insn->mem.segment = INSN_DS;
-        insn->disp = (int64_t)fetch(cursor, insn->address_size);
-        return true;
+        step.at = direct_operand(insn, operand, kind, at);
+        break;
     case FORM_S:
     case FORM_C:
     case FORM_D:
-        return special_register(insn, operand, kind);
+        step.valid = special_register(insn, operand, kind);
+        break;
     default:
         implicit_operand(insn, operand, kind);
+        break;
+    }
+    return step;
+}
+
+/* access is of enum insn_operand_access. */
+static inline struct step decode_operand(struct insn *insn, struct insn_operand *operand,
+                                         unsigned form, const uint8_t *sizes, unsigned access,
+                                         const uint8_t *at)
+{
+    unsigned kind = form >> 3, size = sizes[(form & 7) * 4], rex = insn->rex, modrm = insn->modrm;
+    struct step step = {at, 1};
+    uint32_t word;
+
+    if (kind == FORM_G)
+        word = register_operand(((modrm >> 3) & 7) | (rex & 4) << 1, size, rex);
+    else if (kind != FORM_E)
+        word = size << 16;
+    else if (modrm < 0xc0)
+        word = INSN_MEM | size << 16;
+    else
+        word = register_operand((modrm & 7) | (rex & 1) << 3, size, rex);
+    word |= access << 24;
+    __builtin_memcpy(operand, &word, 4);
+    if (kind != FORM_G && kind != FORM_E)
+        return other_operand(insn, operand, kind, at);
+    return step;
+}
+
+/* Is this byte, C4, C5, 62 or 8F, a VEX, EVEX or XOP prefix here? */
+static bool is_vex(const struct insn *insn, const uint8_t *at)
+{
+    if (*at == 0x8f) /* POP has ModRM.reg 0; XOP's map is 8 or more */
+        return (at[1] & 0x1f) >= 8;
+    return insn->mode == INSN_64 || at[1] >= 0xc0;
+}
+
+/* The prefix itself: encoding, map and REX bits; false if it is not a valid one. */
+static bool vex_prefix(struct insn *insn, const uint8_t *at)
+{
+    uint8_t byte = at[0], payload = at[1], second = at[2];
+    bool valid = true;
+
+    insn->encoding = byte == 0x8f ? INSN_XOP : byte == 0x62 ? INSN_EVEX : INSN_VEX;
+    if (byte == 0xc5) {
+        insn->map = INSN_MAP_0F;
+        insn->rex = 0x40 | (~payload >> 5 & 4);
         return true;
     }
+    insn->map = payload & (byte == 0x62 ? 7 : 31);
+    insn->rex = (uint8_t)(0x40 | (~payload >> 5 & 7) | (second >> 4 & 8));
+    if (insn->encoding == INSN_XOP)
+        return insn->map >= 8 && insn->map <= 10;
+    if (insn->encoding == INSN_EVEX)
+        valid = !(payload & 8) && (second & 4);
+    return valid && insn->map != 0 &&
+           (insn->map <= 3 || (insn->encoding == INSN_EVEX && insn->map >= 5 && insn->map <= 6));
 }
 
-/* All bytes there? Then the verdict stands. */
-static inline enum insn_result finish(struct insn *insn, const struct cursor *cursor,
-                                      size_t available, enum insn_result result)
+static unsigned vex_immediate(const struct insn *insn)
 {
-    if (cursor->at > cursor->limit)
-        return available >= INSN_MAX_LENGTH ? INSN_TOO_LONG : INSN_MORE;
-    insn->length = (uint8_t)cursor->at;
-    return result;
-}
-
-static inline void read_modrm(struct insn *insn, struct cursor *cursor)
-{
-    insn->has_modrm = 1;
-    insn->modrm = fetch_8(cursor);
+    if (insn->encoding == INSN_XOP)
+        return insn->map == 8 ? 1 : insn->map == 10 ? 4 : 0;
+    if (insn->map == INSN_MAP_0F)
+        return (insn->opcode & 0xfc) == 0x70 || (insn->opcode >= 0xc2 && insn->opcode <= 0xc6);
+    return insn->map == INSN_MAP_0F3A;
 }
 
 /*
@@ -400,91 +473,51 @@ static inline void read_modrm(struct insn *insn, struct cursor *cursor)
  * 66, F2, F3, LOCK or REX before them is #UD. Intel SDM, "Instruction Encoding: VEX Prefix, EVEX
  * Prefix"; AMD APM, "VEX/XOP Prefix".
  */
-static enum insn_result decode_vex(struct insn *insn, struct cursor *cursor, uint8_t byte)
+static __attribute__((noinline)) struct step decode_vex(struct insn *insn, const uint8_t *at)
 {
-    uint8_t payload = fetch_8(cursor);
-    unsigned bits = payload;
+    unsigned rejected = INSN_PREFIX_LOCK | INSN_PREFIX_REP | INSN_PREFIX_REPNE | INSN_PREFIX_OPSIZE;
+    bool valid = !insn->rex && !(insn->prefixes & rejected);
 
-    if (insn->rex || (insn->prefixes & (INSN_PREFIX_LOCK | INSN_PREFIX_REP | INSN_PREFIX_REPNE |
-                                        INSN_PREFIX_OPSIZE)))
-        return INSN_INVALID;
-    insn->encoding = byte == 0x8f ? INSN_XOP : byte == 0x62 ? INSN_EVEX : INSN_VEX;
-    if (byte == 0xc5) {
-        insn->map = INSN_MAP_0F;
-        bits |= 0x60;
-        insn->rex = (uint8_t)(0x40 | (~bits >> 5 & 4));
-    } else {
-        uint8_t second = fetch_8(cursor);
-
-        insn->map = payload & (byte == 0x62 ? 7 : 31);
-        insn->rex = (uint8_t)(0x40 | (~bits >> 5 & 7) | (second >> 4 & 8));
-        if (byte == 0x62) {
-            fetch_8(cursor);
-            if ((payload & 0x08) || !(second & 4))
-                return INSN_INVALID;
-        }
-    }
+    valid &= vex_prefix(insn, at);
+    at += *at == 0xc5 ? 2 : *at == 0x62 ? 4 : 3;
     if (insn->mode != INSN_64)
         insn->rex = 0;
-    insn->opcode = fetch_8(cursor);
+    insn->opcode = *at++;
     insn->operand_size = insn->rex & 8 ? 8 : 4;
     if (insn->encoding == INSN_VEX && insn->map == INSN_MAP_0F && insn->opcode == 0x77)
-        return INSN_UNKNOWN; /* VZEROUPPER, VZEROALL */
-    read_modrm(insn, cursor);
+        return (struct step){at, valid}; /* VZEROUPPER, VZEROALL */
+    insn->has_modrm = 1;
+    insn->modrm = *at++;
     if (insn->modrm < 0xc0)
-        read_address(insn, cursor);
-    if (insn->encoding == INSN_XOP) {
-        if (insn->map == 8)
-            fetch(cursor, 1);
-        else if (insn->map == 10)
-            fetch(cursor, 4);
-        return insn->map >= 8 && insn->map <= 10 ? INSN_UNKNOWN : INSN_INVALID;
-    }
-    if (insn->map == INSN_MAP_0F3A || (insn->map == INSN_MAP_0F && (insn->opcode & 0xfc) == 0x70) ||
-        (insn->map == INSN_MAP_0F && insn->opcode >= 0xc2 && insn->opcode <= 0xc6))
-        insn->imm = fetch(cursor, 1);
-    if (insn->map == 0 ||
-        (insn->map > 3 && (insn->encoding == INSN_VEX || insn->map < 5 || insn->map > 6)))
-        return INSN_INVALID;
-    return INSN_UNKNOWN;
+        at = read_address(insn, insn->modrm, insn->rex, at);
+    insn->imm = *at;
+    return (struct step){at + vex_immediate(insn), valid};
 }
 
-/* Is this byte, C4, C5, 62 or 8F, a VEX, EVEX or XOP prefix here? */
-static bool is_vex(const struct insn *insn, const struct cursor *cursor, uint8_t byte)
+/* An opcode behind 0F 0F, 0F 38 or 0F 3A; returns where reading continues. */
+static __attribute__((noinline)) const uint8_t *far_map(struct insn *insn, const uint8_t *at)
 {
-    uint8_t next = cursor->at < cursor->limit ? cursor->bytes[cursor->at] : 0;
-
-    if (byte == 0x8f) /* POP has ModRM.reg 0; XOP's map is 8 or more */
-        return (next & 0x1f) >= 8;
-    return insn->mode == INSN_64 || next >= 0xc0;
-}
-
-/* The entry of an opcode in the maps behind 0F. */
-static struct insn_entry escaped_entry(struct insn *insn, struct cursor *cursor)
-{
-    struct insn_entry entry;
-
-    insn->map = INSN_MAP_0F;
-    insn->opcode = fetch_8(cursor);
-    entry = insn_map_0f[insn->opcode];
     if (insn->opcode == 0x0f) {
         insn->map = INSN_MAP_3DNOW;
-    } else if (insn->opcode == 0x38 || insn->opcode == 0x3a) {
-        insn->map = insn->opcode == 0x38 ? INSN_MAP_0F38 : INSN_MAP_0F3A;
-        insn->opcode = fetch_8(cursor);
-        entry = (struct insn_entry){0, {0, 0, 0}, ATTR_MODRM | ATTR_SPECIAL};
+        return at;
     }
-    return entry;
+    insn->map = insn->opcode == 0x38 ? INSN_MAP_0F38 : INSN_MAP_0F3A;
+    insn->opcode = *at;
+    return at + 1;
 }
 
 /* What ModRM, prefixes and the mode make of an opcode. */
-static struct insn_entry completed_entry(const struct insn *insn, struct insn_entry entry)
+static __attribute__((noinline)) entry_word completed_entry(const struct insn *insn,
+                                                            entry_word word)
 {
-    struct insn_entry base = entry;
+    struct insn_entry entry, base;
+    uint32_t attr = attr_of(word);
 
-    if (entry.attr & ATTR_GROUP) {
-        entry = insn_groups[entry.op][(insn->modrm >> 3) & 7];
-        entry.attr |= base.attr & ~(uint32_t)(ATTR_GROUP | ATTR_SPECIAL);
+    __builtin_memcpy(&base, &word, sizeof(base));
+    entry = base;
+    if (attr & ATTR_GROUP) {
+        entry = insn_groups[base.op][(insn->modrm >> 3) & 7];
+        entry.attr |= attr & ~(uint32_t)(ATTR_GROUP | ATTR_SPECIAL);
     }
     if (entry.attr & ATTR_SPECIAL) {
         switch (insn->map) {
@@ -503,93 +536,190 @@ static struct insn_entry completed_entry(const struct insn *insn, struct insn_en
             break;
         }
     }
-    if ((base.attr & ATTR_GROUP) && !entry.forms[0])
-        __builtin_memcpy(entry.forms, base.forms, sizeof(entry.forms));
-    return entry;
+    if ((attr & ATTR_GROUP) && !entry.forms[0])
+        return (pack(&entry) & ~0xffffff00ull) | (word & 0xffffff00);
+    return pack(&entry);
 }
 
-static enum insn_result decode_vector(struct insn *insn, struct cursor *cursor,
-                                      struct insn_entry entry)
+static __attribute__((noinline)) struct step decode_vector(struct insn *insn, entry_word entry,
+                                                           const uint8_t *at)
 {
     unsigned bit = mandatory_prefix(insn) + (insn->modrm < 0xc0 ? 4 : 0);
+    unsigned immediate = (uint8_t)(entry >> 8), mask = (uint8_t)(entry >> 16);
+    bool valid = (mask >> bit & 1) && !(insn->prefixes & INSN_PREFIX_LOCK);
 
-    if (entry.forms[0] == 1)
-        insn->imm = fetch(cursor, 1);
-    else if (entry.forms[0] == 2)
-        insn->imm = fetch(cursor, 2);
-    if (insn->prefixes & INSN_PREFIX_LOCK)
-        return INSN_INVALID;
-    if (insn->map == INSN_MAP_3DNOW && !(insn_valid_3dnow[insn->imm >> 6] >> (insn->imm & 63) & 1))
-        return INSN_INVALID;
-    return entry.forms[1] >> bit & 1 ? INSN_UNKNOWN : INSN_INVALID;
+    if (immediate)
+        insn->imm = load(at, immediate);
+    if (insn->map == INSN_MAP_3DNOW)
+        valid = valid && (insn_valid_3dnow[insn->imm >> 6] >> (insn->imm & 63) & 1);
+    return (struct step){at + immediate, valid};
 }
 
-static inline enum insn_result decode_operands(struct insn *insn, struct cursor *cursor,
-                                               struct insn_entry entry)
+static inline struct step decode_operands(struct insn *insn, entry_word entry, const uint8_t *at)
 {
-    unsigned access = entry.attr / ATTR_R0, i;
-    bool valid = true;
+    const uint8_t *sizes = &form_sizes[insn->mode == INSN_64][0][insn->operand_size >> 2];
+    uint32_t attr = attr_of(entry);
+    struct step step = {at, 1};
+    uint64_t valid = 1;
+    unsigned forms = (uint32_t)entry >> 8, access = attr / ATTR_R0;
 
-    for (i = 0; i < 3 && entry.forms[i]; i++) {
-        insn->operand[i].access = INSN_READ;
-        valid &= decode_operand(insn, cursor, &insn->operand[i], entry.forms[i]);
+    if (forms) {
+        step = decode_operand(insn, insn->operand, forms & 0xff, sizes, access & 3, at);
+        valid = step.valid;
+        forms >>= 8;
+        insn->operands = 1;
     }
-    insn->operands = (uint8_t)i;
-    insn->operand[0].access = (uint8_t)(access & 3);
-    if (entry.attr & ATTR_W1)
-        insn->operand[1].access |= INSN_WRITE;
-    if (!valid)
-        return INSN_INVALID;
+    if (forms) {
+        access = attr & ATTR_W1 ? INSN_READ | INSN_WRITE : INSN_READ;
+        step = decode_operand(insn, insn->operand + 1, forms & 0xff, sizes, access, step.at);
+        valid &= step.valid;
+        forms >>= 8;
+        insn->operands = 2;
+    }
+    if (forms) {
+        step = decode_operand(insn, insn->operand + 2, forms, sizes, INSN_READ, step.at);
+        valid &= step.valid;
+        insn->operands = 3;
+    }
     if ((insn->prefixes & INSN_PREFIX_LOCK) &&
-        (!(entry.attr & ATTR_LOCK) || insn->operand[0].kind != INSN_MEM))
+        (!(attr & ATTR_LOCK) || insn->operand[0].kind != INSN_MEM))
+        valid = 0;
+    return (struct step){step.at, valid};
+}
+
+/* From the entry on: ModRM, addressing and operands. at is behind the opcode. */
+static inline struct step decode_entry(struct insn *insn, entry_word entry, bool amd,
+                                       const uint8_t *at)
+{
+    uint32_t attr = attr_of(entry);
+
+    if (attr & ATTR_MODRM) {
+        unsigned modrm = *at++;
+
+        insn->has_modrm = 1;
+        if (attr & ATTR_MOD3)
+            modrm |= 0xc0;
+        insn->modrm = (uint8_t)modrm;
+        if (modrm < 0xc0)
+            at = read_address(insn, modrm, insn->rex, at);
+    }
+    if (attr & (ATTR_GROUP | ATTR_SPECIAL)) {
+        entry = completed_entry(insn, entry);
+        attr = attr_of(entry);
+    }
+    if (insn->mode == INSN_64 && ((insn->rex & 8) || (attr & (ATTR_DEF64 | ATTR_NEAR))))
+        insn->operand_size = operand_size_64(insn, attr, amd);
+    if (attr & (ATTR_INVALID | ATTR_VECTOR | ATTR_NOT64 | ATTR_ONLY64)) {
+        uint32_t wrong = insn->mode == INSN_64 ? ATTR_NOT64 : ATTR_ONLY64;
+
+        if (attr & (wrong | ATTR_INVALID))
+            return (struct step){at, 0};
+        if (attr & ATTR_VECTOR)
+            return decode_vector(insn, entry, at);
+    }
+    insn->op = (uint8_t)entry;
+    return decode_operands(insn, entry, at);
+}
+
+/* All but what insn_decode does itself: insn is cleared, at has PADDED bytes. */
+static inline struct step decode_padded(struct insn *insn, unsigned mode, bool amd,
+                                        const uint8_t *at)
+{
+    entry_word entry = pack(&insn_map_one[*at]);
+
+    if (attr_of(entry) & (ATTR_PREFIX | ATTR_REX)) {
+        at = read_prefixes(insn, at);
+        entry = pack(&insn_map_one[*at]);
+    }
+    set_sizes(insn, mode, insn->prefixes);
+    insn->opcode = *at;
+    if (attr_of(entry) & (ATTR_VEX | ATTR_ESCAPE)) {
+        if (attr_of(entry) & ATTR_ESCAPE) {
+            insn->map = INSN_MAP_0F;
+            insn->opcode = *++at;
+            entry = pack(&insn_map_0f[*at]);
+            if (attr_of(entry) & ATTR_ESCAPE)
+                at = far_map(insn, at + 1) - 1;
+        } else if (is_vex(insn, at)) {
+            return decode_vex(insn, at);
+        }
+    }
+    return decode_entry(insn, entry, amd, at + 1);
+}
+
+/* struct insn from length to address_size, for one store where all is known. */
+#define HEAD(length, op, map, opcode)                                                              \
+    ((uint64_t)(length) | (uint64_t)(op) << 8 | (uint64_t)(map) << 16 | (uint64_t)(opcode) << 24)
+
+_Static_assert(sizeof(struct insn) == 48 && offsetof(struct insn, length) == 16 &&
+                   offsetof(struct insn, opcode) == 19 && offsetof(struct insn, mode) == 24,
+               "clear stores struct insn in six pieces");
+
+/* Not memset or an initializer: GCC would make them REP STOS, slower than six stores. */
+static inline void clear(struct insn *insn, uint64_t head, unsigned mode)
+{
+    uint64_t words[6] = {0, 0, head, mode, 0, 0};
+
+    __builtin_memcpy((uint8_t *)insn, &words[0], 8);
+    __builtin_memcpy((uint8_t *)insn + 8, &words[1], 8);
+    __builtin_memcpy((uint8_t *)insn + 16, &words[2], 8);
+    __builtin_memcpy((uint8_t *)insn + 24, &words[3], 8);
+    __builtin_memcpy((uint8_t *)insn + 32, &words[4], 8);
+    __builtin_memcpy((uint8_t *)insn + 40, &words[5], 8);
+}
+
+static __attribute__((noinline)) enum insn_result
+decode_general(struct insn *insn, const uint8_t *bytes, size_t available, enum insn_mode mode)
+{
+    unsigned plain = mode == INSN_64_AMD ? INSN_64 : mode;
+    uint8_t padded[PADDED];
+    uint64_t low, high, zero = 0;
+    struct step step;
+
+    clear(insn, 0, plain);
+    __builtin_memcpy(padded + 8, &zero, 8);
+    __builtin_memcpy(padded + 16, &zero, 8);
+    __builtin_memcpy(padded + 24, &zero, 8);
+    if (available >= INSN_MAX_LENGTH) {
+        __builtin_memcpy(&low, bytes, 8);
+        __builtin_memcpy(&high, bytes + 7, 8);
+        __builtin_memcpy(padded, &low, 8);
+        __builtin_memcpy(padded + 7, &high, 8);
+    } else {
+        __builtin_memcpy(padded, &zero, 8);
+        for (size_t i = 0; i < available; i++)
+            padded[i] = bytes[i];
+    }
+    step = decode_padded(insn, plain, mode == INSN_64_AMD, padded);
+    insn->length = (uint8_t)(step.at - padded);
+    if (insn->length > available || insn->length > INSN_MAX_LENGTH)
+        return available >= INSN_MAX_LENGTH ? INSN_TOO_LONG : INSN_MORE;
+    if (!step.valid)
         return INSN_INVALID;
     return insn->op == INSN_OP_UNKNOWN ? INSN_UNKNOWN : INSN_OK;
 }
 
+/* What exits most often, CPUID, RDMSR, HLT and the like, is an opcode and nothing else. */
 enum insn_result insn_decode(struct insn *insn, const uint8_t *bytes, size_t available,
                              enum insn_mode mode)
 {
-    struct cursor cursor = {bytes, 0,
-                            available < INSN_MAX_LENGTH ? (unsigned)available : INSN_MAX_LENGTH};
-    bool amd = mode == INSN_64_AMD;
-    struct insn_entry entry;
-    enum insn_result result;
-    uint8_t byte;
+    unsigned plain = mode == INSN_64_AMD ? INSN_64 : mode;
+    entry_word entry;
+    uint64_t head;
 
-    *insn = (struct insn){.mode = (uint8_t)(amd ? INSN_64 : mode)};
-    byte = fetch_8(&cursor);
-    entry = insn_map_one[byte];
-    if (entry.attr & ATTR_UNUSUAL) {
-        byte = read_prefixes(insn, &cursor, byte);
-        entry = insn_map_one[byte];
-        insn->address_size = size_of_address(insn);
-        if ((entry.attr & ATTR_VEX) && is_vex(insn, &cursor, byte)) {
-            result = decode_vex(insn, &cursor, byte);
-            return finish(insn, &cursor, available, result);
-        }
-        insn->opcode = byte;
-        if (entry.attr & ATTR_ESCAPE)
-            entry = escaped_entry(insn, &cursor);
+    if (available < 2)
+        return decode_general(insn, bytes, available, mode);
+    if (bytes[0] == 0x0f) {
+        entry = pack(&insn_map_0f[bytes[1]]);
+        head = HEAD(2, 0, 1, bytes[1]);
     } else {
-        insn->opcode = byte;
-        insn->address_size = size_of_address(insn);
+        entry = pack(&insn_map_one[bytes[0]]);
+        head = HEAD(1, 0, 0, bytes[0]);
     }
-    if (entry.attr & ATTR_MODRM)
-        read_modrm(insn, &cursor);
-    if (entry.attr & (ATTR_GROUP | ATTR_SPECIAL))
-        entry = completed_entry(insn, entry);
-    if (entry.attr & ATTR_MOD3)
-        insn->modrm |= 0xc0;
-    insn->operand_size = size_of_operand(insn, entry.attr, amd);
-    if ((entry.attr & ATTR_MODRM) && insn->modrm < 0xc0)
-        read_address(insn, &cursor);
-    if (entry.attr & (ATTR_INVALID | (insn->mode == INSN_64 ? ATTR_NOT64 : ATTR_ONLY64)))
-        return finish(insn, &cursor, available, INSN_INVALID);
-    if (entry.attr & ATTR_VECTOR) {
-        result = decode_vector(insn, &cursor, entry);
-    } else {
-        insn->op = entry.op;
-        result = decode_operands(insn, &cursor, entry);
-    }
-    return finish(insn, &cursor, available, result);
+    /* Neither attributes nor operand forms, and modelled. */
+    if (entry - 1 > 0xfe)
+        return decode_general(insn, bytes, available, mode);
+    clear(insn, head | entry << 8, plain);
+    set_sizes(insn, plain, 0);
+    return INSN_OK;
 }
