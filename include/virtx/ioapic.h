@@ -29,12 +29,12 @@ extern "C" {
 
 /** What an I/O APIC is made of; see virtx_ioapic_init(). */
 struct virtx_ioapic_config {
-    size_t size;            /**< sizeof(struct virtx_ioapic_config). */
-    uint8_t version;        /**< 11H: 82093AA; 20H: with an EOI register. */
-    uint8_t id;             /**< ID after reset, 0-15. */
-    bool ignore_polarity;   /**< true: virtx_ioapic_set_irq() says "asserted", whatever polarity the
-                                 guest programs (the custom of virtual machines); false: it says
-                                 what the wire's electrical level is. */
+    size_t size;          /**< sizeof(struct virtx_ioapic_config). */
+    uint8_t version;      /**< 11H: 82093AA; 20H: with an EOI register. */
+    uint8_t id;           /**< ID after reset, 0-15. */
+    bool ignore_polarity; /**< true: virtx_ioapic_set_irq() says "asserted", whatever polarity the
+                               guest programs (the custom of virtual machines); false: it says
+                               what the wire's electrical level is. */
     struct virtx_apic_bus *bus; /**< Where interrupts go. Required. */
 };
 

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /**
  * @file irq.h
- * How interrupts travel: the two-phase hand-over from a controller to a virtual CPU, the message an
- * APIC sends, and the bus that carries such messages between the APICs of one VM.
+ * How interrupts travel between controllers: the message an APIC sends, and the bus that carries
+ * such messages between the APICs of one VM.
  *
  * The controllers themselves are in lapic.h, ioapic.h and pic.h. All of them are plain structures
  * that the caller allocates; none of them allocates, blocks or keeps global state, and nothing a
- * guest writes to them can fail in a way that is fatal to the host.
+ * guest writes to them can fail in a way that is fatal to the host. Towards a virtual CPU, a LAPIC
+ * or a PIC pair is a ::virtx_irq_source (event.h). irq_attach.h connects them to a VM.
  *
  * Concurrency: posting an interrupt to a LAPIC (virtx_apic_bus_deliver(), virtx_msi_deliver(),
  * virtx_lapic_accept()) is safe from any CPU at any time. Adding APICs to a bus needs every vcpu of
@@ -18,6 +19,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <virtx/event.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -26,34 +28,8 @@ extern "C" {
 struct virtx_lapic;
 struct virtx_ioapic;
 
-/** What virtx_irq_source's functions return when there is no vector. */
+/** What virtx_irq_source::pending answers when there is no vector. */
 #define VIRTX_IRQ_NONE (-1)
-
-/**
- * An interrupt controller as one virtual CPU sees it: a two-phase hand-over of vectors.
- *
- * The event queue asks @c pending before an entry; only when the entry that delivers the vector is
- * certain does it call @c take, which is the controller's acknowledge cycle. An interrupt that the
- * guest cannot receive yet therefore stays in the controller, where a higher one can still overtake
- * it. All functions are called by the thread that runs the vcpu; all must be set.
- */
-struct virtx_irq_source {
-    void *ctx; /**< Passed to every function below. */
-    /** The vector (0-255) that would be delivered now by the controller's own priorities, the task
-     *  priority included, or #VIRTX_IRQ_NONE. Consumes nothing. */
-    int (*pending)(void *ctx);
-    /** Acknowledges and returns the vector to deliver. If the request went away since @c pending
-     *  was asked, this is the controller's spurious vector, as on hardware. Never negative. */
-    int (*take)(void *ctx);
-    /** The whole 8-bit task-priority register; CR8 is its bits 7:4. 0 if the controller has none. */
-    uint8_t (*get_tpr)(void *ctx);
-    /** Sets the 8-bit task-priority register. Ignored by a controller that has none. */
-    void (*set_tpr)(void *ctx, uint8_t tpr);
-    /** The task-priority class (1-15) below which the guest must drop for a held-back vector to
-     *  become deliverable, or 0 if no change of the task priority would matter: the value for the
-     *  VMCS TPR threshold (Intel SDM, "Execution Controls for APIC Virtualization"). */
-    uint8_t (*tpr_threshold)(void *ctx);
-};
 
 /** Delivery mode of an APIC message (Intel SDM, "Interrupt Command Register (ICR)"). */
 enum virtx_apic_delivery {
@@ -112,7 +88,8 @@ struct virtx_apic_bus {
 void virtx_apic_bus_init(struct virtx_apic_bus *bus, struct virtx_lapic **table, uint32_t capacity);
 
 /**
- * Puts a LAPIC on the bus and connects its IPIs and EOI broadcasts to it. The vcpus must be stopped.
+ * Puts a LAPIC on the bus and connects its IPIs and EOI broadcasts to it. The vcpus must be
+ * stopped.
  * @return false if the table is full or an APIC with the same ID is there; nothing changed then.
  */
 bool virtx_apic_bus_add_lapic(struct virtx_apic_bus *bus, struct virtx_lapic *lapic);

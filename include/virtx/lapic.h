@@ -23,10 +23,11 @@ extern "C" {
 
 /** Features a LAPIC may have; a bitmask in virtx_lapic_config::features. */
 enum virtx_lapic_feature {
-    VIRTX_LAPIC_X2APIC = 1 << 0,         /**< x2APIC mode (CPUID.01H:ECX[21]). */
-    VIRTX_LAPIC_TSC_DEADLINE = 1 << 1,   /**< TSC-deadline timer (CPUID.01H:ECX[24]). */
-    VIRTX_LAPIC_EOI_SUPPRESSION = 1 << 2,/**< EOI-broadcast suppression (version register bit 24). */
-    VIRTX_LAPIC_CMCI = 1 << 3            /**< The LVT entry for corrected machine checks. */
+    VIRTX_LAPIC_X2APIC = 1 << 0,       /**< x2APIC mode (CPUID.01H:ECX[21]). */
+    VIRTX_LAPIC_TSC_DEADLINE = 1 << 1, /**< TSC-deadline timer (CPUID.01H:ECX[24]). */
+    VIRTX_LAPIC_EOI_SUPPRESSION = 1
+                                  << 2, /**< EOI-broadcast suppression (version register bit 24). */
+    VIRTX_LAPIC_CMCI = 1 << 3           /**< The LVT entry for corrected machine checks. */
 };
 
 /** Entries of the local vector table. */
@@ -52,26 +53,27 @@ enum virtx_lapic_lvt {
 
 /** What a LAPIC is made of; see virtx_lapic_init(). */
 struct virtx_lapic_config {
-    size_t size;            /**< sizeof(struct virtx_lapic_config). */
-    uint32_t id;            /**< Initial (x2)APIC ID; the xAPIC ID is its low 8 bits. */
-    uint32_t features;      /**< enum virtx_lapic_feature bits. */
-    uint8_t address_bits;   /**< MAXPHYADDR (32-52) for the check of IA32_APIC_BASE. */
-    bool bsp;               /**< This is the bootstrap processor. */
-    uint32_t bus_multiply;  /**< Timer (bus) clocks = ticks * bus_multiply / bus_divide; not 0. */
-    uint32_t bus_divide;    /**< See bus_multiply; not 0. */
-    uint64_t min_period;    /**< Lower bound, in ticks, between two deadlines that a periodic timer
-                                 asks its user to wake up for; 0 for none. The counter the guest
-                                 reads is not affected. */
-    void *ctx;              /**< Passed to the two functions below. */
-    /** This vcpu's pending interrupts may have changed through something other than its own thread's
-     *  calls. Called on any CPU; must lead to another virtx_lapic_pending() before the guest runs
-     *  on, so it ends in making a running vcpu exit. Required. */
+    size_t size;           /**< sizeof(struct virtx_lapic_config). */
+    uint32_t id;           /**< Initial (x2)APIC ID; the xAPIC ID is its low 8 bits. */
+    uint32_t features;     /**< enum virtx_lapic_feature bits. */
+    uint8_t address_bits;  /**< MAXPHYADDR (32-52) for the check of IA32_APIC_BASE. */
+    bool bsp;              /**< This is the bootstrap processor. */
+    uint32_t bus_multiply; /**< Timer (bus) clocks = ticks * bus_multiply / bus_divide; not 0. */
+    uint32_t bus_divide;   /**< See bus_multiply; not 0. */
+    uint64_t min_period;   /**< Lower bound, in ticks, between two deadlines that a periodic timer
+                                asks its user to wake up for; 0 for none. The counter the guest
+                                reads is not affected. */
+    void *ctx;             /**< Passed to the two functions below. */
+    /** This vcpu's pending interrupts may have changed through something other than its own
+     * thread's calls. Called on any CPU; must lead to another virtx_lapic_pending() before the
+     * guest runs on, so it ends in making a running vcpu exit. Required. */
     void (*changed)(void *ctx);
     /** An NMI, SMI, INIT or SIPI (@p vector is the start page) arrived for the processor. Called on
      *  any CPU. On INIT the vcpu's thread is expected to call virtx_lapic_reset(). Required. */
     void (*event)(void *ctx, enum virtx_apic_delivery kind, uint8_t vector);
     /** The controller whose vectors ExtINT delivers: the 8259 pair. NULL if there is none. */
     const struct virtx_irq_source *extint;
+    void *extint_ctx; /**< Passed to the functions of extint. */
 };
 
 /**
@@ -87,33 +89,33 @@ struct virtx_lapic {
     uint8_t tpr;     /**< Task-priority register. */
     uint8_t ppr;     /**< Processor-priority register, kept current. */
 
-    uint32_t inbox_full; /**< Not 0: the inbox below holds something to fold in. Atomic. */
-    uint32_t inbox_error;/**< Errors detected while receiving. Atomic. */
+    uint32_t inbox_full;     /**< Not 0: the inbox below holds something to fold in. Atomic. */
+    uint32_t inbox_error;    /**< Errors detected while receiving. Atomic. */
     uint64_t inbox_edge[4];  /**< Edge-triggered requests posted by any CPU. Atomic. */
     uint64_t inbox_level[4]; /**< Level-triggered requests posted by any CPU. Atomic. */
 
-    uint64_t base;          /**< IA32_APIC_BASE. */
-    uint64_t icr;           /**< Interrupt command register. */
-    uint32_t id;            /**< Initial APIC ID. */
-    uint32_t ldr;           /**< Logical destination register. */
-    uint32_t dfr;           /**< Destination format register. */
-    uint32_t svr;           /**< Spurious-interrupt vector register. */
-    uint32_t esr;           /**< Error status as the guest reads it. */
-    uint32_t esr_pending;   /**< Errors since the last write of the error status. */
+    uint64_t base;                       /**< IA32_APIC_BASE. */
+    uint64_t icr;                        /**< Interrupt command register. */
+    uint32_t id;                         /**< Initial APIC ID. */
+    uint32_t ldr;                        /**< Logical destination register. */
+    uint32_t dfr;                        /**< Destination format register. */
+    uint32_t svr;                        /**< Spurious-interrupt vector register. */
+    uint32_t esr;                        /**< Error status as the guest reads it. */
+    uint32_t esr_pending;                /**< Errors since the last write of the error status. */
     uint32_t lvt[VIRTX_LAPIC_LVT_COUNT]; /**< Local vector table. */
-    uint8_t lint_lines;     /**< Levels of LINT0 (bit 0) and LINT1 (bit 1). Atomic. */
+    uint8_t lint_lines;                  /**< Levels of LINT0 (bit 0) and LINT1 (bit 1). Atomic. */
     uint8_t extint_pins;    /**< Which of the two are programmed as ExtINT and unmasked. */
     uint8_t extint_message; /**< An ExtINT message waits for its acknowledge cycle. Atomic. */
 
-    bool timer_running;       /**< The counter counts (one-shot and periodic modes). */
-    uint32_t timer_initial;   /**< Initial-count register. */
-    uint32_t timer_divide;    /**< Divide-configuration register. */
-    uint64_t timer_base;      /**< Time at which the count below started. */
-    uint64_t timer_next;      /**< Divided clocks from timer_base to the next expiry. */
-    uint64_t timer_not_before;/**< Earliest wake-up that virtx_lapic_config::min_period allows. */
-    uint64_t tsc_deadline;    /**< IA32_TSC_DEADLINE, 0 when disarmed. */
-    uint64_t tsc_offset;      /**< Guest TSC minus @c now. */
-    uint64_t deadline;        /**< Time of the next timer interrupt. */
+    bool timer_running;        /**< The counter counts (one-shot and periodic modes). */
+    uint32_t timer_initial;    /**< Initial-count register. */
+    uint32_t timer_divide;     /**< Divide-configuration register. */
+    uint64_t timer_base;       /**< Time at which the count below started. */
+    uint64_t timer_next;       /**< Divided clocks from timer_base to the next expiry. */
+    uint64_t timer_not_before; /**< Earliest wake-up that virtx_lapic_config::min_period allows. */
+    uint64_t tsc_deadline;     /**< IA32_TSC_DEADLINE, 0 when disarmed. */
+    uint64_t tsc_offset;       /**< Guest TSC minus @c now. */
+    uint64_t deadline;         /**< Time of the next timer interrupt. */
 
     struct virtx_lapic_config config; /**< As given to virtx_lapic_init(). */
     /** Where IPIs go; returns how many accepted. */
@@ -133,8 +135,8 @@ bool virtx_lapic_init(struct virtx_lapic *lapic, const struct virtx_lapic_config
  * Resets the registers (Intel SDM, "Local APIC State After Power-Up or Reset" and "Local APIC State
  * After It Receives an INIT-Deassert IPI").
  * @param lapic the LAPIC.
- * @param init  true for INIT, which keeps IA32_APIC_BASE and with it x2APIC mode; false for power-up
- *              and RESET.
+ * @param init  true for INIT, which keeps IA32_APIC_BASE and with it x2APIC mode; false for
+ * power-up and RESET.
  */
 void virtx_lapic_reset(struct virtx_lapic *lapic, bool init);
 
@@ -227,14 +229,19 @@ int virtx_lapic_pending(struct virtx_lapic *lapic);
  */
 int virtx_lapic_take(struct virtx_lapic *lapic);
 
-/** @return virtx_irq_source::tpr_threshold for this LAPIC. */
+/**
+ * @return the task-priority class (1-15) below which the guest must drop for a held-back vector to
+ *         become deliverable, or 0 if no change of the task priority would matter: the value for
+ * the VMCS TPR threshold (Intel SDM, "Controls for APIC Virtualization").
+ */
 uint8_t virtx_lapic_tpr_threshold(struct virtx_lapic *lapic);
 
 /** Ends the highest interrupt in service, as a write of the EOI register does. */
 void virtx_lapic_eoi(struct virtx_lapic *lapic);
 
-/** Makes @p source stand for @p lapic, which must outlive it. */
-void virtx_lapic_source(struct virtx_lapic *lapic, struct virtx_irq_source *source);
+/** A LAPIC as a source of interrupts for virtx_vcpu_irq_source(); the context is the struct
+ *  virtx_lapic. It does not look at the time: call virtx_lapic_advance() beforehand. */
+extern const struct virtx_irq_source virtx_lapic_irq_source;
 
 /**
  * Offers one message to one LAPIC, regardless of its destination. Safe from any CPU.

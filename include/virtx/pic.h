@@ -4,7 +4,8 @@
  * The pair of 8259A interrupt controllers of a PC, with the edge/level control registers.
  *
  * After the 8259A datasheet: all initialization and operation command words, every EOI and rotation
- * mode, special mask mode, special fully nested mode and polling. MCS-80 mode answers like 8086 mode.
+ * mode, special mask mode, special fully nested mode and polling. MCS-80 mode answers like 8086
+ * mode.
  *
  * Concurrency: the caller serializes all calls on one pair.
  */
@@ -51,7 +52,8 @@ struct virtx_pic {
 };
 
 /**
- * Makes a pair that no software has initialized: no interrupts until ICW1 to ICW4 were written.
+ * Makes a pair that is idle and masks every input, but reads and writes its mask register: systems
+ * look for a 8259A that way before they initialize it.
  * @param pic    the pair.
  * @param output called when the INT output changes; after an acknowledge it goes low and, if there
  *               is another request, high again. Must not call back into the pair. NULL for none.
@@ -91,8 +93,9 @@ int virtx_pic_pending(struct virtx_pic *pic);
  */
 int virtx_pic_take(struct virtx_pic *pic);
 
-/** Makes @p source stand for @p pic, which must outlive it. A PIC has no task priority. */
-void virtx_pic_source(struct virtx_pic *pic, struct virtx_irq_source *source);
+/** A PIC pair as a source of interrupts, for virtx_vcpu_irq_source() or virtx_lapic_config::extint;
+ *  the context is the struct virtx_pic. It has no task priority. */
+extern const struct virtx_irq_source virtx_pic_irq_source;
 
 #ifdef __cplusplus
 }

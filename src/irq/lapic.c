@@ -107,8 +107,8 @@ uint64_t virtx_lapic_mmio_base(const struct virtx_lapic *lapic)
  * through "disabled", and "disabled" loses all state. */
 bool lapic_write_base(struct virtx_lapic *l, uint64_t value)
 {
-    uint64_t allowed = APIC_BASE_BSP | APIC_BASE_ENABLE |
-                       (((1ull << l->config.address_bits) - 1) & ~0xfffull);
+    uint64_t allowed =
+        APIC_BASE_BSP | APIC_BASE_ENABLE | (((1ull << l->config.address_bits) - 1) & ~0xfffull);
     uint64_t old_mode = l->base & APIC_BASE_MODE;
     uint64_t mode = value & APIC_BASE_MODE;
 
@@ -229,8 +229,6 @@ void virtx_lapic_eoi(struct virtx_lapic *lapic)
 
     if (vector == 0)
         return;
-    /* A level request for the vector that just arrived has its TMR bit in the inbox still. */
-    lapic_fold(lapic);
     lapic->isr[vector >> 6] &= ~bit;
     lapic->isr_max = highest(lapic->isr, vector);
     lapic_update_ppr(lapic);
@@ -357,6 +355,82 @@ void virtx_lapic_local_interrupt(struct virtx_lapic *lapic, enum virtx_lapic_lvt
     /* Intel SDM, "Generating an Interrupt on Overflow": delivery sets the mask bit. */
     if (entry == VIRTX_LAPIC_LVT_PMC)
         lapic->lvt[entry] |= LVT_MASKED;
+}
+
+/* Works out what the LINT pins mean now: which of them are the 8259's, and whether LINT0 asserts a
+ * level (Intel SDM, "Local Vector Table"; without the APIC the pins are INTR and NMI). */
+void lapic_update_lint(struct virtx_lapic *l)
+{
+    uint8_t lines = __atomic_load_n(&l->lint_lines, __ATOMIC_RELAXED);
+    uint32_t *lint0 = &l->lvt[VIRTX_LAPIC_LVT_LINT0];
+    bool asserted = ((lines & 1) != 0) != ((*lint0 & LVT_ACTIVE_LOW) != 0);
+    uint8_t pins = 0;
+
+    for (unsigned pin = 0; pin < 2; pin++) {
+        uint32_t entry = l->lvt[VIRTX_LAPIC_LVT_LINT0 + pin];
+
+        if ((entry & LVT_MASKED) == 0 && lvt_mode(entry) == VIRTX_APIC_EXTINT)
+            pins |= (uint8_t)(1u << pin);
+    }
+    if (!virtx_lapic_enabled(l))
+        pins = 1;
+    __atomic_store_n(&l->extint_pins, pins, __ATOMIC_RELAXED);
+
+    if ((*lint0 & (LVT_MASKED | LVT_REMOTE_IRR | LVT_LEVEL)) != LVT_LEVEL || !asserted ||
+        lvt_mode(*lint0) != VIRTX_APIC_FIXED)
+        return;
+    if ((uint8_t)*lint0 < FIRST_LEGAL_VECTOR) {
+        lapic_error(l, ESR_RECEIVE_ILLEGAL_VECTOR);
+        return;
+    }
+    *lint0 |= LVT_REMOTE_IRR;
+    lapic_set_irr(l, (uint8_t)*lint0, true);
+}
+
+/* The pin of an enabled LAPIC changed and its LVT entry is not ExtINT. */
+static void lint_edge(struct virtx_lapic *l, unsigned pin, bool level)
+{
+    enum virtx_lapic_lvt index = pin == 0 ? VIRTX_LAPIC_LVT_LINT0 : VIRTX_LAPIC_LVT_LINT1;
+    uint32_t entry = l->lvt[index];
+    unsigned mode = lvt_mode(entry);
+
+    if ((entry & LVT_MASKED) != 0)
+        return;
+    if (mode == VIRTX_APIC_FIXED) {
+        bool level_sensitive = pin == 0 && (entry & LVT_LEVEL) != 0;
+
+        if (level_sensitive)
+            lapic_update_lint(l);
+        else if (level != ((entry & LVT_ACTIVE_LOW) != 0))
+            lapic_raise(l, index);
+        l->config.changed(l->config.ctx);
+    } else if (level) {
+        if (mode == VIRTX_APIC_INIT)
+            l->config.event(l->config.ctx, VIRTX_APIC_INIT, 0);
+        else
+            lapic_raise(l, index);
+    }
+}
+
+void virtx_lapic_set_lint(struct virtx_lapic *lapic, unsigned pin, bool level)
+{
+    uint8_t bit = (uint8_t)(1u << (pin & 1));
+    uint8_t before;
+
+    if (pin > 1)
+        return;
+    if (level)
+        before = __atomic_fetch_or(&lapic->lint_lines, bit, __ATOMIC_SEQ_CST);
+    else
+        before = __atomic_fetch_and(&lapic->lint_lines, (uint8_t)~bit, __ATOMIC_SEQ_CST);
+    if (((before & bit) != 0) == level)
+        return;
+    if ((__atomic_load_n(&lapic->extint_pins, __ATOMIC_RELAXED) & bit) != 0)
+        lapic->config.changed(lapic->config.ctx);
+    else if (virtx_lapic_enabled(lapic))
+        lint_edge(lapic, pin, level);
+    else if (pin == 1 && level)
+        lapic->config.event(lapic->config.ctx, VIRTX_APIC_NMI, 0);
 }
 
 static int source_pending(void *ctx)

@@ -6,24 +6,24 @@
 #include <virtx/lapic.h>
 
 /* IA32_APIC_BASE (Intel SDM, "Local APIC Status and Location"). */
-#define APIC_BASE_BSP    (1ull << 8)
-#define APIC_BASE_X2APIC (1ull << 10)
-#define APIC_BASE_ENABLE (1ull << 11)
-#define APIC_BASE_MODE   (APIC_BASE_X2APIC | APIC_BASE_ENABLE)
+#define APIC_BASE_BSP              (1ull << 8)
+#define APIC_BASE_X2APIC           (1ull << 10)
+#define APIC_BASE_ENABLE           (1ull << 11)
+#define APIC_BASE_MODE             (APIC_BASE_X2APIC | APIC_BASE_ENABLE)
 
-#define SVR_ENABLE       (1u << 8)
-#define SVR_SUPPRESS_EOI (1u << 12)
+#define SVR_ENABLE                 (1u << 8)
+#define SVR_SUPPRESS_EOI           (1u << 12)
 
-#define LVT_MODE_SHIFT     8
-#define LVT_STATUS         (1u << 12)
-#define LVT_ACTIVE_LOW     (1u << 13)
-#define LVT_REMOTE_IRR     (1u << 14)
-#define LVT_LEVEL          (1u << 15)
-#define LVT_MASKED         (1u << 16)
-#define LVT_TIMER_MODE     (3u << 17)
-#define LVT_TIMER_ONE_SHOT (0u << 17)
-#define LVT_TIMER_PERIODIC (1u << 17)
-#define LVT_TIMER_DEADLINE (2u << 17)
+#define LVT_MODE_SHIFT             8
+#define LVT_STATUS                 (1u << 12)
+#define LVT_ACTIVE_LOW             (1u << 13)
+#define LVT_REMOTE_IRR             (1u << 14)
+#define LVT_LEVEL                  (1u << 15)
+#define LVT_MASKED                 (1u << 16)
+#define LVT_TIMER_MODE             (3u << 17)
+#define LVT_TIMER_ONE_SHOT         (0u << 17)
+#define LVT_TIMER_PERIODIC         (1u << 17)
+#define LVT_TIMER_DEADLINE         (2u << 17)
 
 #define ESR_SEND_ILLEGAL_VECTOR    (1u << 5)
 #define ESR_RECEIVE_ILLEGAL_VECTOR (1u << 6)

@@ -30,10 +30,10 @@ enum {
     REG_SELF_IPI = 0x3f,
 };
 
-#define MSR_APIC_BASE    0x1bu
-#define MSR_TSC_DEADLINE 0x6e0u
-#define MSR_X2APIC_FIRST 0x800u
-#define MSR_X2APIC_LAST  0x8ffu
+#define MSR_APIC_BASE       0x1bu
+#define MSR_TSC_DEADLINE    0x6e0u
+#define MSR_X2APIC_FIRST    0x800u
+#define MSR_X2APIC_LAST     0x8ffu
 
 #define ICR_VECTOR          0xffu
 #define ICR_LOGICAL         (1u << 11)
@@ -266,7 +266,10 @@ static bool write_lvt(struct virtx_lapic *l, int lvt, uint32_t value, bool x2api
         lapic_timer_set_lvt(l, value, now);
         return true;
     }
-    l->lvt[lvt] = (l->lvt[lvt] & LVT_REMOTE_IRR) | value;
+    /* Remote IRR is the hardware's, and has a meaning only while LINT0 is a fixed level. */
+    if (lvt_mode(value) == VIRTX_APIC_FIXED && (value & LVT_LEVEL) != 0)
+        value |= l->lvt[lvt] & LVT_REMOTE_IRR;
+    l->lvt[lvt] = value;
     if (lvt == VIRTX_LAPIC_LVT_LINT0 || lvt == VIRTX_LAPIC_LVT_LINT1)
         lapic_update_lint(l);
     return true;

@@ -60,6 +60,18 @@ static uint64_t expiry(const struct virtx_lapic *l)
     return l->timer_base + ticks;
 }
 
+/* The TSC deadline on the caller's clock; the offset counts as signed. */
+static uint64_t host_deadline(const struct virtx_lapic *l)
+{
+    uint64_t behind = 0 - l->tsc_offset;
+
+    if (l->tsc_offset <= INT64_MAX)
+        return l->tsc_deadline > l->tsc_offset ? l->tsc_deadline - l->tsc_offset : 0;
+    if (l->tsc_deadline > UINT64_MAX - behind)
+        return VIRTX_LAPIC_NO_DEADLINE;
+    return l->tsc_deadline + behind;
+}
+
 /* Works out when the user has to come back. A masked timer wakes nobody; what it missed is made up
  * for when somebody looks. */
 void lapic_timer_plan(struct virtx_lapic *l)
@@ -68,11 +80,7 @@ void lapic_timer_plan(struct virtx_lapic *l)
     if ((l->lvt[VIRTX_LAPIC_LVT_TIMER] & LVT_MASKED) != 0)
         return;
     if (l->tsc_deadline != 0) {
-        /* A deadline beyond the wrap of the caller's clock cannot be told from one in the past,
-         * except by where the guest's own clock stands; see timer_expired(). */
-        l->deadline = l->tsc_deadline > l->tsc_offset ? l->tsc_deadline - l->tsc_offset : 0;
-        if (l->tsc_offset > INT64_MAX)
-            l->deadline = l->tsc_deadline - l->tsc_offset;
+        l->deadline = host_deadline(l);
     } else if (l->timer_running) {
         l->deadline = expiry(l);
         if (periodic(l) && l->deadline < l->timer_not_before)
@@ -98,7 +106,7 @@ static bool timer_expired(struct virtx_lapic *l, uint64_t now)
     uint64_t count;
 
     if (l->tsc_deadline != 0) {
-        if (now + l->tsc_offset < l->tsc_deadline)
+        if (now < host_deadline(l))
             return false;
         l->tsc_deadline = 0;
         return true;

@@ -1,0 +1,494 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* The 8259A pair against its datasheet. */
+#include <virtx/pic.h>
+
+#include <check.h>
+#include <stdlib.h>
+
+static struct virtx_pic pic;
+static bool intr;
+static int rises;
+
+static void output(void *ctx, bool level)
+{
+    ck_assert_ptr_eq(ctx, &rises);
+    ck_assert(level != intr);
+    intr = level;
+    rises += level;
+}
+
+/* Programs the pair as a PC's firmware does: vectors 30H and 70H, all unmasked. */
+static void program(uint8_t icw1, uint8_t master_icw4, uint8_t slave_icw4)
+{
+    rises = 0;
+    intr = false;
+    virtx_pic_init(&pic, output, &rises);
+    virtx_pic_write(&pic, 0x20, icw1);
+    virtx_pic_write(&pic, 0x21, 0x30);
+    virtx_pic_write(&pic, 0x21, 0x04);
+    virtx_pic_write(&pic, 0x21, master_icw4);
+    virtx_pic_write(&pic, 0xa0, icw1);
+    virtx_pic_write(&pic, 0xa1, 0x70);
+    virtx_pic_write(&pic, 0xa1, 0x02);
+    virtx_pic_write(&pic, 0xa1, slave_icw4);
+    virtx_pic_write(&pic, 0x21, 0);
+    virtx_pic_write(&pic, 0xa1, 0);
+}
+
+static void setup(void)
+{
+    program(0x11, 1, 1);
+}
+
+static uint8_t read_isr(uint16_t port)
+{
+    virtx_pic_write(&pic, port, 0x0b);
+    return virtx_pic_read(&pic, port);
+}
+
+static uint8_t read_irr(uint16_t port)
+{
+    virtx_pic_write(&pic, port, 0x0a);
+    return virtx_pic_read(&pic, port);
+}
+
+static void raise_irq(unsigned irq)
+{
+    virtx_pic_set_irq(&pic, irq, true);
+}
+
+static void lower_irq(unsigned irq)
+{
+    virtx_pic_set_irq(&pic, irq, false);
+}
+
+START_TEST(idle_pair_is_detectable)
+{
+    virtx_pic_init(&pic, NULL, NULL);
+    for (unsigned irq = 0; irq < 16; irq++)
+        raise_irq(irq);
+    ck_assert_int_eq(virtx_pic_pending(&pic), VIRTX_IRQ_NONE);
+    virtx_pic_write(&pic, 0x21, 0xfb);
+    ck_assert_uint_eq(virtx_pic_read(&pic, 0x21), 0xfb);
+    ck_assert_uint_eq(virtx_pic_read(&pic, 0x20), 0xfb);
+}
+END_TEST
+
+START_TEST(ports)
+{
+    static const uint16_t own[] = {0x20, 0x21, 0xa0, 0xa1, 0x4d0, 0x4d1};
+    unsigned found = 0;
+
+    for (uint32_t port = 0; port < 0x10000; port++)
+        found += virtx_pic_owns_port((uint16_t)port);
+    ck_assert_uint_eq(found, 6);
+    for (unsigned i = 0; i < 6; i++)
+        ck_assert(virtx_pic_owns_port(own[i]));
+    virtx_pic_write(&pic, 0x22, 0xff);
+    ck_assert_uint_eq(virtx_pic_read(&pic, 0x22), 0xff);
+    ck_assert_uint_eq(virtx_pic_read(&pic, 0x21), 0);
+}
+END_TEST
+
+START_TEST(each_input_has_its_vector)
+{
+    for (unsigned irq = 0; irq < 16; irq++) {
+        int vector = irq < 8 ? 0x30 + (int)irq : 0x70 + (int)irq - 8;
+
+        if (irq == 2)
+            continue;
+        raise_irq(irq);
+        ck_assert(intr);
+        /* Asking consumes nothing. */
+        ck_assert_int_eq(virtx_pic_pending(&pic), vector);
+        ck_assert_int_eq(virtx_pic_pending(&pic), vector);
+        ck_assert_int_eq(virtx_pic_take(&pic), vector);
+        ck_assert(!intr);
+        ck_assert_int_eq(virtx_pic_pending(&pic), VIRTX_IRQ_NONE);
+        ck_assert_uint_eq(read_isr(0x20), irq < 8 ? 1u << irq : 4);
+        ck_assert_uint_eq(read_isr(0xa0), irq < 8 ? 0 : 1u << (irq - 8));
+        if (irq >= 8)
+            virtx_pic_write(&pic, 0xa0, 0x20);
+        virtx_pic_write(&pic, 0x20, 0x20);
+        ck_assert_uint_eq(read_isr(0x20), 0);
+        ck_assert_uint_eq(read_isr(0xa0), 0);
+        /* The line is still high: an edge is one interrupt. */
+        ck_assert_int_eq(virtx_pic_pending(&pic), VIRTX_IRQ_NONE);
+        lower_irq(irq);
+    }
+}
+END_TEST
+
+START_TEST(priority_and_nesting)
+{
+    raise_irq(5);
+    ck_assert_int_eq(virtx_pic_take(&pic), 0x35);
+    raise_irq(6);
+    ck_assert_int_eq(virtx_pic_pending(&pic), VIRTX_IRQ_NONE);
+    raise_irq(1);
+    ck_assert_int_eq(virtx_pic_take(&pic), 0x31);
+    /* The slave's inputs rank where the cascade is: between 1 and 3. */
+    raise_irq(15);
+    ck_assert_int_eq(virtx_pic_pending(&pic), VIRTX_IRQ_NONE);
+    virtx_pic_write(&pic, 0x20, 0x20); /* Non-specific: ends 1. */
+    ck_assert_uint_eq(read_isr(0x20), 1 << 5);
+    ck_assert_int_eq(virtx_pic_take(&pic), 0x77);
+    virtx_pic_write(&pic, 0x20, 0x65); /* Specific: ends 5 though 2 is higher. */
+    ck_assert_uint_eq(read_isr(0x20), 1 << 2);
+}
+END_TEST
+
+START_TEST(masked_request_is_kept)
+{
+    virtx_pic_write(&pic, 0x21, 0x08);
+    raise_irq(3);
+    ck_assert(!intr);
+    ck_assert_uint_eq(read_irr(0x20), 0x08);
+    virtx_pic_write(&pic, 0x21, 0);
+    ck_assert(intr);
+    ck_assert_int_eq(virtx_pic_take(&pic), 0x33);
+}
+END_TEST
+
+START_TEST(spurious_7_and_15)
+{
+    raise_irq(3);
+    ck_assert_int_eq(virtx_pic_pending(&pic), 0x33);
+    lower_irq(3);
+    ck_assert(!intr);
+    ck_assert_int_eq(virtx_pic_take(&pic), 0x37);
+    ck_assert_uint_eq(read_isr(0x20), 0);
+
+    raise_irq(10);
+    ck_assert_int_eq(virtx_pic_pending(&pic), 0x72);
+    lower_irq(10);
+    ck_assert_int_eq(virtx_pic_take(&pic), 0x77);
+    ck_assert_uint_eq(read_isr(0x20), 4);
+    ck_assert_uint_eq(read_isr(0xa0), 0);
+    virtx_pic_write(&pic, 0x20, 0x20);
+
+    /* What took the place of the offered request is taken instead. */
+    raise_irq(10);
+    ck_assert_int_eq(virtx_pic_pending(&pic), 0x72);
+    lower_irq(10);
+    raise_irq(4);
+    ck_assert_int_eq(virtx_pic_take(&pic), 0x34);
+}
+END_TEST
+
+START_TEST(pulse_is_one_interrupt)
+{
+    for (int i = 0; i < 3; i++) {
+        virtx_pic_pulse(&pic, 0);
+        virtx_pic_pulse(&pic, 0);
+        ck_assert_int_eq(virtx_pic_take(&pic), 0x30);
+        virtx_pic_write(&pic, 0x20, 0x20);
+        ck_assert_int_eq(virtx_pic_pending(&pic), VIRTX_IRQ_NONE);
+    }
+    virtx_pic_write(&pic, 0x4d0, 0x20);
+    virtx_pic_pulse(&pic, 5);
+    ck_assert_int_eq(virtx_pic_take(&pic), 0x35);
+    virtx_pic_write(&pic, 0x20, 0x20);
+    ck_assert_int_eq(virtx_pic_pending(&pic), VIRTX_IRQ_NONE);
+}
+END_TEST
+
+START_TEST(level_inputs)
+{
+    /* Only some inputs can be levels. */
+    virtx_pic_write(&pic, 0x4d0, 0xff);
+    virtx_pic_write(&pic, 0x4d1, 0xff);
+    ck_assert_uint_eq(virtx_pic_read(&pic, 0x4d0), 0xf8);
+    ck_assert_uint_eq(virtx_pic_read(&pic, 0x4d1), 0xde);
+    raise_irq(11);
+    ck_assert_int_eq(virtx_pic_take(&pic), 0x73);
+    ck_assert_uint_eq(read_irr(0xa0), 0x08);
+    virtx_pic_write(&pic, 0x20, 0x20);
+    ck_assert_int_eq(virtx_pic_pending(&pic), VIRTX_IRQ_NONE);
+    virtx_pic_write(&pic, 0xa0, 0x20);
+    ck_assert_int_eq(virtx_pic_take(&pic), 0x73);
+    virtx_pic_write(&pic, 0xa0, 0x20);
+    virtx_pic_write(&pic, 0x20, 0x20);
+    lower_irq(11);
+    ck_assert_int_eq(virtx_pic_pending(&pic), VIRTX_IRQ_NONE);
+
+    /* ICW1's LTIM makes all of them levels, also across the initialization. */
+    raise_irq(4);
+    program(0x19, 1, 1);
+    raise_irq(0);
+    ck_assert_int_eq(virtx_pic_take(&pic), 0x30);
+    virtx_pic_write(&pic, 0x20, 0x20);
+    ck_assert_int_eq(virtx_pic_pending(&pic), 0x30);
+}
+END_TEST
+
+START_TEST(icw1_starts_afresh)
+{
+    raise_irq(3);
+    raise_irq(6);
+    ck_assert_int_eq(virtx_pic_take(&pic), 0x33);
+    virtx_pic_write(&pic, 0x21, 0xff);
+    virtx_pic_write(&pic, 0x20, 0xc3); /* Priority order turned: 3 is the lowest. */
+    virtx_pic_write(&pic, 0x20, 0x68); /* Special mask mode. */
+    virtx_pic_write(&pic, 0x20, 0x0b); /* Reads give ISR. */
+
+    virtx_pic_write(&pic, 0x20, 0x11);
+    virtx_pic_write(&pic, 0x21, 0x40);
+    virtx_pic_write(&pic, 0x21, 0x04);
+    /* No interrupt before the last command word. */
+    lower_irq(1);
+    raise_irq(1);
+    ck_assert_int_eq(virtx_pic_pending(&pic), VIRTX_IRQ_NONE);
+    virtx_pic_write(&pic, 0x21, 0x01);
+    ck_assert_uint_eq(virtx_pic_read(&pic, 0x21), 0); /* The mask is cleared. */
+    ck_assert_uint_eq(virtx_pic_read(&pic, 0x20), 2); /* IRR, without the old edges. */
+    ck_assert_int_eq(virtx_pic_take(&pic), 0x41);
+    ck_assert_uint_eq(read_isr(0x20), 2);
+    lower_irq(0);
+    raise_irq(0);
+    ck_assert_int_eq(virtx_pic_take(&pic), 0x40); /* IR7 is the lowest again. */
+}
+END_TEST
+
+START_TEST(single_without_icw4)
+{
+    virtx_pic_write(&pic, 0x20, 0x12);
+    virtx_pic_write(&pic, 0x21, 0x57); /* Bits 2:0 are not part of the vector. */
+    virtx_pic_write(&pic, 0x21, 0xf0); /* This is the mask already. */
+    ck_assert_uint_eq(virtx_pic_read(&pic, 0x21), 0xf0);
+    raise_irq(1);
+    ck_assert_int_eq(virtx_pic_take(&pic), 0x51);
+}
+END_TEST
+
+START_TEST(automatic_eoi)
+{
+    program(0x11, 3, 3);
+    raise_irq(8);
+    raise_irq(9);
+    ck_assert_int_eq(virtx_pic_take(&pic), 0x70);
+    ck_assert_uint_eq(read_isr(0x20) | read_isr(0xa0), 0);
+    ck_assert(intr);
+    ck_assert_int_eq(virtx_pic_take(&pic), 0x71);
+    ck_assert(!intr);
+    ck_assert_int_eq(rises, 2);
+
+    /* Rotation in automatic EOI mode: the one served goes to the end. */
+    virtx_pic_write(&pic, 0x20, 0x80);
+    raise_irq(0);
+    raise_irq(1);
+    ck_assert_int_eq(virtx_pic_take(&pic), 0x30);
+    lower_irq(0);
+    raise_irq(0);
+    ck_assert_int_eq(virtx_pic_take(&pic), 0x31);
+    ck_assert_int_eq(virtx_pic_take(&pic), 0x30);
+    virtx_pic_write(&pic, 0x20, 0x00);
+    lower_irq(1);
+    raise_irq(1);
+    ck_assert_int_eq(virtx_pic_take(&pic), 0x31);
+    lower_irq(0);
+    lower_irq(1);
+    raise_irq(1);
+    raise_irq(0);
+    ck_assert_int_eq(virtx_pic_take(&pic), 0x31); /* 0 stayed the lowest. */
+}
+END_TEST
+
+START_TEST(rotation_by_command)
+{
+    virtx_pic_write(&pic, 0x20, 0xc4); /* 4 lowest: 5 6 7 0 1 2 3 4. */
+    raise_irq(0);
+    raise_irq(4);
+    raise_irq(6);
+    ck_assert_int_eq(virtx_pic_take(&pic), 0x36);
+    virtx_pic_write(&pic, 0x20, 0xa0); /* Rotate on non-specific EOI: 7 0 1 ... 6. */
+    ck_assert_uint_eq(read_isr(0x20), 0);
+    ck_assert_int_eq(virtx_pic_take(&pic), 0x30);
+    virtx_pic_write(&pic, 0x20, 0xe0); /* Rotate on specific EOI of 0: 1 2 ... 0. */
+    lower_irq(0);
+    raise_irq(0);
+    ck_assert_int_eq(virtx_pic_take(&pic), 0x34);
+    virtx_pic_write(&pic, 0x20, 0x40); /* No operation. */
+    ck_assert_uint_eq(read_isr(0x20), 0x10);
+    virtx_pic_write(&pic, 0x20, 0x20);
+    ck_assert_int_eq(virtx_pic_take(&pic), 0x30);
+    virtx_pic_write(&pic, 0x20, 0xa0);
+    virtx_pic_write(&pic, 0x20, 0xa0); /* With nothing in service: no effect. */
+    ck_assert_int_eq(virtx_pic_pending(&pic), VIRTX_IRQ_NONE);
+}
+END_TEST
+
+START_TEST(special_mask_mode)
+{
+    raise_irq(3);
+    ck_assert_int_eq(virtx_pic_take(&pic), 0x33);
+    raise_irq(6);
+    virtx_pic_write(&pic, 0x21, 0x08);
+    ck_assert_int_eq(virtx_pic_pending(&pic), VIRTX_IRQ_NONE);
+    virtx_pic_write(&pic, 0x20, 0x68);
+    ck_assert_int_eq(virtx_pic_take(&pic), 0x36);
+    /* "An IS bit that is masked will not be cleared by a non-specific EOI." */
+    virtx_pic_write(&pic, 0x20, 0x20);
+    ck_assert_uint_eq(read_isr(0x20), 0x08);
+    virtx_pic_write(&pic, 0x20, 0x20);
+    ck_assert_uint_eq(read_isr(0x20), 0x08);
+    virtx_pic_write(&pic, 0x20, 0x28); /* SMM without ESMM changes nothing. */
+    raise_irq(7);
+    ck_assert_int_eq(virtx_pic_pending(&pic), 0x37);
+    virtx_pic_write(&pic, 0x20, 0x48);
+    ck_assert_int_eq(virtx_pic_pending(&pic), VIRTX_IRQ_NONE);
+}
+END_TEST
+
+START_TEST(special_fully_nested_mode)
+{
+    raise_irq(12);
+    ck_assert_int_eq(virtx_pic_take(&pic), 0x74);
+    raise_irq(9);
+    ck_assert_int_eq(virtx_pic_pending(&pic), VIRTX_IRQ_NONE);
+    lower_irq(9);
+    lower_irq(12);
+
+    program(0x11, 0x11, 1);
+    raise_irq(12);
+    ck_assert_int_eq(virtx_pic_take(&pic), 0x74);
+    raise_irq(14);
+    ck_assert_int_eq(virtx_pic_pending(&pic), VIRTX_IRQ_NONE);
+    raise_irq(9);
+    ck_assert_int_eq(virtx_pic_take(&pic), 0x71);
+    raise_irq(3);
+    ck_assert_int_eq(virtx_pic_pending(&pic), 0x33);
+}
+END_TEST
+
+START_TEST(poll_mode)
+{
+    virtx_pic_write(&pic, 0x20, 0x0c);
+    ck_assert_uint_eq(virtx_pic_read(&pic, 0x20) & 0x80, 0);
+    ck_assert_uint_eq(virtx_pic_read(&pic, 0x20), 0); /* One poll only: this is IRR. */
+    raise_irq(13);
+    ck_assert(intr);
+    virtx_pic_write(&pic, 0x20, 0x0c);
+    ck_assert_uint_eq(virtx_pic_read(&pic, 0x20), 0x82);
+    ck_assert(!intr);
+    virtx_pic_write(&pic, 0xa0, 0x0c);
+    ck_assert_uint_eq(virtx_pic_read(&pic, 0xa1), 0x85); /* Any read is the poll. */
+    ck_assert_uint_eq(virtx_pic_read(&pic, 0xa1), 0x00);
+    ck_assert_uint_eq(read_isr(0x20), 4);
+    ck_assert_uint_eq(read_isr(0xa0), 0x20);
+}
+END_TEST
+
+START_TEST(misprogrammed_cascade)
+{
+    /* The master does not know of its slave: the cascade is an input like others. */
+    virtx_pic_write(&pic, 0x20, 0x11);
+    virtx_pic_write(&pic, 0x21, 0x30);
+    virtx_pic_write(&pic, 0x21, 0x00);
+    virtx_pic_write(&pic, 0x21, 0x01);
+    raise_irq(8);
+    ck_assert_int_eq(virtx_pic_take(&pic), 0x32);
+    lower_irq(8);
+    program(0x11, 1, 1);
+    /* The slave has another identity: nobody drives the bus. */
+    virtx_pic_write(&pic, 0xa0, 0x11);
+    virtx_pic_write(&pic, 0xa1, 0x70);
+    virtx_pic_write(&pic, 0xa1, 0x05);
+    virtx_pic_write(&pic, 0xa1, 0x01);
+    raise_irq(8);
+    ck_assert_int_eq(virtx_pic_pending(&pic), 0xff);
+    ck_assert_int_eq(virtx_pic_take(&pic), 0xff);
+}
+END_TEST
+
+START_TEST(irq_2_and_beyond_are_ignored)
+{
+    raise_irq(2);
+    raise_irq(16);
+    raise_irq(UINT32_MAX);
+    virtx_pic_pulse(&pic, 2);
+    virtx_pic_pulse(&pic, 16);
+    ck_assert_int_eq(virtx_pic_pending(&pic), VIRTX_IRQ_NONE);
+    ck_assert_uint_eq(read_irr(0x20) | read_irr(0xa0), 0);
+}
+END_TEST
+
+/* Every sequence keeps what the pair promises: INT is high exactly if there is something to take,
+ * what was offered is what is taken, and its bit goes into service. */
+START_TEST(random_sequences)
+{
+    static const uint16_t port[] = {0x20, 0x21, 0xa0, 0xa1, 0x4d0, 0x4d1};
+    unsigned taken = 0;
+
+    srand(8259);
+    for (int i = 0; i < 100000; i++) {
+        unsigned r = (unsigned)rand();
+        int offered;
+
+        if (r % 5 == 0)
+            virtx_pic_write(&pic, port[r / 5 % 6], (uint8_t)(r >> 8));
+        else if (r % 5 == 1)
+            (void)virtx_pic_read(&pic, port[r / 5 % 6]);
+        else if (r % 5 == 2)
+            virtx_pic_pulse(&pic, r / 5 % 16);
+        else
+            virtx_pic_set_irq(&pic, r / 5 % 16, r & 0x10000);
+        if (i % 1000 == 0)
+            setup();
+        offered = virtx_pic_pending(&pic);
+        ck_assert(intr == (offered >= 0));
+        if (offered >= 0 && rand() % 2) {
+            ck_assert_int_eq(virtx_pic_take(&pic), offered);
+            ck_assert(intr == (virtx_pic_pending(&pic) >= 0));
+            taken++;
+        }
+    }
+    ck_assert_uint_gt(taken, 3000);
+}
+END_TEST
+
+START_TEST(as_a_source)
+{
+    raise_irq(1);
+    ck_assert_int_eq(virtx_pic_irq_source.pending(&pic), 0x31);
+    ck_assert_int_eq(virtx_pic_irq_source.take(&pic), 0x31);
+    ck_assert_int_eq(virtx_pic_irq_source.pending(&pic), -1);
+    ck_assert_ptr_null(virtx_pic_irq_source.tpr);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("pic");
+    TCase *tc = tcase_create("pic");
+    SRunner *runner;
+    int failed;
+
+    tcase_add_checked_fixture(tc, setup, NULL);
+    tcase_set_timeout(tc, 60);
+    tcase_add_test(tc, idle_pair_is_detectable);
+    tcase_add_test(tc, ports);
+    tcase_add_test(tc, each_input_has_its_vector);
+    tcase_add_test(tc, priority_and_nesting);
+    tcase_add_test(tc, masked_request_is_kept);
+    tcase_add_test(tc, spurious_7_and_15);
+    tcase_add_test(tc, pulse_is_one_interrupt);
+    tcase_add_test(tc, level_inputs);
+    tcase_add_test(tc, icw1_starts_afresh);
+    tcase_add_test(tc, single_without_icw4);
+    tcase_add_test(tc, automatic_eoi);
+    tcase_add_test(tc, rotation_by_command);
+    tcase_add_test(tc, special_mask_mode);
+    tcase_add_test(tc, special_fully_nested_mode);
+    tcase_add_test(tc, poll_mode);
+    tcase_add_test(tc, misprogrammed_cascade);
+    tcase_add_test(tc, irq_2_and_beyond_are_ignored);
+    tcase_add_test(tc, random_sequences);
+    tcase_add_test(tc, as_a_source);
+    suite_add_tcase(suite, tc);
+    runner = srunner_create(suite);
+    srunner_run_all(runner, CK_NORMAL);
+    failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}
