@@ -44,6 +44,9 @@ enum hw_work {
     HW_WORK_CONTROLS = 1u << 2, /* intercepts changed: virtx_hw.controls */
     HW_WORK_ROOT = 1u << 3,     /* the engine's root changed: virtx_hw.set_root */
     HW_WORK_HALTED = 1u << 4,   /* activity is not VIRTX_ACTIVE: may not be entered */
+    HW_WORK_LOADED = 1u << 5,   /* just loaded here: order that before the look at the requests */
+    HW_WORK_FPU = 1u << 6,      /* the guest's FPU state is not in the processor */
+    HW_WORK_SWITCH = 1u << 7,   /* host state of tier 1 or 2 is in place of the guest's */
 };
 
 /* What the vcpu is to exit on, computed by src/hw from the intercepts, in neutral words. The
@@ -74,6 +77,9 @@ struct hw_cpu {
 struct hw_vm {
     struct virtx_vm *vm;
     uint64_t nested_generation;
+    uint64_t tsc_base;      /* host TSC at which the guest's counters were 0 */
+    uint64_t port_rules;    /* signature of the rules that the port bitmap was made from */
+    uint64_t msr_rules;     /* likewise for the MSR bitmap */
 };
 
 /*
@@ -113,6 +119,15 @@ struct hw_vcpu {
         uint8_t bytes[15], length;
     } pending;
     void *emulation;      /* src/hw/mmio.c: restart log of the instruction being executed */
+
+    /* The rest is src/hw's own. */
+    bool serve_cpuid;     /* no intercept wants CPUID: answer from the cache */
+    bool rules_port, rules_msr, rules_mmio, rules_hypercall; /* whether any intercept exists */
+    bool switch_exit;     /* the profile wants shared state switched at every exit */
+    bool switch_return;   /* … or when run returns */
+    struct virtx_event inflight; /* what the coming (or last) entry injects, when `injected` */
+    uint64_t port_rules, msr_rules; /* as in struct hw_vm, for the vcpu's own bitmaps */
+    struct hw_soft *soft; /* see service.h */
 };
 
 /* The vendor plug-in: one constant table a vendor. All operations are required. */

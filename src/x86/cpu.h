@@ -20,6 +20,16 @@ struct cpuid_regs {
 struct cpuid_regs mock_cpuid(uint32_t leaf, uint32_t subleaf);
 uint64_t mock_rdmsr(uint32_t index);
 void mock_wrmsr(uint32_t index, uint64_t value);
+uint64_t mock_irq_save(void);
+void mock_irq_restore(uint64_t flags);
+void mock_irq_window(void);
+uint64_t mock_read_cr(unsigned n);
+void mock_write_cr(unsigned n, uint64_t value);
+uint64_t mock_read_dr(unsigned n);
+void mock_write_dr(unsigned n, uint64_t value);
+#define x86_irq_save mock_irq_save
+#define x86_irq_restore mock_irq_restore
+#define x86_irq_window mock_irq_window
 #define x86_cpuid mock_cpuid
 #define x86_rdmsr mock_rdmsr
 #define x86_wrmsr mock_wrmsr
@@ -59,6 +69,29 @@ static inline uint64_t x86_rdtsc(void)
     return (uint64_t)high << 32 | low;
 }
 
+#ifdef VIRTX_UNIT
+
+#define X86_CR_ACCESSORS(n)                                                                        \
+    static inline uint64_t x86_read_cr##n(void)                                                    \
+    {                                                                                              \
+        return mock_read_cr(n);                                                                    \
+    }                                                                                              \
+    static inline void x86_write_cr##n(uint64_t value)                                             \
+    {                                                                                              \
+        mock_write_cr(n, value);                                                                   \
+    }
+#define X86_DR_ACCESSORS(n)                                                                        \
+    static inline uint64_t x86_read_dr##n(void)                                                    \
+    {                                                                                              \
+        return mock_read_dr(n);                                                                    \
+    }                                                                                              \
+    static inline void x86_write_dr##n(uint64_t value)                                             \
+    {                                                                                              \
+        mock_write_dr(n, value);                                                                   \
+    }
+
+#else
+
 #define X86_CR_ACCESSORS(n)                                                                        \
     static inline uint64_t x86_read_cr##n(void)                                                    \
     {                                                                                              \
@@ -70,12 +103,6 @@ static inline uint64_t x86_rdtsc(void)
     {                                                                                              \
         __asm__ volatile("mov %0, %%cr" #n : : "r"(value) : "memory");                             \
     }
-X86_CR_ACCESSORS(0)
-X86_CR_ACCESSORS(2)
-X86_CR_ACCESSORS(3)
-X86_CR_ACCESSORS(4)
-#undef X86_CR_ACCESSORS
-
 #define X86_DR_ACCESSORS(n)                                                                        \
     static inline uint64_t x86_read_dr##n(void)                                                    \
     {                                                                                              \
@@ -87,6 +114,13 @@ X86_CR_ACCESSORS(4)
     {                                                                                              \
         __asm__ volatile("mov %0, %%dr" #n : : "r"(value));                                        \
     }
+#endif
+
+X86_CR_ACCESSORS(0)
+X86_CR_ACCESSORS(2)
+X86_CR_ACCESSORS(3)
+X86_CR_ACCESSORS(4)
+#undef X86_CR_ACCESSORS
 X86_DR_ACCESSORS(0)
 X86_DR_ACCESSORS(1)
 X86_DR_ACCESSORS(2)
@@ -94,6 +128,8 @@ X86_DR_ACCESSORS(3)
 X86_DR_ACCESSORS(6)
 X86_DR_ACCESSORS(7)
 #undef X86_DR_ACCESSORS
+
+#ifndef VIRTX_UNIT
 
 /* Reads RFLAGS and turns interrupts off. */
 static inline uint64_t x86_irq_save(void)
@@ -115,5 +151,7 @@ static inline void x86_irq_window(void)
 {
     __asm__ volatile("sti; nop; cli" : : : "memory");
 }
+
+#endif
 
 #endif

@@ -1,0 +1,219 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * What the files of src/hw share among themselves, and nobody else sees.
+ */
+#ifndef VIRTX_HW_SERVICE_H
+#define VIRTX_HW_SERVICE_H
+
+#include "hw/hw.h"
+#include "x86/cpu.h"
+#include "x86/defs.h"
+
+/*
+ * Answers of CPUID, ready to be stored. The table in the VM is small and searched from its start; a
+ * direct-mapped cache in front of it makes the answer a matter of a few instructions. All that
+ * varies (OSXSAVE, OSPKE, XSAVE sizes) varies with CR4 and XCR0, whose changes empty the cache.
+ */
+#define HW_CPUID_LINES 32u
+struct hw_cpuid_line {
+    uint32_t leaf, subleaf;
+    uint32_t subleaf_mask; /* 0: the answer does not depend on ECX */
+    uint32_t eax, ebx, ecx, edx;
+    uint32_t valid;
+};
+
+#define HW_MTRR_VARIABLE 8u
+#define HW_MTRR_FIXED    11u
+
+/* What the guest's CPUID lets it use, worked out once. */
+struct hw_policy {
+    uint64_t cr4;      /* bits that may be 1 */
+    uint64_t efer;
+    uint64_t xcr0;     /* 0: no XSAVE */
+    uint64_t xss;
+    uint64_t reserved; /* bits of a physical address that must be 0 */
+    uint64_t spec_ctrl; /* bits of IA32_SPEC_CTRL; 0: no such MSR */
+    bool has_ibpb, has_l1d_flush, has_arch_capabilities, has_tsc_adjust, has_tsc_aux;
+    bool amd;
+    uint8_t physical_bits;
+};
+
+/* What completes an access that has gone to the loop, when its exit record does not say it all. */
+enum hw_pending {
+    HW_PENDING_NONE,
+    HW_PENDING_STRING, /* io.c */
+    HW_PENDING_SIMPLE, /* mmio.c: a plain MOV, described in hw_soft.mov */
+    HW_PENDING_INSN,   /* mmio.c: the executor's restart log knows */
+};
+
+/* A MOV-like access to MMIO that needs no executor. */
+struct hw_mov {
+    uint8_t kind;     /* 0 write; 1 read into a register; 2 with zero extension; 3 with sign */
+    uint8_t reg;      /* destination register; 4 to 7 with `high`: AH to BH */
+    bool high;
+    uint8_t size;     /* bytes in memory */
+    uint8_t to_size;  /* bytes of the register */
+};
+
+/* String port access in progress (io.c). */
+struct hw_string {
+    uint64_t linear;   /* of the first unit */
+    uint32_t units;
+    uint8_t address_size;
+    uint8_t length;
+};
+
+struct hw_soft {
+    struct hw_cpuid_line cpuid[HW_CPUID_LINES];
+    struct hw_policy policy;
+    uint64_t mtrr_variable[2 * HW_MTRR_VARIABLE];
+    uint64_t mtrr_fixed[HW_MTRR_FIXED];
+    uint64_t mtrr_def_type;
+    uint64_t microcode, syscfg, hwcr, de_cfg;
+    struct hw_mov mov;
+    struct hw_string string;
+    size_t fpu_bytes;  /* of the guest's XSAVE area */
+    size_t fpu_pages;
+    bool host_xsave;   /* the processor has XSAVE */
+    /* The host's values of what fpu.c and switch.c exchange, when the profile names it. */
+    bool host_fpu_saved;
+    uint64_t host_xcr0, host_tsc_aux, host_spec_ctrl, host_xss;
+    uint64_t host_dr[4], host_dr6, host_dr7;
+    uint32_t host_pkru, guest_pkru;
+    bool shared_msrs;  /* the guest's TSC_AUX, SPEC_CTRL, XSS are in the processor */
+    void *host_fpu;    /* host's XSAVE area, NULL if the profile does not ask for it */
+    uint8_t io_buffer[VIRTX_IO_BATCH];
+    uint8_t pages;     /* of this structure */
+};
+
+static inline const struct virtx_hw *hw_ops(const struct virtx *virtx)
+{
+    return virtx->backend->hw;
+}
+
+/* Current privilege level. */
+static inline unsigned hw_cpl(struct hw_vcpu *hv)
+{
+    return (hw_state(hv, VIRTX_STATE_SEG)->seg[VIRTX_SS].attributes >> VIRTX_SEG_DPL_SHIFT) & 3;
+}
+
+/* exit.c: serves the exit in the record. False: run returns, `*status` says with what. */
+bool hw_exit(struct hw_vcpu *hv, enum virtx_status *status);
+/* The record goes to the loop. */
+static inline bool hw_to_loop(struct hw_vcpu *hv, bool pending)
+{
+    hv->vcpu->exit.pending = pending;
+    return false;
+}
+/* The library's own service of an exit, as if no intercept were set. As hw_exit(). */
+bool hw_exit_default(struct hw_vcpu *hv, enum virtx_status *status);
+
+/* run.c: starts a record that the library itself makes, at the current RIP. */
+struct virtx_exit *hw_record(struct hw_vcpu *hv, uint32_t reason);
+
+/* event.c */
+enum hw_next { HW_ENTER, HW_LEAVE };
+/* Decides what the coming entry injects and which windows it asks for. HW_LEAVE: the vcpu may not be
+ * entered, the record says why. */
+enum hw_next hw_events(struct hw_vcpu *hv);
+/* After an exit: takes note of what became of the injected event. */
+void hw_events_delivered(struct hw_vcpu *hv);
+/* Raises an exception for the instruction at RIP, merging with an interrupted delivery. */
+void hw_raise(struct hw_vcpu *hv, const struct virtx_event *event);
+void hw_raise_vector(struct hw_vcpu *hv, uint8_t vector);               /* without error code */
+void hw_raise_error(struct hw_vcpu *hv, uint8_t vector, uint32_t error); /* with one */
+void hw_raise_page_fault(struct hw_vcpu *hv, uint64_t address, uint32_t error);
+void hw_triple_fault(struct hw_vcpu *hv);
+void hw_events_reset(struct hw_vcpu *hv);
+
+/* cpuid.c */
+bool hw_cpuid_fill(struct hw_vcpu *hv, struct hw_cpuid_line *line, uint32_t leaf, uint32_t subleaf);
+void hw_cpuid_forget(struct hw_vcpu *hv);
+void hw_cpuid_policy(struct hw_vcpu *hv);
+static inline struct hw_cpuid_line *hw_cpuid_answer(struct hw_vcpu *hv, uint32_t leaf,
+                                                    uint32_t subleaf)
+{
+    struct hw_cpuid_line *line = &hv->soft->cpuid[(leaf ^ leaf >> 27) % HW_CPUID_LINES];
+
+    if (unlikely(line->leaf != leaf || (line->subleaf != (subleaf & line->subleaf_mask)) ||
+                 !line->valid))
+        hw_cpuid_fill(hv, line, leaf, subleaf);
+    return line;
+}
+static inline void hw_cpuid_store(struct hw_vcpu *hv, const struct hw_cpuid_line *line)
+{
+    hv->state.gpr[VIRTX_RAX] = line->eax;
+    hv->state.gpr[VIRTX_RBX] = line->ebx;
+    hv->state.gpr[VIRTX_RCX] = line->ecx;
+    hv->state.gpr[VIRTX_RDX] = line->edx;
+}
+
+/* msr.c */
+enum hw_msr { HW_MSR_OK, HW_MSR_FAULT, HW_MSR_UNKNOWN };
+enum hw_msr hw_msr_read(struct hw_vcpu *hv, uint32_t index, uint64_t *value);
+enum hw_msr hw_msr_write(struct hw_vcpu *hv, uint32_t index, uint64_t value);
+void hw_msr_reset(struct hw_vcpu *hv, bool init);
+extern const uint32_t hw_msr_direct[]; /* passed through by default; ends with 0 */
+bool hw_pat_valid(uint64_t pat);
+
+/* cr.c: false: an exception has been raised instead. */
+bool hw_cr_write(struct hw_vcpu *hv, unsigned reg, uint64_t value);
+uint64_t hw_cr_read(struct hw_vcpu *hv, unsigned reg);
+bool hw_efer_valid(struct hw_vcpu *hv, uint64_t value);
+void hw_efer_write(struct hw_vcpu *hv, uint64_t value);
+bool hw_xcr0_valid(struct hw_vcpu *hv, uint64_t value);
+bool hw_xsetbv(struct hw_vcpu *hv, uint32_t index, uint64_t value);
+bool hw_dr_access(struct hw_vcpu *hv, bool write, unsigned reg, uint64_t *value);
+/* The control registers have changed from these values: engine, CPUID cache. */
+void hw_control_changed(struct hw_vcpu *hv, uint64_t cr0, uint64_t cr3, uint64_t cr4, uint64_t efer,
+                        bool set);
+void hw_owe(struct hw_vcpu *hv, uint32_t debts);
+
+/* io.c */
+bool hw_io(struct hw_vcpu *hv, enum virtx_status *status);
+void hw_io_complete(struct hw_vcpu *hv, const void *value);
+
+/* mmio.c */
+bool hw_mmio(struct hw_vcpu *hv, enum virtx_status *status);
+enum virtx_status hw_mmio_complete(struct hw_vcpu *hv, const void *value);
+bool hw_page_fault(struct hw_vcpu *hv, enum virtx_status *status);
+
+/* complete.c: serves the access in the record with the values in it (a handler's answer). */
+void hw_complete_record(struct hw_vcpu *hv);
+void hw_gpr_write(struct hw_vcpu *hv, unsigned reg, uint64_t value, unsigned size);
+
+/* memory.c: guest linear memory on the vcpu's thread. */
+enum hw_access_result { HW_ACCESS_OK, HW_ACCESS_FAULT, HW_ACCESS_MMIO };
+struct walk_mode;
+void hw_walk_mode(struct hw_vcpu *hv, struct walk_mode *mode);
+/* VIRTX_E_FAULT with `event` filled, or HW_ACCESS_MMIO when the page is not memory (gpa is set). */
+enum hw_access_result hw_translate(struct hw_vcpu *hv, uint64_t linear, uint32_t access,
+                                   uint64_t *gpa, struct virtx_event *event);
+enum hw_access_result hw_linear_read(struct hw_vcpu *hv, uint64_t linear, void *buffer,
+                                     size_t bytes, struct virtx_event *event);
+enum hw_access_result hw_linear_write(struct hw_vcpu *hv, uint64_t linear, const void *buffer,
+                                      size_t bytes, struct virtx_event *event);
+
+/* fpu.c, switch.c: state that the vendors do not move. Interrupts off. */
+enum virtx_status hw_fpu_create(struct hw_vcpu *hv);
+void hw_fpu_destroy(struct hw_vcpu *hv);
+void hw_fpu_reset(struct hw_vcpu *hv);
+void hw_fpu_load(struct hw_vcpu *hv);
+void hw_fpu_unload(struct hw_vcpu *hv, bool restore_host);
+void hw_fpu_xcr0(struct hw_vcpu *hv); /* state.xcr0 has changed */
+void hw_switch_plan(struct hw_vcpu *hv);
+void hw_switch_load(struct hw_vcpu *hv);
+void hw_switch_put(struct hw_vcpu *hv);
+void hw_switch_to_guest(struct hw_vcpu *hv);
+void hw_switch_to_host(struct hw_vcpu *hv, uint32_t tier);
+void hw_debug_load(struct hw_vcpu *hv);
+void hw_debug_sync(struct hw_vcpu *hv);   /* state.dr, dr6 := the processor's */
+void hw_debug_unload(struct hw_vcpu *hv);
+
+/* intercepts.c */
+void hw_controls_compute(struct hw_vcpu *hv);
+
+/* tags.c */
+void hw_tag_assign(struct hw_vcpu *hv, struct hw_cpu *cpu);
+
+#endif
