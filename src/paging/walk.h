@@ -17,6 +17,7 @@ struct walk_mode {
     uint64_t pdpte[4];      /* with PAE paging outside long mode */
     uint32_t pkru;
     uint8_t physical_bits;  /* the guest's MAXPHYADDR: bits above are reserved */
+    bool no_1g;             /* the guest's CPUID has no 1-GByte pages: PS in a PDPTE is reserved */
 };
 
 enum walk_flag {
@@ -33,7 +34,11 @@ struct walk_result {
     uint32_t rights; /* virtx_access bits granted at this privilege */
 };
 
-/* VIRTX_OK, VIRTX_E_FAULT (page fault), VIRTX_E_NOT_FOUND (a table of the guest is not in memory). */
+/*
+ * VIRTX_OK, VIRTX_E_FAULT (page fault), VIRTX_E_NOT_FOUND (a table of the guest is not in memory).
+ * Whether gva is canonical is the caller's question: that is #GP or #SS, not #PF. Flags are set only by
+ * an access that is allowed. On a vcpu's thread, or under the VM's lock.
+ */
 enum virtx_status walk_guest(struct virtx_vm *vm, const struct walk_mode *mode, uint64_t gva,
                              uint32_t access, uint32_t flags, struct walk_result *result);
 

@@ -1,0 +1,460 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * The guest's own page tables, walked in software.
+ *
+ * Written straight-line for each format: the 4-level walk is part of every exit of an SVM processor
+ * without next-RIP, so instructions are counted here. Intel SDM "Paging" throughout; where the AMD
+ * APM "Page Translation and Protection" differs, a comment says so.
+ */
+#include "paging/walk.h"
+#include "x86/defs.h"
+
+#define ENTRY_P  BIT(0)
+#define ENTRY_W  BIT(1)
+#define ENTRY_U  BIT(2)
+#define ENTRY_A  BIT(5)
+#define ENTRY_D  BIT(6)
+#define ENTRY_PS BIT(7)
+#define ENTRY_NX BIT(63)
+
+#define ADDRESS      0x000ffffffffff000ull
+#define ADDRESS_32   0xfffff000ull
+#define OFFSET(size) ((size)-1)
+#define SIZE_4K      0x1000ull
+#define SIZE_2M      0x200000ull
+#define SIZE_4M      0x400000ull
+#define SIZE_1G      0x40000000ull
+
+#define RIGHTS_ALL (VIRTX_READ | VIRTX_WRITE | VIRTX_EXECUTE)
+
+/* Another vcpu changing an entry each time we try to set its flags is a guest at odds with itself.
+ * It then gets the #PF of an entry that changed under a TLB, which guests must expect anyway. */
+#define FLAG_ATTEMPTS 64
+
+/* The slot in which the last table lay: most often it holds the next one too. */
+struct near {
+    const struct slot_table *slots;
+    uint64_t gpa, bytes; /* bytes 0: none yet */
+    uint8_t *memory;
+};
+
+/* The entries used, root first, for setting their flags afterwards. */
+struct path {
+    uint64_t root;
+    uint64_t entry[4];
+    uint8_t count;
+    uint8_t width; /* bytes of an entry */
+    uint8_t shift; /* of the root's index */
+};
+
+static __attribute__((noinline)) bool near_find(struct near *near, uint64_t table)
+{
+    const struct slot_entry *slot = virtx_slot_find(near->slots, table);
+    if (!slot)
+        return false;
+    near->gpa = slot->gpa;
+    near->bytes = slot->end - slot->gpa;
+    near->memory = slot->memory;
+    return true;
+}
+
+static inline __attribute__((always_inline)) void near_start(struct near *near, struct virtx_vm *vm)
+{
+    near->slots = virtx_slots(vm);
+    near->gpa = 0;
+    near->bytes = 0;
+    near->memory = NULL;
+}
+
+/* Host address of the table at a page-aligned GPA, or NULL. */
+static inline __attribute__((always_inline)) uint8_t *near_table(struct near *near, uint64_t table)
+{
+    uint64_t offset = table - near->gpa;
+    if (unlikely(offset >= near->bytes)) {
+        struct near found = {.slots = near->slots};
+        if (!near_find(&found, table))
+            return NULL;
+        *near = found;
+        offset = table - near->gpa;
+    }
+    return near->memory + offset;
+}
+
+static inline __attribute__((always_inline)) uint64_t read_entry(const uint8_t *table,
+                                                                 uint64_t gva, unsigned shift)
+{
+    const uint64_t *entry = (const void *)(table + ((gva >> (shift - 3)) & 0xff8));
+    return __atomic_load_n(entry, __ATOMIC_RELAXED);
+}
+
+static inline __attribute__((always_inline)) uint64_t read_entry_32(const uint8_t *table,
+                                                                    uint64_t gva, unsigned shift)
+{
+    const uint32_t *entry = (const void *)(table + ((gva >> (shift - 2)) & 0xffc));
+    return __atomic_load_n(entry, __ATOMIC_RELAXED);
+}
+
+/* The bits of the #PF error code that the access alone determines. */
+static uint32_t access_error(const struct walk_mode *mode, uint32_t access, uint32_t flags)
+{
+    uint32_t error = 0;
+    bool nx = (mode->cr4 & CR4_PAE) && (mode->efer & EFER_NXE);
+    if (access & VIRTX_WRITE)
+        error |= PF_WRITE;
+    if ((flags & (WALK_USER | WALK_IMPLICIT)) == WALK_USER)
+        error |= PF_USER;
+    if ((access & VIRTX_EXECUTE) && (nx || (mode->cr4 & CR4_SMEP)))
+        error |= PF_FETCH;
+    return error;
+}
+
+/* No translation: the entry is not present, or has a reserved bit set. */
+static __attribute__((noinline, cold)) enum virtx_status no_translation(
+    const struct walk_mode *mode, uint64_t entry, uint32_t access, uint32_t flags,
+    struct walk_result *result)
+{
+    result->rights = 0;
+    result->error = access_error(mode, access, flags);
+    if (entry & ENTRY_P)
+        result->error |= PF_PRESENT | PF_RESERVED;
+    return VIRTX_E_FAULT;
+}
+
+static __attribute__((noinline, cold)) enum virtx_status no_rights(const struct walk_mode *mode,
+                                                                   uint32_t access, uint32_t flags,
+                                                                   bool key,
+                                                                   struct walk_result *result)
+{
+    result->error = access_error(mode, access, flags) | PF_PRESENT | (key ? PF_PKEY : 0);
+    return VIRTX_E_FAULT;
+}
+
+/* What PKRU takes away of the rights to a user page (Intel SDM "Protection Keys"). */
+static __attribute__((noinline)) uint32_t key_denies(const struct walk_mode *mode, uint64_t leaf,
+                                                     bool user)
+{
+    uint32_t key = mode->pkru >> (2 * (leaf >> 59 & 15));
+    if (key & 1)
+        return VIRTX_READ | VIRTX_WRITE;
+    if ((key & 2) && (user || (mode->cr0 & CR0_WP)))
+        return VIRTX_WRITE;
+    return 0;
+}
+
+/* Intel SDM "Determination of Access Rights". `all` and `any` are the AND and the OR of the
+ * entries used. */
+static inline __attribute__((always_inline)) enum virtx_status judge(
+    const struct walk_mode *mode, uint64_t all, uint64_t any, uint64_t leaf, uint32_t access,
+    uint32_t flags, struct walk_result *result)
+{
+    uint32_t rights = RIGHTS_ALL, denied = 0;
+    bool user = (flags & (WALK_USER | WALK_IMPLICIT)) == WALK_USER;
+
+    if (user) {
+        if (!(all & ENTRY_U))
+            rights = 0;
+        if (!(all & ENTRY_W))
+            rights &= ~(uint32_t)VIRTX_WRITE;
+    } else {
+        if (!(all & ENTRY_W) && (mode->cr0 & CR0_WP))
+            rights &= ~(uint32_t)VIRTX_WRITE;
+        if (all & ENTRY_U) {
+            if (mode->cr4 & CR4_SMEP)
+                rights &= ~(uint32_t)VIRTX_EXECUTE;
+            if ((mode->cr4 & CR4_SMAP) &&
+                (!(mode->rflags & RFLAGS_AC) || (flags & WALK_IMPLICIT)))
+                rights &= ~(uint32_t)(VIRTX_READ | VIRTX_WRITE);
+        }
+    }
+    if (any & ENTRY_NX)
+        rights &= ~(uint32_t)VIRTX_EXECUTE;
+    if (unlikely(mode->cr4 & CR4_PKE) && (mode->efer & EFER_LMA) && (all & ENTRY_U))
+        denied = key_denies(mode, leaf, user);
+    rights &= ~denied;
+
+    result->rights = rights;
+    if (unlikely(access & ~rights) && !(flags & WALK_PROBE))
+        return no_rights(mode, access, flags, access & denied, result);
+    return VIRTX_OK;
+}
+
+/* Bits that must be 0 in every 64-bit entry, together with P: in a usable entry only P is set. */
+static inline __attribute__((always_inline)) uint64_t reserved_64(const struct walk_mode *mode,
+                                                                  unsigned top)
+{
+    uint64_t mask = ENTRY_P | (bits_mask(top, 0) & (~0ull << mode->physical_bits));
+    if (!(mode->efer & EFER_NXE))
+        mask |= ENTRY_NX;
+    return mask;
+}
+
+static inline __attribute__((always_inline)) enum virtx_status walk_4level(
+    struct virtx_vm *vm, const struct walk_mode *mode, uint64_t gva, uint32_t access,
+    uint32_t flags, struct walk_result *result, struct path *path)
+{
+    uint64_t reserved = reserved_64(mode, 51);
+    uint64_t entry, all, any, size;
+    const uint8_t *table;
+    struct near near;
+
+    near_start(&near, vm);
+    path->root = mode->cr3 & ADDRESS;
+    path->width = 8;
+    path->shift = 39;
+
+    table = near_table(&near, path->root);
+    if (unlikely(!table))
+        return VIRTX_E_NOT_FOUND;
+    entry = read_entry(table, gva, 39);
+    if (unlikely((entry & (reserved | ENTRY_PS)) != ENTRY_P))
+        goto fault;
+    path->entry[0] = all = any = entry;
+
+    table = near_table(&near, entry & ADDRESS);
+    if (unlikely(!table))
+        return VIRTX_E_NOT_FOUND;
+    entry = read_entry(table, gva, 30);
+    if (unlikely((entry & reserved) != ENTRY_P))
+        goto fault;
+    path->entry[1] = entry;
+    all &= entry;
+    any |= entry;
+    path->count = 2;
+    size = SIZE_1G;
+    if (unlikely(entry & ENTRY_PS)) {
+        if (mode->no_1g || (entry & bits_mask(29, 13)))
+            goto fault;
+        goto found;
+    }
+
+    table = near_table(&near, entry & ADDRESS);
+    if (unlikely(!table))
+        return VIRTX_E_NOT_FOUND;
+    entry = read_entry(table, gva, 21);
+    if (unlikely((entry & reserved) != ENTRY_P))
+        goto fault;
+    path->entry[2] = entry;
+    all &= entry;
+    any |= entry;
+    path->count = 3;
+    size = SIZE_2M;
+    if (entry & ENTRY_PS) {
+        if (unlikely(entry & bits_mask(20, 13)))
+            goto fault;
+        goto found;
+    }
+
+    table = near_table(&near, entry & ADDRESS);
+    if (unlikely(!table))
+        return VIRTX_E_NOT_FOUND;
+    entry = read_entry(table, gva, 12);
+    if (unlikely((entry & reserved) != ENTRY_P))
+        goto fault;
+    path->entry[3] = entry;
+    all &= entry;
+    any |= entry;
+    path->count = 4;
+    size = SIZE_4K;
+
+found:
+    result->gpa = (entry & ADDRESS & ~OFFSET(size)) | (gva & OFFSET(size));
+    result->bytes = size;
+    return judge(mode, all, any, entry, access, flags, result);
+fault:
+    return no_translation(mode, entry, access, flags, result);
+}
+
+/*
+ * PAE paging. The PDPTEs come from registers; VMX has checked their reserved bits when CR3 was loaded,
+ * SVM reads them at each walk and so finds the fault here (AMD APM "Nested Paging and PAE").
+ */
+static __attribute__((noinline)) enum virtx_status walk_pae(struct virtx_vm *vm,
+                                                            const struct walk_mode *mode,
+                                                            uint64_t gva, uint32_t access,
+                                                            uint32_t flags,
+                                                            struct walk_result *result,
+                                                            struct path *path)
+{
+    uint64_t reserved = reserved_64(mode, 62);
+    uint64_t entry, all, any, size = SIZE_2M;
+    const uint8_t *table;
+    struct near near;
+
+    gva &= UINT32_MAX;
+    entry = mode->pdpte[gva >> 30];
+    if ((entry & (reserved | ENTRY_NX | bits_mask(8, 5) | bits_mask(2, 1))) != ENTRY_P)
+        goto fault;
+
+    near_start(&near, vm);
+    path->root = entry & ADDRESS;
+    path->width = 8;
+    path->shift = 21;
+
+    table = near_table(&near, path->root);
+    if (!table)
+        return VIRTX_E_NOT_FOUND;
+    entry = read_entry(table, gva, 21);
+    if ((entry & reserved) != ENTRY_P)
+        goto fault;
+    path->entry[0] = all = any = entry;
+    path->count = 1;
+    if (entry & ENTRY_PS) {
+        if (entry & bits_mask(20, 13))
+            goto fault;
+        goto found;
+    }
+
+    table = near_table(&near, entry & ADDRESS);
+    if (!table)
+        return VIRTX_E_NOT_FOUND;
+    entry = read_entry(table, gva, 12);
+    if ((entry & reserved) != ENTRY_P)
+        goto fault;
+    path->entry[1] = entry;
+    path->count = 2;
+    all &= entry;
+    any |= entry;
+    size = SIZE_4K;
+
+found:
+    result->gpa = (entry & ADDRESS & ~OFFSET(size)) | (gva & OFFSET(size));
+    result->bytes = size;
+    return judge(mode, all, any, entry, access, flags, result);
+fault:
+    return no_translation(mode, entry, access, flags, result);
+}
+
+/* A 4-MByte page: PSE-36 keeps address bits 39:32 in bits 20:13, as far as MAXPHYADDR goes; the
+ * rest up to bit 21 is reserved (Intel SDM "32-Bit Paging"). False: a reserved bit is set. */
+static bool address_4m(const struct walk_mode *mode, uint64_t entry, uint64_t *base)
+{
+    unsigned high = mode->physical_bits < 40 ? mode->physical_bits : 40;
+    if (entry & bits_mask(21, 13) & (~0ull << (high - 19)))
+        return false;
+    *base = (entry & bits_mask(31, 22)) | (entry & bits_mask(20, 13)) << 19;
+    return true;
+}
+
+static __attribute__((noinline)) enum virtx_status walk_32(struct virtx_vm *vm,
+                                                           const struct walk_mode *mode,
+                                                           uint64_t gva, uint32_t access,
+                                                           uint32_t flags,
+                                                           struct walk_result *result,
+                                                           struct path *path)
+{
+    uint64_t entry, all, base;
+    const uint8_t *table;
+    struct near near;
+
+    gva &= UINT32_MAX;
+    near_start(&near, vm);
+    path->root = mode->cr3 & ADDRESS_32;
+    path->width = 4;
+    path->shift = 22;
+
+    table = near_table(&near, path->root);
+    if (!table)
+        return VIRTX_E_NOT_FOUND;
+    entry = read_entry_32(table, gva, 22);
+    if (!(entry & ENTRY_P))
+        goto fault;
+    path->entry[0] = all = entry;
+    path->count = 1;
+    if ((entry & ENTRY_PS) && (mode->cr4 & CR4_PSE)) {
+        if (!address_4m(mode, entry, &base))
+            goto fault;
+        result->gpa = base | (gva & OFFSET(SIZE_4M));
+        result->bytes = SIZE_4M;
+        return judge(mode, all, 0, 0, access, flags, result);
+    }
+
+    table = near_table(&near, entry & ADDRESS_32);
+    if (!table)
+        return VIRTX_E_NOT_FOUND;
+    entry = read_entry_32(table, gva, 12);
+    if (!(entry & ENTRY_P))
+        goto fault;
+    path->entry[1] = entry;
+    path->count = 2;
+    all &= entry;
+    result->gpa = (entry & ADDRESS_32) | (gva & OFFSET(SIZE_4K));
+    result->bytes = SIZE_4K;
+    return judge(mode, all, 0, 0, access, flags, result);
+fault:
+    return no_translation(mode, entry, access, flags, result);
+}
+
+static inline __attribute__((always_inline)) enum virtx_status walk_once(
+    struct virtx_vm *vm, const struct walk_mode *mode, uint64_t gva, uint32_t access,
+    uint32_t flags, struct walk_result *result, struct path *path)
+{
+    if (likely(mode->efer & EFER_LMA) && likely(mode->cr0 & CR0_PG))
+        return walk_4level(vm, mode, gva, access, flags, result, path);
+    if (!(mode->cr0 & CR0_PG)) {
+        path->count = 0;
+        result->gpa = gva & UINT32_MAX;
+        result->bytes = SIZE_4K;
+        result->rights = RIGHTS_ALL;
+        return VIRTX_OK;
+    }
+    if (mode->cr4 & CR4_PAE)
+        return walk_pae(vm, mode, gva, access, flags, result, path);
+    return walk_32(vm, mode, gva, access, flags, result, path);
+}
+
+/* Replaces an entry that still has its old value. */
+static bool exchange(uint8_t *at, unsigned width, uint64_t old, uint64_t new)
+{
+    if (width == 8)
+        return __atomic_compare_exchange_n((uint64_t *)(void *)at, &old, new, false,
+                                           __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
+    uint32_t old_32 = (uint32_t)old;
+    return __atomic_compare_exchange_n((uint32_t *)(void *)at, &old_32, (uint32_t)new, false,
+                                       __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
+}
+
+/*
+ * Sets the accessed flags of the entries used and the dirty flag of the leaf (Intel SDM "Accessed
+ * and Dirty Flags"). A table in a slot that may not be written is a table in ROM: the write is
+ * lost. False: an entry has changed since it was read.
+ */
+static __attribute__((noinline)) bool set_flags(struct virtx_vm *vm, const struct path *path,
+                                                uint64_t gva, bool write)
+{
+    const struct slot_table *slots = virtx_slots(vm);
+    unsigned shift = path->shift;
+    uint64_t table = path->root, mask = path->width == 8 ? 0x1ff : 0x3ff;
+
+    for (unsigned i = 0; i < path->count; i++) {
+        uint64_t old = path->entry[i], new = old | ENTRY_A;
+        if (write && i + 1u == path->count)
+            new |= ENTRY_D;
+        if (new != old) {
+            uint64_t at = table + (gva >> shift & mask) * path->width;
+            const struct slot_entry *slot = virtx_slot_find(slots, at);
+            if (!slot)
+                return false;
+            if (slot->rights & VIRTX_WRITE) {
+                if (!exchange(slot->memory + (at - slot->gpa), path->width, old, new))
+                    return false;
+                virtx_slot_mark(slot, at, path->width);
+            }
+        }
+        table = old & (path->width == 8 ? ADDRESS : ADDRESS_32);
+        shift -= path->width == 8 ? 9 : 10;
+    }
+    return true;
+}
+
+enum virtx_status walk_guest(struct virtx_vm *vm, const struct walk_mode *mode, uint64_t gva,
+                             uint32_t access, uint32_t flags, struct walk_result *result)
+{
+    struct path path;
+    for (unsigned attempt = 0; attempt < FLAG_ATTEMPTS; attempt++) {
+        enum virtx_status status = walk_once(vm, mode, gva, access, flags, result, &path);
+        if (status != VIRTX_OK || !(flags & WALK_SET_FLAGS) ||
+            set_flags(vm, &path, gva, access & VIRTX_WRITE))
+            return status;
+    }
+    return no_rights(mode, access, flags, false, result);
+}
