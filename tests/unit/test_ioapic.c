@@ -256,6 +256,7 @@ START_TEST(eoi_register)
     ck_assert_uint_eq(read_pin(9), 0x59 | LEVEL | REMOTE_IRR);
     ck_assert_int_eq(virtx_lapic_pending(&lapic[1]), VIRTX_IRQ_NONE);
     virtx_ioapic_mmio_write(&ioapic, 0x40, 4, 0x58);
+    ck_assert_int_eq(virtx_lapic_pending(&lapic[1]), VIRTX_IRQ_NONE);
     ck_assert_uint_eq(read_pin(9), 0x59 | LEVEL | REMOTE_IRR);
     virtx_ioapic_mmio_write(&ioapic, 0x40, 4, 0x59);
     ck_assert_int_eq(virtx_lapic_take(&lapic[1]), 0x59);

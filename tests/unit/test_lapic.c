@@ -559,7 +559,7 @@ START_TEST(ipi_events)
         {0x04400, VIRTX_APIC_NMI, 0x4},  {0xc4400, VIRTX_APIC_NMI, 0xd},
         {0x44400, VIRTX_APIC_NMI, 0},    {0x84400, VIRTX_APIC_NMI, 0},
         {0x04500, VIRTX_APIC_INIT, 0x4}, {0x0c500, VIRTX_APIC_INIT, 0x4},
-        {0x08500, VIRTX_APIC_INIT, 0}, /* INIT level de-assert. */
+        {0x00500, VIRTX_APIC_INIT, 0x4}, {0x08500, VIRTX_APIC_INIT, 0}, /* INIT level de-assert. */
         {0xc4500, VIRTX_APIC_INIT, 0xd}, {0x0469a, VIRTX_APIC_SIPI, 0x4},
         {0xc469a, VIRTX_APIC_SIPI, 0xd}, {0x4469a, VIRTX_APIC_SIPI, 0},
         {0x04200, VIRTX_APIC_SMI, 0x4},
@@ -1036,6 +1036,12 @@ START_TEST(timer_deadline_mode)
     wr(l, 0x320, 0x40042);
     ck_assert(virtx_lapic_msr_read(l, 0x6e0, now, &value));
     ck_assert_uint_eq(value, 0);
+    /* And the other way round: a count does not survive either. */
+    wr(l, 0x320, 0x42);
+    wr(l, 0x380, 1000);
+    wr(l, 0x320, 0x40042);
+    ck_assert_uint_eq(virtx_lapic_deadline(l), VIRTX_LAPIC_NO_DEADLINE);
+    ck_assert_uint_eq(rd(l, 0x390), 0);
     /* The far future is far away; the offset moves the deadline. */
     ck_assert(virtx_lapic_msr_write(l, 0x6e0, now, UINT64_MAX));
     ck_assert_uint_eq(virtx_lapic_deadline(l), VIRTX_LAPIC_NO_DEADLINE);

@@ -228,7 +228,7 @@ START_TEST(icw1_starts_afresh)
     raise_irq(6);
     ck_assert_int_eq(virtx_pic_take(&pic), 0x33);
     virtx_pic_write(&pic, 0x21, 0xff);
-    virtx_pic_write(&pic, 0x20, 0xc3); /* Priority order turned: 3 is the lowest. */
+    virtx_pic_write(&pic, 0x20, 0xc0); /* Priority order turned: 0 is the lowest. */
     virtx_pic_write(&pic, 0x20, 0x68); /* Special mask mode. */
     virtx_pic_write(&pic, 0x20, 0x0b); /* Reads give ISR. */
 
@@ -368,6 +368,7 @@ START_TEST(poll_mode)
     ck_assert_uint_eq(virtx_pic_read(&pic, 0x20), 0); /* One poll only: this is IRR. */
     raise_irq(13);
     ck_assert(intr);
+    ck_assert_uint_eq(virtx_pic_read(&pic, 0x20), 4);
     virtx_pic_write(&pic, 0x20, 0x0c);
     ck_assert_uint_eq(virtx_pic_read(&pic, 0x20), 0x82);
     ck_assert(!intr);
