@@ -210,7 +210,7 @@ void bare_ist_enable(bool on);
 /* An instruction that may fault: BARE_FIXUP("1b", "2b") inside an asm statement continues an
  * exception at label 1 at label 2, with all registers unchanged, before any handler sees it. */
 #define BARE_FIXUP(from, to)                                                                       \
-    ".pushsection .bare_fixups, \"a\"\n"                                                          \
+    ".pushsection .bare_fixups, \"a\"\n"                                                           \
     ".quad " from ", " to "\n"                                                                     \
     ".popsection\n"
 

@@ -4,16 +4,16 @@
  * put it into the memory below 1 MiB where start-up code of other processors goes. */
 #include "internal.h"
 
-#define MULTIBOOT_MAGIC   0x2badb002
-#define HAS_MEMORY_SIZES  (1u << 0)
-#define HAS_COMMAND_LINE  (1u << 2)
-#define HAS_MODULES       (1u << 3)
-#define HAS_MEMORY_MAP    (1u << 6)
-#define HAS_LOADER_NAME   (1u << 9)
-#define MEMORY_USABLE     1
-#define MAX_MEMORY        64
-#define MAX_MODULES       64
-#define TEXT_SIZE         16384
+#define MULTIBOOT_MAGIC  0x2badb002
+#define HAS_MEMORY_SIZES (1u << 0)
+#define HAS_COMMAND_LINE (1u << 2)
+#define HAS_MODULES      (1u << 3)
+#define HAS_MEMORY_MAP   (1u << 6)
+#define HAS_LOADER_NAME  (1u << 9)
+#define MEMORY_USABLE    1
+#define MAX_MEMORY       64
+#define MAX_MODULES      64
+#define TEXT_SIZE        16384
 
 struct multiboot_info {
     uint32_t flags;

@@ -3,15 +3,15 @@
  * Description Table") or, where there is none, the table of the MultiProcessor Specification. */
 #include "internal.h"
 
-#define EBDA_POINTER     0x40e /* segment of the extended BIOS data area */
-#define BIOS_START       0xe0000
-#define BIOS_END         0x100000
+#define EBDA_POINTER 0x40e /* segment of the extended BIOS data area */
+#define BIOS_START   0xe0000
+#define BIOS_END     0x100000
 
-#define MADT_LAPIC       0
-#define MADT_X2APIC      9
-#define MADT_ENABLED     1
-#define MP_PROCESSOR     0
-#define MP_ENABLED       1
+#define MADT_LAPIC   0
+#define MADT_X2APIC  9
+#define MADT_ENABLED 1
+#define MP_PROCESSOR 0
+#define MP_ENABLED   1
 
 struct found {
     uint32_t *ids;

@@ -5,9 +5,9 @@
 
 #include "bare.h"
 
-#define SEL_CODE 0x08
-#define SEL_DATA 0x10
-#define SEL_TSS  0x20
+#define SEL_CODE        0x08
+#define SEL_DATA        0x10
+#define SEL_TSS         0x20
 
 #define BARE_MAPPED_END (64ull << 30) /* what boot.S maps on every processor */
 

@@ -3,13 +3,13 @@
  * in an array that is searched for runs. */
 #include "internal.h"
 
-#define CHUNK_ORDER  9
-#define CHUNK_PAGES  (1u << CHUNK_ORDER)
-#define PAGE_SHIFT   12
-#define LOW_END      0x100000ull
-#define CHUNKS_4GIB  ((1ull << 32) >> (PAGE_SHIFT + CHUNK_ORDER))
-#define NO_CHUNK     SIZE_MAX
-#define MAX_RESERVED 72
+#define CHUNK_ORDER     9
+#define CHUNK_PAGES     (1u << CHUNK_ORDER)
+#define PAGE_SHIFT      12
+#define LOW_END         0x100000ull
+#define CHUNKS_4GIB     ((1ull << 32) >> (PAGE_SHIFT + CHUNK_ORDER))
+#define NO_CHUNK        SIZE_MAX
+#define MAX_RESERVED    72
 
 #define STATE_ALLOCATED 0x40
 #define STATE_FREE      0x80 /* the first page of a free block; the order is added */
@@ -24,8 +24,8 @@ struct range {
 
 static struct bare_lock lock;
 static struct block lists[CHUNK_ORDER];
-static uint8_t *page_state;  /* one byte a page */
-static uint8_t *chunk_free;  /* one byte a chunk: all of it is free and in no list */
+static uint8_t *page_state; /* one byte a page */
+static uint8_t *chunk_free; /* one byte a chunk: all of it is free and in no list */
 static size_t chunk_count;
 static size_t in_use, available;
 static struct range reserved[MAX_RESERVED];

@@ -20,7 +20,7 @@ static uint64_t tsc_hz, timer_hz;
 /* Lets 10 ms pass; false when the PIT does not count. */
 static bool pit_wait(uint64_t *tsc, uint32_t *timer)
 {
-    uint8_t speaker = bare_in8(PORT_SPEAKER) & (uint8_t)~(SPEAKER_GATE | SPEAKER_DATA);
+    uint8_t speaker = bare_in8(PORT_SPEAKER) & (uint8_t) ~(SPEAKER_GATE | SPEAKER_DATA);
     unsigned polls = 0;
 
     bare_out8(PORT_SPEAKER, speaker);

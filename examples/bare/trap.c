@@ -49,13 +49,13 @@ static _Noreturn void report(const struct bare_frame *frame)
     bare_printf("bare: unexpected vector %lu %s, error code 0x%lx, on processor %u\n"
                 "bare: RIP %016lx RSP %016lx RFLAGS %08lx CR2 %016lx\n"
                 "bare: CR0 %08lx CR3 %016lx CR4 %08lx CS %lx SS %lx\n",
-                frame->vector, name != NULL ? name : "?", frame->error, bare_this_cpu(),
-                frame->rip, frame->rsp, frame->rflags, bare_read_cr2(), bare_read_cr0(),
-                bare_read_cr3(), bare_read_cr4(), frame->cs, frame->ss);
+                frame->vector, name != NULL ? name : "?", frame->error, bare_this_cpu(), frame->rip,
+                frame->rsp, frame->rflags, bare_read_cr2(), bare_read_cr0(), bare_read_cr3(),
+                bare_read_cr4(), frame->cs, frame->ss);
     bare_printf("bare: RAX %016lx RBX %016lx RCX %016lx RDX %016lx\n"
                 "bare: RSI %016lx RDI %016lx RBP %016lx R8  %016lx\n",
-                frame->rax, frame->rbx, frame->rcx, frame->rdx, frame->rsi, frame->rdi,
-                frame->rbp, frame->r8);
+                frame->rax, frame->rbx, frame->rcx, frame->rdx, frame->rsi, frame->rdi, frame->rbp,
+                frame->r8);
     bare_printf("bare: R9  %016lx R10 %016lx R11 %016lx R12 %016lx\n"
                 "bare: R13 %016lx R14 %016lx R15 %016lx\n",
                 frame->r9, frame->r10, frame->r11, frame->r12, frame->r13, frame->r14, frame->r15);
