@@ -199,6 +199,13 @@ struct virtx_hw {
     /* Judges the whole guest state by the manual's entry checks without entering; VIRTX_OK or
      * VIRTX_E_GUEST_STATE with the rule. Used when the hardware has refused, and by tests. */
     enum virtx_status (*check)(struct hw_vcpu *hv, struct virtx_error *error);
+    /* Puts back the bits of enum virtx_host_state in `mask` that this vendor's own control structure
+     * or MSR switching holds for the guest (SYSCALL MSRs, KERNEL_GS_BASE, LDT, descriptor limits,
+     * DEBUGCTL …; FS, GS and TR where exits don't). Called with tier 1 after every exit where the profile
+     * has any, and with tiers 1 and 2 whenever run returns, even if both are empty: from
+     * then until the next enter() the host may change its CR3, CR4, FS and GS base. enter() itself puts
+     * the guest's values back. */
+    void (*to_host)(struct hw_vcpu *hv, uint32_t mask);
 };
 
 /* ---- For src/hw and the vendors ---- */
