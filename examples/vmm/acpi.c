@@ -1,0 +1,156 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* ACPI tables (ACPI Specification 6, "ACPI Software Programming Model") as small as an operating
+ * system accepts: root pointer, XSDT, FADT, FACS, MADT and a DSDT that only knows how to power
+ * off; and the fixed hardware registers that they promise. */
+#include "acpi.h"
+#include "guest.h"
+#include "muldiv.h"
+
+void *memcpy(void *restrict to, const void *restrict from, size_t bytes);
+void *memset(void *to, int value, size_t bytes);
+
+enum {
+    XSDT = 0x40, FADT = 0x100, FACS = 0x240, DSDT = 0x280, MADT = 0x400, TABLES_END = 0x1400,
+    HEADER = 36,
+    SLEEP_TYPE_OFF = 5,
+};
+
+static void checksum(uint8_t *data, unsigned bytes, unsigned at)
+{
+    uint8_t sum = 0;
+    data[at] = 0;
+    for (unsigned i = 0; i < bytes; i++)
+        sum = (uint8_t)(sum + data[i]);
+    data[at] = (uint8_t)-sum;
+}
+
+static void finish(uint8_t *table, const char *signature, unsigned bytes, uint8_t revision)
+{
+    memcpy(table, signature, 4);
+    put32(table + 4, bytes);
+    table[8] = revision;
+    memcpy(table + 10, "VIRTX ", 6);
+    memcpy(table + 16, "LITTLEPC", 8);
+    put32(table + 24, 1);
+    memcpy(table + 28, "VTX ", 4);
+    put32(table + 32, 1);
+    checksum(table, bytes, 9);
+}
+
+static void build_fadt(uint8_t *t)
+{
+    put32(t + 36, ACPI_TABLES + FACS);
+    put32(t + 40, ACPI_TABLES + DSDT);
+    put16(t + 46, ACPI_SCI);
+    put32(t + 56, ACPI_PORTS);     /* PM1a event block */
+    put32(t + 64, ACPI_PORTS + 4); /* PM1a control block */
+    put32(t + 76, ACPI_PORTS + 8); /* PM timer */
+    t[88] = 4;
+    t[89] = 2;
+    t[91] = 4;
+    put16(t + 96, 0xffff);  /* no C2 … */
+    put16(t + 98, 0xffff);  /* … and no C3 */
+    t[108] = 0x32;          /* CMOS index of the century */
+    put16(t + 109, 1 | 4);  /* legacy devices, no VGA, no keyboard controller */
+    put32(t + 112, 1 | 4 | 0x100 | 0x10 | 0x20); /* WBINVD works, C1, 32-bit timer, no buttons */
+    put64(t + 132, ACPI_TABLES + FACS);
+    put64(t + 140, ACPI_TABLES + DSDT);
+    finish(t, "FACP", 244, 4);
+}
+
+/* Name (_S5, Package () {5, 5, 0, 0}) */
+static void build_dsdt(uint8_t *t)
+{
+    static const uint8_t aml[] = {0x08, '_',  'S', '5',            '_',  0x12,           0x08,
+                                  0x04, 0x0a, SLEEP_TYPE_OFF, 0x0a, SLEEP_TYPE_OFF, 0x00, 0x00};
+    memcpy(t + HEADER, aml, sizeof(aml));
+    finish(t, "DSDT", HEADER + sizeof(aml), 2);
+}
+
+static void build_madt(uint8_t *t, unsigned cpus)
+{
+    uint8_t *p = t + 44;
+
+    put32(t + 36, 0xfee00000);
+    put32(t + 40, 1); /* there is a PIC pair too */
+    for (unsigned i = 0; i < cpus; i++, p += 8) {
+        p[0] = 0; /* processor local APIC */
+        p[1] = 8;
+        p[2] = p[3] = (uint8_t)i;
+        put32(p + 4, 1);
+    }
+    p[0] = 1; /* I/O APIC */
+    p[1] = 12;
+    p[2] = (uint8_t)cpus;
+    put32(p + 4, 0xfec00000);
+    put32(p + 8, 0);
+    p += 12;
+    p[0] = 2; /* the timer's line is pin 2 */
+    p[1] = 10;
+    put32(p + 4, 2);
+    p += 10;
+    p[0] = 2; /* the SCI is level-triggered, active high */
+    p[1] = 10;
+    p[3] = ACPI_SCI;
+    put32(p + 4, ACPI_SCI);
+    put16(p + 8, 0xd);
+    p += 10;
+    p[0] = 4; /* NMI at LINT1 of every processor */
+    p[1] = 6;
+    p[2] = 0xff;
+    p[5] = 1;
+    p += 6;
+    finish(t, "APIC", (unsigned)(p - t), 3);
+}
+
+uint64_t acpi_build(uint8_t *low, unsigned cpus)
+{
+    uint8_t *t = low + ACPI_TABLES;
+
+    memset(t, 0, TABLES_END);
+    build_fadt(t + FADT);
+    build_dsdt(t + DSDT);
+    build_madt(t + MADT, cpus);
+    memcpy(t + FACS, "FACS", 4);
+    put32(t + FACS + 4, 64);
+    put64(t + XSDT + HEADER, ACPI_TABLES + FADT);
+    put64(t + XSDT + HEADER + 8, ACPI_TABLES + MADT);
+    finish(t + XSDT, "XSDT", HEADER + 16, 1);
+    memcpy(t, "RSD PTR ", 8);
+    memcpy(t + 9, "VIRTX ", 6);
+    t[15] = 2;
+    put32(t + 20, 36);
+    put64(t + 24, ACPI_TABLES + XSDT);
+    checksum(t, 20, 8);
+    checksum(t, 36, 32);
+    return ACPI_TABLES;
+}
+
+enum { PM1_STATUS = 0, PM1_ENABLE = 2, PM1_CONTROL = 4, PM_TIMER = 8, PM_TIMER_HZ = 3579545,
+       CONTROL_SCI = 1, CONTROL_SLEEP = 0x2000 };
+
+uint32_t acpi_pm_read(struct acpi_pm *pm, uint16_t port, unsigned size, uint64_t now)
+{
+    unsigned offset = port - ACPI_PORTS;
+    uint8_t bytes[12 + 4] = {0};
+
+    put16(bytes + PM1_STATUS, 0);
+    put16(bytes + PM1_ENABLE, pm->enable);
+    put16(bytes + PM1_CONTROL, pm->control | CONTROL_SCI); /* always in ACPI mode */
+    put32(bytes + PM_TIMER, (uint32_t)muldiv(now, PM_TIMER_HZ, pm->tsc_hz));
+    return get32(bytes + offset) & (0xffffffffu >> (32 - 8 * size));
+}
+
+void acpi_pm_write(struct acpi_pm *pm, uint16_t port, unsigned size, uint32_t value)
+{
+    unsigned offset = port - ACPI_PORTS;
+
+    if (offset == PM1_ENABLE && size == 2)
+        pm->enable = (uint16_t)value;
+    if (offset == PM1_STATUS && size == 4)
+        pm->enable = (uint16_t)(value >> 16);
+    if (offset == PM1_CONTROL) {
+        pm->control = (uint16_t)(value & ~CONTROL_SLEEP);
+        pm->off = value & CONTROL_SLEEP && (value >> 10 & 7) == SLEEP_TYPE_OFF;
+    }
+}

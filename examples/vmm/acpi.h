@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* The ACPI tables of the little PC, and its power-management registers. */
+#ifndef VMM_ACPI_H
+#define VMM_ACPI_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define ACPI_TABLES   0xe0000u /* guest address of the root pointer; the tables follow */
+#define ACPI_PORTS    0x600u   /* PM1 event, PM1 control and PM timer: 12 ports */
+#define ACPI_PORTS_LAST 0x60bu
+#define ACPI_SCI      9u
+
+/* Builds the tables for `cpus` processors in guest memory; returns the root pointer's address. */
+uint64_t acpi_build(uint8_t *low, unsigned cpus);
+
+struct acpi_pm {
+    uint64_t tsc_hz;
+    uint16_t enable, control;
+    bool off; /* the guest has switched the machine off */
+};
+
+uint32_t acpi_pm_read(struct acpi_pm *pm, uint16_t port, unsigned size, uint64_t now);
+void acpi_pm_write(struct acpi_pm *pm, uint16_t port, unsigned size, uint32_t value);
+
+#endif

@@ -1,0 +1,237 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* The little PC: ports and interrupt lines. Ports with nothing behind them read all ones and
+ * swallow writes, as on a PC's bus. */
+#include "bare.h"
+#include "board.h"
+
+enum {
+    COM1 = 0x3f8,
+    IRQ_TIMER = 0,
+    IRQ_COM1 = 4,
+    DEBUG_EXIT = 0xf4,
+    RESET_CONTROL = 0xcf9,
+    SYSTEM_CONTROL_A = 0x92,
+    KEYBOARD_COMMAND = 0x64,
+};
+
+static void set_line(struct board *board, unsigned irq, bool level)
+{
+    uint32_t bit = 1u << irq;
+
+    if (!(board->lines & bit) == !level)
+        return;
+    board->lines ^= bit;
+    virtx_pic_set_irq(&board->pic, irq, level);
+    virtx_ioapic_set_irq(&board->ioapic, irq == IRQ_TIMER ? 2 : irq, level);
+}
+
+/* ---- Console ---- */
+
+static void drain_console(struct board *board)
+{
+    while (board->console_count && bare_com1_putc(board->console[board->console_head])) {
+        board->console_head = (board->console_head + 1) % CONSOLE_BYTES;
+        board->console_count--;
+    }
+}
+
+void board_flush_console(struct board *board)
+{
+    while (board->console_count && bare_com1_ready())
+        drain_console(board);
+}
+
+static void transmit(void *ctx, uint8_t byte)
+{
+    struct board *board = ctx;
+
+    while (board->console_count == CONSOLE_BYTES)
+        drain_console(board);
+    board->console[(board->console_head + board->console_count++) % CONSOLE_BYTES] = (char)byte;
+}
+
+static void receive(struct board *board)
+{
+    while (uart_can_receive(&board->uart) && bare_com1_ready() & BARE_COM1_INPUT) {
+        int c = bare_com1_getc();
+        if (c < 0)
+            break;
+        uart_receive(&board->uart, (uint8_t)c);
+    }
+}
+
+/* ---- Ports ---- */
+
+static uint32_t read_port(struct board *board, uint16_t port, unsigned size)
+{
+    uint64_t now = bare_tsc();
+
+    if (port >= COM1 && port < COM1 + 8)
+        return uart_read(&board->uart, port - COM1);
+    if ((port >= 0x40 && port <= 0x43) || port == 0x61)
+        return pit_read(&board->pit, port, now);
+    if (port == 0x70 || port == 0x71)
+        return rtc_read(&board->rtc, port, now);
+    if (port >= ACPI_PORTS && port + size - 1 <= ACPI_PORTS_LAST)
+        return acpi_pm_read(&board->pm, port, size, now);
+    return 0xffffffff;
+}
+
+static void end(struct board *board, enum board_end how, uint32_t value)
+{
+    if (board->end == BOARD_RUNNING) {
+        board->end = how;
+        board->exit_value = value;
+    }
+}
+
+static void write_port(struct board *board, uint16_t port, unsigned size, uint32_t value)
+{
+    uint64_t now = bare_tsc();
+
+    if (port >= COM1 && port < COM1 + 8) {
+        uart_write(&board->uart, port - COM1, (uint8_t)value);
+    } else if ((port >= 0x40 && port <= 0x43) || port == 0x61) {
+        pit_write(&board->pit, port, (uint8_t)value, now);
+    } else if (port == 0x70 || port == 0x71) {
+        rtc_write(&board->rtc, port, (uint8_t)value, now);
+    } else if (port >= ACPI_PORTS && port + size - 1 <= ACPI_PORTS_LAST) {
+        acpi_pm_write(&board->pm, port, size, value);
+        if (board->pm.off)
+            end(board, BOARD_POWERED_OFF, 0);
+    } else if (port == DEBUG_EXIT) {
+        end(board, BOARD_DEBUG_EXIT, value);
+    } else if ((port == RESET_CONTROL && value & 4) || (port == SYSTEM_CONTROL_A && value & 1) ||
+               (port == KEYBOARD_COMMAND && value == 0xfe)) {
+        end(board, BOARD_RESET, 0);
+    }
+}
+
+void board_io(struct board *board, const struct virtx_exit_io *io, void *data)
+{
+    uint8_t *bytes = data;
+
+    for (uint32_t i = 0; i < io->count; i++, bytes += io->size) {
+        uint32_t value = 0;
+        if (io->access & VIRTX_WRITE) {
+            memcpy(&value, (const uint8_t *)io->data + (size_t)i * io->size, io->size);
+            write_port(board, io->port, io->size, value);
+        } else {
+            value = read_port(board, io->port, io->size);
+            memcpy(bytes, &value, io->size);
+        }
+    }
+    set_line(board, IRQ_COM1, uart_irq(&board->uart));
+}
+
+/* ---- Time ---- */
+
+static uint64_t lapic_deadline(const struct board *board)
+{
+    uint64_t next = UINT64_MAX;
+
+    for (uint32_t i = 0; i < board->bus.count; i++) {
+        uint64_t deadline = virtx_lapic_deadline(&board->lapic[i]);
+        if (deadline < next)
+            next = deadline;
+    }
+    return next;
+}
+
+uint64_t board_deadline(const struct board *board)
+{
+    uint64_t pit = pit_deadline(&board->pit), lapic = lapic_deadline(board);
+
+    return pit < lapic ? pit : lapic;
+}
+
+void board_poll(struct board *board)
+{
+    uint64_t now = bare_tsc();
+
+    if (pit_fired(&board->pit, now)) {
+        set_line(board, IRQ_TIMER, false);
+        set_line(board, IRQ_TIMER, true);
+    }
+    for (uint32_t i = 0; i < board->bus.count; i++)
+        if (virtx_lapic_deadline(&board->lapic[i]) <= now)
+            virtx_lapic_advance(&board->lapic[i], now);
+    drain_console(board);
+    receive(board);
+    set_line(board, IRQ_COM1, uart_irq(&board->uart));
+}
+
+/* ---- Set-up ---- */
+
+/* Seconds since 1970 by the machine's own clock. */
+static uint64_t machine_time(void)
+{
+    static const uint16_t days_before[] = {0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334};
+    unsigned v[6]; /* second, minute, hour, day, month, year */
+    static const uint8_t index[] = {0, 2, 4, 7, 8, 9};
+
+    for (unsigned i = 0; i < 6; i++) {
+        bare_out8(0x70, index[i]);
+        uint8_t bcd = bare_in8(0x71);
+        v[i] = (bcd >> 4) * 10u + (bcd & 15u);
+    }
+    if (v[4] < 1 || v[4] > 12)
+        return 0;
+    uint64_t years = v[5] + 30u; /* since 1970; this century */
+    uint64_t days = years * 365 + (years + 1) / 4 + days_before[v[4] - 1] + v[3] - 1;
+    if (v[5] % 4 == 0 && v[4] > 2)
+        days++;
+    return ((days * 24 + v[2]) * 60 + v[1]) * 60 + v[0];
+}
+
+static void pic_output(void *ctx, bool level)
+{
+    struct board *board = ctx;
+
+    /* The pair's output is LINT0 of the first processor; before it has one, nobody listens. */
+    if (board->bus.count)
+        virtx_lapic_set_lint(&board->lapic[0], 0, level);
+}
+
+enum virtx_status board_init(struct board *board, struct virtx_vm *vm, uint64_t tsc_hz,
+                             uint64_t memory_bytes)
+{
+    struct virtx_ioapic_config ioapic = {.size = sizeof(ioapic), .version = 0x11,
+                                         .ignore_polarity = true, .bus = &board->bus};
+    enum virtx_status status;
+
+    board->tsc_hz = tsc_hz;
+    board->pm.tsc_hz = tsc_hz;
+    pit_init(&board->pit, tsc_hz);
+    rtc_init(&board->rtc, tsc_hz, bare_tsc(), machine_time(), memory_bytes);
+    uart_init(&board->uart, transmit, board);
+    virtx_apic_bus_init(&board->bus, board->lapic_table, BOARD_CPUS);
+    virtx_pic_init(&board->pic, pic_output, board);
+    if (!virtx_ioapic_init(&board->ioapic, &ioapic) ||
+        !virtx_apic_bus_add_ioapic(&board->bus, &board->ioapic))
+        return VIRTX_E_INVALID;
+    status = virtx_pic_attach(&board->pic, vm);
+    if (!status)
+        status = virtx_ioapic_attach(&board->ioapic, vm, VIRTX_IOAPIC_DEFAULT_BASE);
+    return status;
+}
+
+enum virtx_status board_add_cpu(struct board *board, struct virtx_vcpu *vcpu)
+{
+    uint32_t id = virtx_vcpu_id(vcpu);
+    struct virtx_lapic *lapic = &board->lapic[id];
+    struct virtx_lapic_config config = {
+        .size = sizeof(config), .id = id, .features = VIRTX_LAPIC_X2APIC | VIRTX_LAPIC_TSC_DEADLINE,
+        .address_bits = 40, .bsp = id == 0, .bus_multiply = 1, .bus_divide = 1,
+        .extint = id == 0 ? &virtx_pic_irq_source : NULL, .extint_ctx = &board->pic,
+    };
+    enum virtx_status status = virtx_lapic_attach(lapic, &config, vcpu);
+
+    if (status)
+        return status;
+    if (!virtx_apic_bus_add_lapic(&board->bus, lapic))
+        return VIRTX_E_INVALID;
+    if (id == 0)
+        virtx_lapic_virtual_wire(lapic);
+    return VIRTX_OK;
+}

@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* The little PC: what devices there are, at which ports, on which interrupt lines. */
+#ifndef VMM_BOARD_H
+#define VMM_BOARD_H
+
+#include <virtx/virtx.h>
+#include <virtx/lapic.h>
+#include <virtx/ioapic.h>
+#include <virtx/pic.h>
+#include "acpi.h"
+#include "pit.h"
+#include "rtc.h"
+#include "uart.h"
+
+#define BOARD_CPUS 8
+#define CONSOLE_BYTES 65536
+
+/* How the guest ended, when it has. */
+enum board_end {
+    BOARD_RUNNING,
+    BOARD_POWERED_OFF, /* through ACPI */
+    BOARD_DEBUG_EXIT,  /* wrote to port 0xf4 */
+    BOARD_RESET,       /* asked for a reset: port 0xcf9 or 0x92, keyboard controller */
+};
+
+struct board {
+    struct virtx_apic_bus bus;
+    struct virtx_lapic *lapic_table[BOARD_CPUS];
+    struct virtx_lapic lapic[BOARD_CPUS];
+    struct virtx_ioapic ioapic;
+    struct virtx_pic pic;
+    struct uart uart;
+    struct pit pit;
+    struct rtc rtc;
+    struct acpi_pm pm;
+    uint64_t tsc_hz;
+    enum board_end end;
+    uint32_t exit_value;       /* with BOARD_DEBUG_EXIT */
+    uint32_t lines;            /* levels of the interrupt lines */
+    char console[CONSOLE_BYTES]; /* what the guest has printed and COM1 has not taken yet */
+    uint32_t console_head, console_count;
+};
+
+enum virtx_status board_init(struct board *board, struct virtx_vm *vm, uint64_t tsc_hz,
+                             uint64_t memory_bytes);
+/* Gives a vcpu its local APIC. */
+enum virtx_status board_add_cpu(struct board *board, struct virtx_vcpu *vcpu);
+
+/* Serves a port access of the loop. */
+void board_io(struct board *board, const struct virtx_exit_io *io, void *data);
+
+/* Lets time pass: raises the interrupts that are due, moves console bytes. */
+void board_poll(struct board *board);
+/* TSC at which board_poll() has something to do next, console input aside. */
+uint64_t board_deadline(const struct board *board);
+/* Writes out everything the guest has printed. */
+void board_flush_console(struct board *board);
+
+#endif

@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* What all loaders share: the map of guest memory. */
+#include "guest.h"
+
+
+size_t guest_strlen(const char *string)
+{
+    size_t length = 0;
+    while (string[length])
+        length++;
+    return length;
+}
+
+unsigned guest_map(const struct guest_ram *ram, struct guest_range ranges[GUEST_RANGES])
+{
+    unsigned count = 0;
+
+    ranges[count++] = (struct guest_range){0, GUEST_LOW_END, 1};
+    ranges[count++] = (struct guest_range){GUEST_LOW_END, 0xa0000 - GUEST_LOW_END, 2};
+    ranges[count++] = (struct guest_range){0xe0000, 0x20000, 2}; /* ACPI tables, firmware */
+    ranges[count++] = (struct guest_range){0x100000, ram->low_bytes - 0x100000, 1};
+    if (ram->high_bytes)
+        ranges[count++] = (struct guest_range){GUEST_HIGH, ram->high_bytes, 1};
+    return count;
+}

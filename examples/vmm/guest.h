@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* The guest's memory as the loaders see it, and the state in which it starts. */
+#ifndef VMM_GUEST_H
+#define VMM_GUEST_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <virtx/state.h>
+
+/* RAM begins at address 0; what does not fit under the hole for devices continues at 4 GiB. */
+#define GUEST_LOW_MAX  0xc0000000ull
+#define GUEST_HIGH     0x100000000ull
+#define GUEST_LOW_END  0x9fc00u /* below the extended BIOS data area */
+
+struct guest_ram {
+    uint8_t *low;       /* backs [0, low_bytes) */
+    uint64_t low_bytes;
+    uint64_t high_bytes; /* at GUEST_HIGH; backed by the embedder elsewhere */
+};
+
+/* A file given to the guest: the kernel or a module. */
+struct guest_file {
+    const uint8_t *data;
+    uint64_t bytes;
+    const char *string; /* its name, then its arguments */
+};
+
+struct guest_start {
+    enum virtx_preset preset;
+    uint64_t rip, rsp, rax, rbx, rsi, cr3;
+};
+
+#define GUEST_MAX_FILES 8
+
+struct guest_image {
+    struct guest_file kernel;
+    struct guest_file module[GUEST_MAX_FILES];
+    unsigned modules;
+    uint64_t rsdp; /* address of the ACPI tables, 0: none */
+};
+
+/* Each loader answers NULL when it has loaded the image, or a sentence that says why not.
+ * `is` tells whether the file is of that kind at all. */
+bool linux_is(const struct guest_file *kernel);
+const char *linux_load(const struct guest_ram *ram, const struct guest_image *image,
+                       struct guest_start *start);
+bool multiboot_is(const struct guest_file *kernel);
+const char *multiboot_load(const struct guest_ram *ram, const struct guest_image *image,
+                           struct guest_start *start);
+
+/* One entry of an address map, as E820 and multiboot have it. */
+struct guest_range {
+    uint64_t address, bytes;
+    uint32_t type; /* 1 RAM, 2 reserved */
+};
+#define GUEST_RANGES 5
+unsigned guest_map(const struct guest_ram *ram, struct guest_range ranges[GUEST_RANGES]);
+
+size_t guest_strlen(const char *string);
+
+/* Unaligned little-endian access to file contents. */
+static inline uint16_t get16(const uint8_t *p)
+{
+    return (uint16_t)(p[0] | p[1] << 8);
+}
+static inline uint32_t get32(const uint8_t *p)
+{
+    return get16(p) | (uint32_t)get16(p + 2) << 16;
+}
+static inline uint64_t get64(const uint8_t *p)
+{
+    return get32(p) | (uint64_t)get32(p + 4) << 32;
+}
+static inline void put16(uint8_t *p, uint32_t v)
+{
+    p[0] = (uint8_t)v;
+    p[1] = (uint8_t)(v >> 8);
+}
+static inline void put32(uint8_t *p, uint32_t v)
+{
+    put16(p, v);
+    put16(p + 2, v >> 16);
+}
+static inline void put64(uint8_t *p, uint64_t v)
+{
+    put32(p, (uint32_t)v);
+    put32(p + 4, (uint32_t)(v >> 32));
+}
+
+#endif

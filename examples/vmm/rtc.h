@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* The real-time clock and CMOS memory of a PC (MC146818). */
+#ifndef VMM_RTC_H
+#define VMM_RTC_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct rtc {
+    uint64_t tsc_hz, start; /* TSC at which the clock stood at `epoch` */
+    uint64_t epoch;         /* seconds since 1970 */
+    uint8_t index;
+    uint8_t ram[128];
+};
+
+void rtc_init(struct rtc *rtc, uint64_t tsc_hz, uint64_t now, uint64_t epoch,
+              uint64_t memory_bytes);
+/* Ports 0x70 and 0x71. */
+uint8_t rtc_read(struct rtc *rtc, uint16_t port, uint64_t now);
+void rtc_write(struct rtc *rtc, uint16_t port, uint8_t value, uint64_t now);
+
+#endif
