@@ -32,6 +32,8 @@ static void expect_text(const char *seen, const char *expected)
 {
     size_t i = 0;
 
+    if (seen == NULL)
+        seen = "(nothing)";
     while (seen[i] != '\0' && seen[i] == expected[i])
         i++;
     checks++;
