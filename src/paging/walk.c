@@ -2,9 +2,10 @@
 /*
  * The guest's own page tables, walked in software.
  *
- * Written straight-line for each format: the 4-level walk is part of every exit of an SVM processor
- * without next-RIP, so instructions are counted here. Intel SDM "Paging" throughout; where the AMD
- * APM "Page Translation and Protection" differs, a comment says so.
+ * Two walks give the same answers. The careful one knows every format and rule. The quick one is for
+ * the 4-level walk that is part of every exit of an SVM processor without next-RIP: it tests only
+ * what cannot wait, and leaves whatever is unusual to the careful one. Intel SDM "Paging"
+ * throughout; where the AMD APM "Page Translation and Protection" differs, a comment says so.
  */
 #include "paging/walk.h"
 #include "x86/defs.h"
@@ -33,10 +34,14 @@
 
 /* The slot in which the last table lay: most often it holds the next one too. */
 struct near {
-    const struct slot_table *slots;
     uint64_t gpa, bytes; /* bytes 0: none yet */
     uint8_t *memory;
 };
+
+#define NEAR_NONE                                                                                  \
+    {                                                                                              \
+        0, 0, NULL                                                                                 \
+    }
 
 /* The entries used, root first, for setting their flags afterwards. */
 struct path {
@@ -47,37 +52,34 @@ struct path {
     uint8_t shift; /* of the root's index */
 };
 
-static __attribute__((noinline)) bool near_find(struct near *near, uint64_t table)
+/* Guest RAM is mostly a few slots, of which the first ones are looked at in place. */
+static inline __attribute__((always_inline)) const struct slot_entry *find_slot(
+    const struct slot_table *slots, uint64_t gpa)
 {
-    const struct slot_entry *slot = virtx_slot_find(near->slots, table);
-    if (!slot)
-        return false;
-    near->gpa = slot->gpa;
-    near->bytes = slot->end - slot->gpa;
-    near->memory = slot->memory;
-    return true;
+    uint32_t count = slots->count < 4 ? slots->count : 4;
+    for (const struct slot_entry *slot = slots->entry; count--; slot++)
+        if (gpa < slot->end)
+            return gpa >= slot->gpa ? slot : NULL;
+    return slots->count > 4 ? virtx_slot_find(slots, gpa) : NULL;
 }
 
-static inline __attribute__((always_inline)) void near_start(struct near *near, struct virtx_vm *vm)
+/* Host address of the table at a page-aligned GPA; false: it is not in memory. */
+static inline __attribute__((always_inline)) bool find_table(const struct slot_table *slots,
+                                                             struct near *near, uint64_t gpa,
+                                                             const uint8_t **table)
 {
-    near->slots = virtx_slots(vm);
-    near->gpa = 0;
-    near->bytes = 0;
-    near->memory = NULL;
-}
-
-/* Host address of the table at a page-aligned GPA, or NULL. */
-static inline __attribute__((always_inline)) uint8_t *near_table(struct near *near, uint64_t table)
-{
-    uint64_t offset = table - near->gpa;
+    uint64_t offset = gpa - near->gpa;
     if (unlikely(offset >= near->bytes)) {
-        struct near found = {.slots = near->slots};
-        if (!near_find(&found, table))
-            return NULL;
-        *near = found;
-        offset = table - near->gpa;
+        const struct slot_entry *slot = find_slot(slots, gpa);
+        if (!slot)
+            return false;
+        near->gpa = slot->gpa;
+        near->bytes = slot->end - slot->gpa;
+        near->memory = slot->memory;
+        offset = gpa - slot->gpa;
     }
-    return near->memory + offset;
+    *table = near->memory + offset;
+    return true;
 }
 
 static inline __attribute__((always_inline)) uint64_t read_entry(const uint8_t *table,
@@ -188,75 +190,95 @@ static inline __attribute__((always_inline)) uint64_t reserved_64(const struct w
     return mask;
 }
 
-static inline __attribute__((always_inline)) enum virtx_status walk_4level(
+/*
+ * The quick walk: 4 levels with EFER.NXE, to a page of 4 KiB or 2 MiB. Reading a table
+ * named by an unusable entry does no harm as long as it is in a slot, so presence and reserved bits
+ * are tested once at the end. False: nothing is known.
+ */
+static inline __attribute__((always_inline)) bool walk_quick(
     struct virtx_vm *vm, const struct walk_mode *mode, uint64_t gva, uint32_t access,
-    uint32_t flags, struct walk_result *result, struct path *path)
+    uint32_t flags, struct walk_result *result)
 {
-    uint64_t reserved = reserved_64(mode, 51);
-    uint64_t entry, all, any, size;
+    const struct slot_table *slots = virtx_slots(vm);
+    struct near near = NEAR_NONE;
+    uint64_t entry, all, any, size = SIZE_2M, set = ENTRY_P;
     const uint8_t *table;
-    struct near near;
 
-    near_start(&near, vm);
+    if ((mode->efer & (EFER_LMA | EFER_NXE)) != (EFER_LMA | EFER_NXE))
+        return false;
+    if (!find_table(slots, &near, mode->cr3 & ADDRESS, &table))
+        return false;
+    entry = read_entry(table, gva, 39);
+    all = any = entry;
+
+    if (!find_table(slots, &near, entry & ADDRESS, &table))
+        return false;
+    entry = read_entry(table, gva, 30);
+    all &= entry;
+    any |= entry;
+    if (any & ENTRY_PS)
+        return false;
+
+    if (!find_table(slots, &near, entry & ADDRESS, &table))
+        return false;
+    entry = read_entry(table, gva, 21);
+    all &= entry;
+    any |= entry;
+    if (!(entry & ENTRY_PS)) {
+        if (!find_table(slots, &near, entry & ADDRESS, &table))
+            return false;
+        entry = read_entry(table, gva, 12);
+        all &= entry;
+        any |= entry;
+        size = SIZE_4K;
+    } else if (entry & bits_mask(20, 13)) {
+        return false;
+    }
+
+    if (flags & WALK_SET_FLAGS) {
+        set |= ENTRY_A;
+        if ((access & VIRTX_WRITE) && !(entry & ENTRY_D))
+            return false;
+    }
+    if ((all & set) != set || (any & ADDRESS) >> mode->physical_bits)
+        return false;
+    result->gpa = (entry & ADDRESS & ~OFFSET(size)) | (gva & OFFSET(size));
+    result->bytes = size;
+    return judge(mode, all, any, entry, access, flags, result) == VIRTX_OK;
+}
+
+static enum virtx_status walk_4level(struct virtx_vm *vm, const struct walk_mode *mode,
+                                     uint64_t gva, uint32_t access, uint32_t flags,
+                                     struct walk_result *result, struct path *path)
+{
+    static const uint8_t shifts[4] = {39, 30, 21, 12};
+    uint64_t reserved = reserved_64(mode, 51);
+    uint64_t entry = mode->cr3, all = ~0ull, any = 0, size = 0;
+    const struct slot_table *slots = virtx_slots(vm);
+    struct near near = NEAR_NONE;
+    const uint8_t *table;
+
     path->root = mode->cr3 & ADDRESS;
     path->width = 8;
     path->shift = 39;
-
-    table = near_table(&near, path->root);
-    if (unlikely(!table))
-        return VIRTX_E_NOT_FOUND;
-    entry = read_entry(table, gva, 39);
-    if (unlikely((entry & (reserved | ENTRY_PS)) != ENTRY_P))
-        goto fault;
-    path->entry[0] = all = any = entry;
-
-    table = near_table(&near, entry & ADDRESS);
-    if (unlikely(!table))
-        return VIRTX_E_NOT_FOUND;
-    entry = read_entry(table, gva, 30);
-    if (unlikely((entry & reserved) != ENTRY_P))
-        goto fault;
-    path->entry[1] = entry;
-    all &= entry;
-    any |= entry;
-    path->count = 2;
-    size = SIZE_1G;
-    if (unlikely(entry & ENTRY_PS)) {
-        if (mode->no_1g || (entry & bits_mask(29, 13)))
+    for (unsigned i = 0; i < 4; i++) {
+        if (!find_table(slots, &near, entry & ADDRESS, &table))
+            return VIRTX_E_NOT_FOUND;
+        entry = read_entry(table, gva, shifts[i]);
+        if ((entry & reserved) != ENTRY_P)
             goto fault;
-        goto found;
+        path->entry[i] = entry;
+        path->count = (uint8_t)(i + 1);
+        all &= entry;
+        any |= entry;
+        size = BIT(shifts[i]);
+        if (i < 3 && (entry & ENTRY_PS)) {
+            if (i == 0 || (i == 1 && mode->no_1g) || (entry & (size - 1) & ~OFFSET(0x2000ull)))
+                goto fault;
+            break;
+        }
     }
 
-    table = near_table(&near, entry & ADDRESS);
-    if (unlikely(!table))
-        return VIRTX_E_NOT_FOUND;
-    entry = read_entry(table, gva, 21);
-    if (unlikely((entry & reserved) != ENTRY_P))
-        goto fault;
-    path->entry[2] = entry;
-    all &= entry;
-    any |= entry;
-    path->count = 3;
-    size = SIZE_2M;
-    if (entry & ENTRY_PS) {
-        if (unlikely(entry & bits_mask(20, 13)))
-            goto fault;
-        goto found;
-    }
-
-    table = near_table(&near, entry & ADDRESS);
-    if (unlikely(!table))
-        return VIRTX_E_NOT_FOUND;
-    entry = read_entry(table, gva, 12);
-    if (unlikely((entry & reserved) != ENTRY_P))
-        goto fault;
-    path->entry[3] = entry;
-    all &= entry;
-    any |= entry;
-    path->count = 4;
-    size = SIZE_4K;
-
-found:
     result->gpa = (entry & ADDRESS & ~OFFSET(size)) | (gva & OFFSET(size));
     result->bytes = size;
     return judge(mode, all, any, entry, access, flags, result);
@@ -268,30 +290,26 @@ fault:
  * PAE paging. The PDPTEs come from registers; VMX has checked their reserved bits when CR3 was loaded,
  * SVM reads them at each walk and so finds the fault here (AMD APM "Nested Paging and PAE").
  */
-static __attribute__((noinline)) enum virtx_status walk_pae(struct virtx_vm *vm,
-                                                            const struct walk_mode *mode,
-                                                            uint64_t gva, uint32_t access,
-                                                            uint32_t flags,
-                                                            struct walk_result *result,
-                                                            struct path *path)
+static enum virtx_status walk_pae(struct virtx_vm *vm, const struct walk_mode *mode, uint64_t gva,
+                                  uint32_t access, uint32_t flags, struct walk_result *result,
+                                  struct path *path)
 {
     uint64_t reserved = reserved_64(mode, 62);
     uint64_t entry, all, any, size = SIZE_2M;
     const uint8_t *table;
-    struct near near;
+    const struct slot_table *slots = virtx_slots(vm);
+    struct near near = NEAR_NONE;
 
     gva &= UINT32_MAX;
     entry = mode->pdpte[gva >> 30];
     if ((entry & (reserved | ENTRY_NX | bits_mask(8, 5) | bits_mask(2, 1))) != ENTRY_P)
         goto fault;
 
-    near_start(&near, vm);
     path->root = entry & ADDRESS;
     path->width = 8;
     path->shift = 21;
 
-    table = near_table(&near, path->root);
-    if (!table)
+    if (!find_table(slots, &near, path->root, &table))
         return VIRTX_E_NOT_FOUND;
     entry = read_entry(table, gva, 21);
     if ((entry & reserved) != ENTRY_P)
@@ -304,8 +322,7 @@ static __attribute__((noinline)) enum virtx_status walk_pae(struct virtx_vm *vm,
         goto found;
     }
 
-    table = near_table(&near, entry & ADDRESS);
-    if (!table)
+    if (!find_table(slots, &near, entry & ADDRESS, &table))
         return VIRTX_E_NOT_FOUND;
     entry = read_entry(table, gva, 12);
     if ((entry & reserved) != ENTRY_P)
@@ -335,25 +352,21 @@ static bool address_4m(const struct walk_mode *mode, uint64_t entry, uint64_t *b
     return true;
 }
 
-static __attribute__((noinline)) enum virtx_status walk_32(struct virtx_vm *vm,
-                                                           const struct walk_mode *mode,
-                                                           uint64_t gva, uint32_t access,
-                                                           uint32_t flags,
-                                                           struct walk_result *result,
-                                                           struct path *path)
+static enum virtx_status walk_32(struct virtx_vm *vm, const struct walk_mode *mode, uint64_t gva,
+                                 uint32_t access, uint32_t flags, struct walk_result *result,
+                                 struct path *path)
 {
     uint64_t entry, all, base;
     const uint8_t *table;
-    struct near near;
+    const struct slot_table *slots = virtx_slots(vm);
+    struct near near = NEAR_NONE;
 
     gva &= UINT32_MAX;
-    near_start(&near, vm);
     path->root = mode->cr3 & ADDRESS_32;
     path->width = 4;
     path->shift = 22;
 
-    table = near_table(&near, path->root);
-    if (!table)
+    if (!find_table(slots, &near, path->root, &table))
         return VIRTX_E_NOT_FOUND;
     entry = read_entry_32(table, gva, 22);
     if (!(entry & ENTRY_P))
@@ -368,8 +381,7 @@ static __attribute__((noinline)) enum virtx_status walk_32(struct virtx_vm *vm,
         return judge(mode, all, 0, 0, access, flags, result);
     }
 
-    table = near_table(&near, entry & ADDRESS_32);
-    if (!table)
+    if (!find_table(slots, &near, entry & ADDRESS_32, &table))
         return VIRTX_E_NOT_FOUND;
     entry = read_entry_32(table, gva, 12);
     if (!(entry & ENTRY_P))
@@ -384,12 +396,10 @@ fault:
     return no_translation(mode, entry, access, flags, result);
 }
 
-static inline __attribute__((always_inline)) enum virtx_status walk_once(
-    struct virtx_vm *vm, const struct walk_mode *mode, uint64_t gva, uint32_t access,
-    uint32_t flags, struct walk_result *result, struct path *path)
+static enum virtx_status walk_once(struct virtx_vm *vm, const struct walk_mode *mode, uint64_t gva,
+                                   uint32_t access, uint32_t flags, struct walk_result *result,
+                                   struct path *path)
 {
-    if (likely(mode->efer & EFER_LMA) && likely(mode->cr0 & CR0_PG))
-        return walk_4level(vm, mode, gva, access, flags, result, path);
     if (!(mode->cr0 & CR0_PG)) {
         path->count = 0;
         result->gpa = gva & UINT32_MAX;
@@ -397,6 +407,8 @@ static inline __attribute__((always_inline)) enum virtx_status walk_once(
         result->rights = RIGHTS_ALL;
         return VIRTX_OK;
     }
+    if (mode->efer & EFER_LMA)
+        return walk_4level(vm, mode, gva, access, flags, result, path);
     if (mode->cr4 & CR4_PAE)
         return walk_pae(vm, mode, gva, access, flags, result, path);
     return walk_32(vm, mode, gva, access, flags, result, path);
@@ -446,8 +458,9 @@ static __attribute__((noinline)) bool set_flags(struct virtx_vm *vm, const struc
     return true;
 }
 
-enum virtx_status walk_guest(struct virtx_vm *vm, const struct walk_mode *mode, uint64_t gva,
-                             uint32_t access, uint32_t flags, struct walk_result *result)
+static __attribute__((noinline)) enum virtx_status walk_careful(
+    struct virtx_vm *vm, const struct walk_mode *mode, uint64_t gva, uint32_t access,
+    uint32_t flags, struct walk_result *result)
 {
     struct path path;
     for (unsigned attempt = 0; attempt < FLAG_ATTEMPTS; attempt++) {
@@ -457,4 +470,12 @@ enum virtx_status walk_guest(struct virtx_vm *vm, const struct walk_mode *mode, 
             return status;
     }
     return no_rights(mode, access, flags, false, result);
+}
+
+enum virtx_status walk_guest(struct virtx_vm *vm, const struct walk_mode *mode, uint64_t gva,
+                             uint32_t access, uint32_t flags, struct walk_result *result)
+{
+    if (likely(walk_quick(vm, mode, gva, access, flags, result)))
+        return VIRTX_OK;
+    return walk_careful(vm, mode, gva, access, flags, result);
 }
