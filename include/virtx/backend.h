@@ -66,36 +66,52 @@ struct virtx_backend {
     enum virtx_status (*probe)(struct virtx *virtx, uint64_t disable, struct virtx_caps *caps,
                                struct virtx_error *error);
 
-    /** @name Per CPU. On the CPU itself, interrupts off. @{ */
+    /** @name Per CPU. On the CPU itself, interrupts off. */
+    /** @{ */
+    /** Turns virtualization on for this CPU. */
     enum virtx_status (*cpu_enable)(struct virtx *virtx, uint32_t cpu, struct virtx_error *error);
     void (*cpu_disable)(struct virtx *virtx, uint32_t cpu); /**< No vcpu is loaded. */
     void (*cpu_emergency_off)(struct virtx *virtx, uint32_t cpu); /**< In any state. */
     /** @} */
 
-    /** @name Life cycle. With the VM's lock held. On failure nothing is left behind. @{ */
-    enum virtx_status (*vm_create)(struct virtx_vm *vm);
-    void (*vm_destroy)(struct virtx_vm *vm);
-    enum virtx_status (*vcpu_create)(struct virtx_vcpu *vcpu);
+    /** @name Life cycle. With the VM's lock held. On failure nothing is left behind. */
+    /** @{ */
+    enum virtx_status (*vm_create)(struct virtx_vm *vm);      /**< Its bytes are zero. */
+    void (*vm_destroy)(struct virtx_vm *vm);                  /**< It has no vcpus. */
+    enum virtx_status (*vcpu_create)(struct virtx_vcpu *vcpu); /**< Registers as after RESET. */
     void (*vcpu_destroy)(struct virtx_vcpu *vcpu); /**< It is not loaded anywhere. */
     /** @} */
 
-    /** @name On the vcpu's thread. @{ */
+    /** @name On the vcpu's thread. */
+    /** @{ */
+    /** Makes it current on this CPU; it is loaded nowhere. */
     enum virtx_status (*load)(struct virtx_vcpu *vcpu, uint32_t cpu);
+    /** All state to memory; the host's tier 3 back in place. */
     void (*put)(struct virtx_vcpu *vcpu);
     enum virtx_status (*run)(struct virtx_vcpu *vcpu); /**< Fills the record of virtx_backend_exit(). */
+    /** virtx_vcpu_complete() of the access that the last exit left pending. */
     enum virtx_status (*complete)(struct virtx_vcpu *vcpu, const void *value);
+    /** virtx_vcpu_fault() of it. */
     enum virtx_status (*fault)(struct virtx_vcpu *vcpu, const struct virtx_event *event);
+    /** virtx_vcpu_reset(). */
     enum virtx_status (*reset)(struct virtx_vcpu *vcpu, enum virtx_preset preset);
+    /** virtx_vcpu_get(). */
     enum virtx_status (*get)(struct virtx_vcpu *vcpu, uint32_t groups, struct virtx_state *state);
+    /** virtx_vcpu_set(); the groups are valid bits. */
     enum virtx_status (*set)(struct virtx_vcpu *vcpu, uint32_t groups,
                              const struct virtx_state *state);
+    /** virtx_vcpu_gpr(). */
     uint64_t *(*gpr)(struct virtx_vcpu *vcpu);
+    /** virtx_vcpu_fpu_size(). */
     size_t (*fpu_size)(const struct virtx_vcpu *vcpu);
+    /** virtx_vcpu_fpu_get(); the area is large enough. */
     enum virtx_status (*fpu_get)(struct virtx_vcpu *vcpu, void *area);
+    /** virtx_vcpu_fpu_set(). */
     enum virtx_status (*fpu_set)(struct virtx_vcpu *vcpu, const void *area);
     /** @} */
 
-    /** @name From any CPU. @{ */
+    /** @name From any CPU. */
+    /** @{ */
     /** A request bit has been set: make the vcpu notice before its next guest instruction. */
     void (*kick)(struct virtx_vcpu *vcpu);
     /** Whether this processor can intercept that, and in `*forced` whether it does so always. */
@@ -116,7 +132,8 @@ struct virtx_backend {
     const void *hw;
 };
 
-/** @name What the objects offer to a backend. @{ */
+/** @name What the objects offer to a backend. */
+/** @{ */
 void *virtx_backend_cpu(struct virtx *virtx, uint32_t cpu);     /**< The CPU's bytes. */
 void *virtx_backend_vm(struct virtx_vm *vm);                    /**< The VM's bytes. */
 void *virtx_backend_vcpu(struct virtx_vcpu *vcpu);              /**< The vcpu's bytes. */

@@ -37,7 +37,7 @@ struct virtx_event {
     bool has_error;    /**< An error code is pushed. Must agree with the vector and the mode. */
     uint8_t length;    /**< Instruction length for software events, 1 to 15; else 0. */
     uint32_t error;    /**< The error code. */
-    uint64_t address;  /**< CR2 for #PF, the DR6 bits to set for #DB; else ignored. */
+    uint64_t address;  /**< CR2 for \#PF, the DR6 bits to set for \#DB; else ignored. */
 };
 
 /**

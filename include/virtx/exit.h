@@ -78,10 +78,10 @@ enum virtx_instruction {
     VIRTX_INSN_LLDT,    /**< LLDT. */
     VIRTX_INSN_LTR,     /**< LTR. */
     VIRTX_INSN_RSM,     /**< RSM outside SMM. */
-    VIRTX_INSN_VMX,     /**< Any VMX instruction but VMCALL; always intercepted, by default #UD. */
-    VIRTX_INSN_SVM,     /**< Any SVM instruction but VMMCALL; always intercepted, by default #UD. */
-    VIRTX_INSN_GETSEC,  /**< GETSEC; always intercepted, by default #UD. */
-    VIRTX_INSN_SKINIT,  /**< SKINIT; always intercepted, by default #UD. */
+    VIRTX_INSN_VMX,     /**< Any VMX instruction but VMCALL; always intercepted, by default \#UD. */
+    VIRTX_INSN_SVM,     /**< Any SVM instruction but VMMCALL; always intercepted, by default \#UD. */
+    VIRTX_INSN_GETSEC,  /**< GETSEC; always intercepted, by default \#UD. */
+    VIRTX_INSN_SKINIT,  /**< SKINIT; always intercepted, by default \#UD. */
     VIRTX_INSN_IRET,    /**< IRET. */
     VIRTX_INSN_INTN,    /**< INT n. */
     VIRTX_INSN_PUSHF,   /**< PUSHF. */
@@ -148,7 +148,7 @@ struct virtx_exit_exception {
     bool has_error;    /**< There is an error code. */
     uint8_t pad[2];    /**< Zero. */
     uint32_t error;    /**< Error code. */
-    uint64_t address;  /**< #PF: the linear address (CR2 has not been written). #DB: DR6 bits. */
+    uint64_t address;  /**< \#PF: the linear address (CR2 has not been written). \#DB: DR6 bits. */
 };
 
 /** @brief An intercepted MOV to or from CRn or DRn, CLTS or LMSW (a write of CR0). */

@@ -33,11 +33,11 @@ enum virtx_intercept_kind {
     VIRTX_INTERCEPT_CPUID,      /**< Leaves. Default: served from the VM's CPUID table. */
     VIRTX_INTERCEPT_MMIO,       /**< Bytes of guest-physical space outside slots. Default: exit to the loop. */
     VIRTX_INTERCEPT_EXCEPTION,  /**< Vectors 0 to 31. Default: the guest's own. `mask` and `match` select
-                                     #PFs by error code: (code & mask) == match. */
+                                     \#PFs by error code: (code & mask) == match. */
     VIRTX_INTERCEPT_CR,         /**< Control register number; `mask`: for writes of CR0 and CR4 the bits whose
                                      change is of interest (0: any). Default: the guest's own. */
     VIRTX_INTERCEPT_DR,         /**< Debug register number. Default: the guest's own. */
-    VIRTX_INTERCEPT_HYPERCALL,  /**< No range. Default: #UD to the guest. */
+    VIRTX_INTERCEPT_HYPERCALL,  /**< No range. Default: \#UD to the guest. */
     VIRTX_INTERCEPT_INSTRUCTION,/**< ::virtx_instruction. Default: see there. */
     VIRTX_INTERCEPT_KIND_COUNT
 };

@@ -13,10 +13,13 @@
 #define VIRTX_IOAPIC_H
 
 #include <virtx/irq.h>
+#include <virtx/status.h>
 
 #ifdef __cplusplus
 extern "C" {
 #endif
+
+struct virtx_vm;
 
 /** Number of input pins. */
 #define VIRTX_IOAPIC_PINS 24u
@@ -48,10 +51,12 @@ struct virtx_ioapic {
     uint8_t select;                          /**< Register select (IOREGSEL). */
     struct virtx_ioapic_config config;       /**< As given to virtx_ioapic_init(). */
     struct virtx_ioapic *next;               /**< Next I/O APIC on the same bus. */
+    struct virtx_intercept *window;          /**< Of virtx_ioapic_attach(); NULL if detached. */
 };
 
 /**
- * Makes an I/O APIC in its reset state (all pins masked and low) and puts it on its bus.
+ * Makes an I/O APIC in its reset state (all pins masked and low) ; virtx_apic_bus_add_ioapic()
+ * lets it hear EOIs.
  * @return false if the configuration is incomplete or out of range.
  */
 bool virtx_ioapic_init(struct virtx_ioapic *ioapic, const struct virtx_ioapic_config *config);
@@ -87,6 +92,20 @@ void virtx_ioapic_set_irq(struct virtx_ioapic *ioapic, unsigned pin, bool level)
 /** A LAPIC ended level-triggered vector @p vector: clears Remote IRR of the pins that use it and
  *  delivers again what is still asserted. */
 void virtx_ioapic_eoi(struct virtx_ioapic *ioapic, uint8_t vector);
+
+/**
+ * Serves the registers to the guests of a VM, inside run.
+ * @param ioapic an initialized I/O APIC; it must outlive its attachment.
+ * @param vm     the VM.
+ * @param gpa    page-aligned guest-physical address, outside all slots; usually
+ *               #VIRTX_IOAPIC_DEFAULT_BASE.
+ * @return ::VIRTX_E_BUSY if it is attached already, ::VIRTX_E_ALIGN, or as virtx_vm_intercept().
+ */
+enum virtx_status virtx_ioapic_attach(struct virtx_ioapic *ioapic, struct virtx_vm *vm,
+                                      uint64_t gpa);
+
+/** Takes the registers away again. Fine if it is not attached. */
+void virtx_ioapic_detach(struct virtx_ioapic *ioapic);
 
 #ifdef __cplusplus
 }

@@ -7,7 +7,7 @@
  * The controllers themselves are in lapic.h, ioapic.h and pic.h. All of them are plain structures
  * that the caller allocates; none of them allocates, blocks or keeps global state, and nothing a
  * guest writes to them can fail in a way that is fatal to the host. Towards a virtual CPU, a LAPIC
- * or a PIC pair is a ::virtx_irq_source (event.h). irq_attach.h connects them to a VM.
+ * or a PIC pair is a ::virtx_irq_source (event.h), and the `attach` functions connect them to a VM.
  *
  * Concurrency: posting an interrupt to a LAPIC (virtx_apic_bus_deliver(), virtx_msi_deliver(),
  * virtx_lapic_accept()) is safe from any CPU at any time. Adding APICs to a bus needs every vcpu of

@@ -7,6 +7,9 @@
  * in: @c now is the host's time-stamp counter as the guest would count it before any offset, in
  * ticks; it must not go backwards on one LAPIC.
  *
+ * A LAPIC can be used by itself, or attached to a vcpu with virtx_lapic_attach(), which then serves
+ * the guest's accesses inside run and hands over the interrupts.
+ *
  * Concurrency: virtx_lapic_accept() and virtx_lapic_set_lint() are safe from any CPU. Everything
  * else belongs to the thread that runs the vcpu (or needs the vcpu stopped). After any call of its
  * own that thread asks virtx_lapic_pending() again before it enters the guest; the @c changed
@@ -16,10 +19,14 @@
 #define VIRTX_LAPIC_H
 
 #include <virtx/irq.h>
+#include <virtx/status.h>
 
 #ifdef __cplusplus
 extern "C" {
 #endif
+
+struct virtx_vcpu;
+struct virtx_intercept;
 
 /** Features a LAPIC may have; a bitmask in virtx_lapic_config::features. */
 enum virtx_lapic_feature {
@@ -64,9 +71,9 @@ struct virtx_lapic_config {
                                 asks its user to wake up for; 0 for none. The counter the guest
                                 reads is not affected. */
     void *ctx;             /**< Passed to the two functions below. */
-    /** This vcpu's pending interrupts may have changed through something other than its own
-     * thread's calls. Called on any CPU; must lead to another virtx_lapic_pending() before the
-     * guest runs on, so it ends in making a running vcpu exit. Required. */
+    /** The answer of virtx_lapic_pending() may have changed: something arrived, or time passed in
+     *  virtx_lapic_advance(). Called on any CPU; must lead to another virtx_lapic_pending() before
+     *  the guest runs on, so it ends in making a running vcpu exit. Required. */
     void (*changed)(void *ctx);
     /** An NMI, SMI, INIT or SIPI (@p vector is the start page) arrived for the processor. Called on
      *  any CPU. On INIT the vcpu's thread is expected to call virtx_lapic_reset(). Required. */
@@ -122,6 +129,12 @@ struct virtx_lapic {
     uint32_t (*send)(void *ctx, const struct virtx_apic_message *message);
     void (*broadcast_eoi)(void *ctx, uint8_t vector); /**< Where EOIs of level interrupts go. */
     void *bus_ctx;                                    /**< Passed to send and broadcast_eoi. */
+
+    struct virtx_vcpu *vcpu;         /**< Of virtx_lapic_attach(); NULL if detached. */
+    struct virtx_intercept *page;    /**< Its intercept of the register page. */
+    struct virtx_intercept *msrs[3]; /**< Its intercepts of MSRs. */
+    uint32_t signals;                /**< What virtx_lapic_take_signal() will report. Atomic. */
+    uint32_t sipi_vector;            /**< Start page of the last SIPI. Atomic. */
 };
 
 /**
@@ -197,7 +210,7 @@ bool virtx_lapic_owns_msr(uint32_t msr);
 
 /**
  * RDMSR of a register for which virtx_lapic_owns_msr() holds.
- * @return false if the access must raise #GP(0): not in x2APIC mode, reserved, or write-only.
+ * @return false if the access must raise \#GP(0): not in x2APIC mode, reserved, or write-only.
  */
 bool virtx_lapic_msr_read(struct virtx_lapic *lapic, uint32_t msr, uint64_t now, uint64_t *value);
 
@@ -205,7 +218,7 @@ bool virtx_lapic_msr_read(struct virtx_lapic *lapic, uint32_t msr, uint64_t now,
  * WRMSR of a register for which virtx_lapic_owns_msr() holds (Intel SDM, "x2APIC Register
  * Availability", "x2APIC State Transitions"). A write of IA32_APIC_BASE may move or hide the
  * register page: compare virtx_lapic_mmio_base(), virtx_lapic_enabled() and virtx_lapic_x2apic().
- * @return false if the access must raise #GP(0): not in x2APIC mode, reserved register or bits,
+ * @return false if the access must raise \#GP(0): not in x2APIC mode, reserved register or bits,
  *         read-only, or an illegal change of mode; nothing changed then.
  */
 bool virtx_lapic_msr_write(struct virtx_lapic *lapic, uint32_t msr, uint64_t now, uint64_t value);
@@ -284,6 +297,41 @@ void virtx_lapic_advance(struct virtx_lapic *lapic, uint64_t now);
 /** Sets the difference between the guest's TSC and @c now, modulo 2^64, which the TSC deadline is
  *  compared through; follows guest writes of the TSC and TSC_ADJUST. */
 void virtx_lapic_set_tsc_offset(struct virtx_lapic *lapic, uint64_t offset);
+
+/**
+ * Makes a LAPIC and gives it to a vcpu: register page and MSRs are served inside run, its vectors
+ * become the vcpu's interrupts, an NMI is latched in the vcpu. Time is the processor's time-stamp
+ * counter. What remains for the loop: to come back (with a kick, or any exit) when
+ * virtx_lapic_deadline() is reached and call virtx_lapic_advance(), and to ask
+ * virtx_lapic_take_signal() after ::VIRTX_EXIT_KICK.
+ *
+ * An attached LAPIC accepts messages from any CPU, but not from an NMI handler.
+ *
+ * @param lapic  the LAPIC; it must outlive its attachment. Put it on a bus afterwards.
+ * @param config as for virtx_lapic_init(), whose ctx, changed and event are ignored and whose id is
+ *               virtx_vcpu_id().
+ * @param vcpu   the vcpu, not in run.
+ * @return ::VIRTX_E_INVALID, or as virtx_vcpu_intercept(); nothing is attached then.
+ */
+enum virtx_status virtx_lapic_attach(struct virtx_lapic *lapic,
+                                     const struct virtx_lapic_config *config,
+                                     struct virtx_vcpu *vcpu);
+
+/** Takes the LAPIC from its vcpu again, which is not in run. Fine if it is not attached. */
+void virtx_lapic_detach(struct virtx_lapic *lapic);
+
+/**
+ * Takes an INIT, SIPI or SMI that arrived for the vcpu of an attached LAPIC; run returned with a
+ * kick for it. An INIT comes before a SIPI, and later ones of a kind replace earlier ones.
+ *
+ * For INIT the loop resets the LAPIC (virtx_lapic_reset()) and the vcpu; a processor that is not
+ * waiting for a SIPI ignores one.
+ * @param lapic  the LAPIC.
+ * @param vector receives the start page of a SIPI; untouched otherwise.
+ * @return ::VIRTX_APIC_INIT, ::VIRTX_APIC_SIPI or ::VIRTX_APIC_SMI, or ::VIRTX_APIC_RESERVED_MODE
+ * if there is none.
+ */
+enum virtx_apic_delivery virtx_lapic_take_signal(struct virtx_lapic *lapic, uint8_t *vector);
 
 #ifdef __cplusplus
 }

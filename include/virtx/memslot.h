@@ -82,6 +82,8 @@ enum virtx_status virtx_memslot_log(struct virtx_memslot *slot, bool on);
 /**
  * @brief Takes the dirty log: ORs one bit a page into @p bitmap, least significant bit first, and
  * clears it in the library. A write that happens during the call is in this log or in the next.
+ * @param slot  a slot that keeps a log
+ * @param[in,out] bitmap  one bit a page, page 0 of the slot in bit 0 of word 0
  * @param words  size of bitmap in 64-bit words, at least (pages + 63) / 64
  * @param[out] dirty  number of pages reported; may be NULL
  * @return ::VIRTX_E_INVALID also when the slot keeps no log

@@ -20,11 +20,11 @@ extern "C" {
 struct virtx_vm;
 struct virtx_vcpu;
 
-/** @brief A translation fault that the hardware reported, or #PF under shadow paging. */
+/** @brief A translation fault that the hardware reported, or \#PF under shadow paging. */
 struct virtx_page_fault {
     uint64_t gpa;        /**< Guest-physical address (nested engines). */
     uint64_t gva;        /**< Guest linear address, when gva_valid. */
-    uint32_t error;      /**< #PF error code (shadow engines). */
+    uint32_t error;      /**< \#PF error code (shadow engines). */
     uint8_t access;      /**< ::virtx_access bits attempted. */
     uint8_t present;     /**< ::virtx_access bits that the faulting entry allowed; 0: not present. */
     bool gva_valid;      /**< gva is known. */
@@ -36,7 +36,7 @@ struct virtx_page_fault {
 /** @brief What an engine makes of a fault. */
 enum virtx_fault_result {
     VIRTX_FAULT_RESUME,     /**< Mended: enter again. */
-    VIRTX_FAULT_REFLECT,    /**< The guest's own fault: inject #PF. */
+    VIRTX_FAULT_REFLECT,    /**< The guest's own fault: inject \#PF. */
     VIRTX_FAULT_NOT_MEMORY, /**< No slot there (or a write to a ROM with a device): it is MMIO. */
     VIRTX_FAULT_FORBIDDEN,  /**< The slot does not allow it, or its page has no backing now. */
     VIRTX_FAULT_NO_MEMORY,  /**< The pool is exhausted; nothing has changed. */
@@ -51,13 +51,16 @@ struct virtx_paging {
     size_t vm_bytes;   /**< Zeroed bytes wanted for each VM; at most a page. See virtx_paging_vm(). */
     size_t vcpu_bytes; /**< Likewise for each vcpu. See virtx_paging_vcpu(). */
 
-    /** The VM's lock is held in all of these but fault() and root(). @{ */
-    enum virtx_status (*vm_create)(struct virtx_vm *vm);
-    void (*vm_destroy)(struct virtx_vm *vm);
-    enum virtx_status (*vcpu_create)(struct virtx_vcpu *vcpu);
-    void (*vcpu_destroy)(struct virtx_vcpu *vcpu);
+    /** @name With the VM's lock held. */
+    /** @{ */
+    enum virtx_status (*vm_create)(struct virtx_vm *vm);       /**< Its bytes are zero. */
+    void (*vm_destroy)(struct virtx_vm *vm);                   /**< Gives all pages back. */
+    enum virtx_status (*vcpu_create)(struct virtx_vcpu *vcpu); /**< Its bytes are zero. */
+    void (*vcpu_destroy)(struct virtx_vcpu *vcpu);             /**< It is loaded nowhere. */
+    /** As virtx_backend::memory. */
     void (*memory)(struct virtx_vm *vm, uint64_t gpa, uint64_t bytes,
                    enum virtx_memory_change change);
+    /** As virtx_backend::collect_dirty. */
     void (*collect_dirty)(struct virtx_vm *vm, uint64_t gpa, uint64_t bytes);
     /** @} */
 
@@ -72,7 +75,8 @@ struct virtx_paging {
     void (*invlpg)(struct virtx_vcpu *vcpu, uint64_t gva);
 };
 
-/** @name What the objects offer to an engine. @{ */
+/** @name What the objects offer to an engine. */
+/** @{ */
 void *virtx_paging_vm(struct virtx_vm *vm);       /**< The VM's bytes. */
 void *virtx_paging_vcpu(struct virtx_vcpu *vcpu); /**< The vcpu's bytes. */
 /** A zeroed page from the VM's pool, NULL when its bound is reached or the host has none. */

@@ -13,10 +13,13 @@
 #define VIRTX_PIC_H
 
 #include <virtx/irq.h>
+#include <virtx/status.h>
 
 #ifdef __cplusplus
 extern "C" {
 #endif
+
+struct virtx_vm;
 
 /** One 8259A of the pair; part of struct virtx_pic. */
 struct virtx_pic_chip {
@@ -49,6 +52,7 @@ struct virtx_pic {
     bool offered_slave;            /**< virtx_pic_pending() last offered a slave's vector. */
     void (*output)(void *ctx, bool level); /**< Hears changes of the INT output. */
     void *ctx;                             /**< Passed to output. */
+    struct virtx_intercept *ports[3];      /**< Of virtx_pic_attach(); NULL if detached. */
 };
 
 /**
@@ -96,6 +100,18 @@ int virtx_pic_take(struct virtx_pic *pic);
 /** A PIC pair as a source of interrupts, for virtx_vcpu_irq_source() or virtx_lapic_config::extint;
  *  the context is the struct virtx_pic. It has no task priority. */
 extern const struct virtx_irq_source virtx_pic_irq_source;
+
+/**
+ * Serves the six ports to the guests of a VM, inside run.
+ * @param pic an initialized pair; it must outlive its attachment.
+ * @param vm  the VM.
+ * @return ::VIRTX_E_BUSY if it is attached already, or as virtx_vm_intercept(); nothing is attached
+ *         then.
+ */
+enum virtx_status virtx_pic_attach(struct virtx_pic *pic, struct virtx_vm *vm);
+
+/** Takes the ports away again. Fine if it is not attached. */
+void virtx_pic_detach(struct virtx_pic *pic);
 
 #ifdef __cplusplus
 }

@@ -27,7 +27,9 @@ struct virtx_error;
 
 /**
  * @brief Makes a vcpu in the state of ::VIRTX_PRESET_RESET.
+ * @param vm  the VM it belongs to
  * @param id  its APIC ID, unique in the VM, below virtx_vm_config::max_vcpus
+ * @param[out] out  the vcpu, on success only
  * @return ::VIRTX_OK, ::VIRTX_E_INVALID, ::VIRTX_E_BUSY (id in use), ::VIRTX_E_NO_MEMORY, ::VIRTX_E_HOST
  */
 enum virtx_status virtx_vcpu_create(struct virtx_vm *vm, uint32_t id, struct virtx_vcpu **out);
@@ -59,6 +61,7 @@ enum virtx_status virtx_vcpu_reset(struct virtx_vcpu *vcpu, enum virtx_preset pr
  * guest has not moved. Loads the vcpu on this CPU if it is not. See host.h for the state to
  * call it in.
  *
+ * @param vcpu  the vcpu to run
  * @param[out] exit  the record, valid until the next run; set on ::VIRTX_OK only
  * @return ::VIRTX_OK; ::VIRTX_E_PENDING (complete the last access first); ::VIRTX_E_BUSY (already
  *   running, or loaded on another CPU); ::VIRTX_E_NOT_ENABLED; ::VIRTX_E_GUEST_STATE,
@@ -70,6 +73,7 @@ enum virtx_status virtx_vcpu_run(struct virtx_vcpu *vcpu, const struct virtx_exi
 /**
  * @brief Completes the access of the last exit and retires its instruction.
  *
+ * @param vcpu  a vcpu whose last exit is pending
  * @param value  the result of a read, as many bytes as the record says (size * count for ports; 8 for
  *   MSR, CR and instructions); NULL means what the record holds, which for an untouched port or MMIO
  *   read is all ones and for CPUID the policy's answer. Ignored for writes.
@@ -123,7 +127,7 @@ enum virtx_status virtx_vcpu_fpu_set(struct virtx_vcpu *vcpu, const void *area, 
  * @brief Queues an event for the guest.
  *
  * An exception replaces nothing: with one already queued the two are merged as the processor does
- * (Intel SDM "Double Fault", AMD APM "#DF"). An external interrupt queued here is delivered once, when IF allows,
+ * (Intel SDM "Double Fault", AMD APM "\#DF"). An external interrupt queued here is delivered once, when IF allows,
  * ahead of the attached source; an NMI is latched.
  * @return ::VIRTX_E_INVALID (malformed), ::VIRTX_E_BUSY (an interrupt injected earlier still waits)
  */
@@ -150,15 +154,19 @@ bool virtx_vcpu_wakeable(struct virtx_vcpu *vcpu);
 /** @brief A guest page fault, or where a translation went. */
 struct virtx_translation {
     uint64_t gpa;      /**< Guest-physical address, when translated. */
-    uint32_t error;    /**< #PF error code, when ::VIRTX_E_FAULT. */
+    uint32_t error;    /**< \#PF error code, when ::VIRTX_E_FAULT. */
     uint32_t rights;   /**< ::virtx_access bits the tables grant at this privilege, when translated. */
     uint64_t bytes;    /**< Size of the guest page: 4 KiB to 1 GiB; 4 KiB with paging off. */
 };
 
 /**
  * @brief Translates a guest linear address by the guest's own tables and mode.
+ * @param vcpu  whose tables and mode
+ * @param gva  the linear address
  * @param access  ::virtx_access bits of one access
  * @param user  as at CPL 3, else as at the current CPL's supervisor rights
+ * @param[out] out  the translation, or the fault
+ *
  * Does not set accessed or dirty flags.
  * @return ::VIRTX_E_FAULT (with the error code), ::VIRTX_E_NOT_FOUND (a guest table lies outside slots)
  */

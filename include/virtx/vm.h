@@ -34,7 +34,9 @@ struct virtx_vm_config {
 
 /**
  * @brief Makes a VM without memory or vcpus. May be called from any CPU.
+ * @param virtx  an open instance
  * @param config  NULL means all defaults
+ * @param[out] out  the VM, on success only
  * @return ::VIRTX_OK, ::VIRTX_E_SIZE, ::VIRTX_E_INVALID, ::VIRTX_E_UNSUPPORTED (engine),
  *   ::VIRTX_E_NO_MEMORY
  */
