@@ -71,8 +71,8 @@ struct virtx_lapic_config {
                                 asks its user to wake up for; 0 for none. The counter the guest
                                 reads is not affected. */
     void *ctx;             /**< Passed to the two functions below. */
-    /** The answer of virtx_lapic_pending() may have changed: something arrived, or time passed in
-     *  virtx_lapic_advance(). Called on any CPU; must lead to another virtx_lapic_pending() before
+    /** The answer of virtx_lapic_pending() may have changed: something arrived, or the timer was
+     *  found expired. Called on any CPU; must lead to another virtx_lapic_pending() before
      *  the guest runs on, so it ends in making a running vcpu exit. Required. */
     void (*changed)(void *ctx);
     /** An NMI, SMI, INIT or SIPI (@p vector is the start page) arrived for the processor. Called on

@@ -2,7 +2,7 @@
 /* The I/O APIC model. */
 #include <virtx/ioapic.h>
 
-#include <string.h>
+#include "core/util.h"
 
 /* Redirection table entry (82093AA, "I/O Redirection Table Registers"). */
 #define RTE_MODE_SHIFT  8
@@ -33,7 +33,7 @@ bool virtx_ioapic_init(struct virtx_ioapic *ioapic, const struct virtx_ioapic_co
     memset(ioapic, 0, sizeof(*ioapic));
     ioapic->config = *config;
     virtx_ioapic_reset(ioapic);
-    return virtx_apic_bus_add_ioapic(config->bus, ioapic);
+    return true;
 }
 
 void virtx_ioapic_reset(struct virtx_ioapic *ioapic)

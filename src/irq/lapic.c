@@ -2,7 +2,7 @@
 /* The LAPIC's heart: request, in-service and priority; what arrives and what is handed over. */
 #include "irq/lapic_internal.h"
 
-#include <string.h>
+#include "core/util.h"
 
 static uint32_t no_send(void *ctx, const struct virtx_apic_message *message)
 {
@@ -355,6 +355,7 @@ void virtx_lapic_local_interrupt(struct virtx_lapic *lapic, enum virtx_lapic_lvt
     /* Intel SDM, "Generating an Interrupt on Overflow": delivery sets the mask bit. */
     if (entry == VIRTX_LAPIC_LVT_PMC)
         lapic->lvt[entry] |= LVT_MASKED;
+    lapic->config.changed(lapic->config.ctx);
 }
 
 /* Works out what the LINT pins mean now: which of them are the 8259's, and whether LINT0 asserts a
@@ -425,12 +426,15 @@ void virtx_lapic_set_lint(struct virtx_lapic *lapic, unsigned pin, bool level)
         before = __atomic_fetch_and(&lapic->lint_lines, (uint8_t)~bit, __ATOMIC_SEQ_CST);
     if (((before & bit) != 0) == level)
         return;
-    if ((__atomic_load_n(&lapic->extint_pins, __ATOMIC_RELAXED) & bit) != 0)
-        lapic->config.changed(lapic->config.ctx);
-    else if (virtx_lapic_enabled(lapic))
+    if ((__atomic_load_n(&lapic->extint_pins, __ATOMIC_RELAXED) & bit) != 0) {
+        /* A falling line takes an answer away, which nobody has to hurry for. */
+        if (level)
+            lapic->config.changed(lapic->config.ctx);
+    } else if (virtx_lapic_enabled(lapic)) {
         lint_edge(lapic, pin, level);
-    else if (pin == 1 && level)
+    } else if (pin == 1 && level) {
         lapic->config.event(lapic->config.ctx, VIRTX_APIC_NMI, 0);
+    }
 }
 
 static int source_pending(void *ctx)

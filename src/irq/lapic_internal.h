@@ -11,6 +11,11 @@
 #define APIC_BASE_ENABLE           (1ull << 11)
 #define APIC_BASE_MODE             (APIC_BASE_X2APIC | APIC_BASE_ENABLE)
 
+#define MSR_APIC_BASE              0x1bu
+#define MSR_TSC_DEADLINE           0x6e0u
+#define MSR_X2APIC_FIRST           0x800u
+#define MSR_X2APIC_LAST            0x8ffu
+
 #define SVR_ENABLE                 (1u << 8)
 #define SVR_SUPPRESS_EOI           (1u << 12)
 

@@ -30,11 +30,6 @@ enum {
     REG_SELF_IPI = 0x3f,
 };
 
-#define MSR_APIC_BASE       0x1bu
-#define MSR_TSC_DEADLINE    0x6e0u
-#define MSR_X2APIC_FIRST    0x800u
-#define MSR_X2APIC_LAST     0x8ffu
-
 #define ICR_VECTOR          0xffu
 #define ICR_LOGICAL         (1u << 11)
 #define ICR_STATUS          (1u << 12)

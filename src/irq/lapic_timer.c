@@ -131,6 +131,8 @@ void lapic_timer_sync(struct virtx_lapic *l, uint64_t now)
         return;
     lapic_raise(l, VIRTX_LAPIC_LVT_TIMER);
     lapic_timer_plan(l);
+    /* Any access may be what finds the timer expired, a read of the count included. */
+    l->config.changed(l->config.ctx);
 }
 
 uint32_t lapic_timer_count(struct virtx_lapic *l, uint64_t now)

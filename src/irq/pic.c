@@ -3,7 +3,7 @@
  * highest priority, which rotation moves to any input. */
 #include <virtx/pic.h>
 
-#include <string.h>
+#include "core/util.h"
 
 #define MASTER        0u
 #define SLAVE         1u

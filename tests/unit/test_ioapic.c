@@ -37,6 +37,8 @@ static void make_ioapic(uint8_t version, bool ignore_polarity)
 
     bus.ioapics = NULL;
     ck_assert(virtx_ioapic_init(&ioapic, &config));
+    ck_assert(virtx_apic_bus_add_ioapic(&bus, &ioapic));
+    ck_assert(!virtx_apic_bus_add_ioapic(&bus, &ioapic));
 }
 
 static void setup(void)
