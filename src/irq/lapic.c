@@ -161,7 +161,7 @@ void virtx_lapic_set_tpr(struct virtx_lapic *lapic, uint8_t tpr)
     lapic_update_ppr(lapic);
 }
 
-static bool extint_requested(const struct virtx_lapic *l)
+static inline bool extint_requested(const struct virtx_lapic *l)
 {
     return (__atomic_load_n(&l->lint_lines, __ATOMIC_RELAXED) & l->extint_pins) != 0 ||
            __atomic_load_n(&l->extint_message, __ATOMIC_RELAXED) != 0;
@@ -170,7 +170,7 @@ static bool extint_requested(const struct virtx_lapic *l)
 /* ExtINT passes the APIC's priorities by and goes to the processor as INTR would. */
 static int extint_pending(const struct virtx_lapic *l)
 {
-    if (!extint_requested(l) || l->config.extint == NULL)
+    if (likely(!extint_requested(l)) || l->config.extint == NULL)
         return VIRTX_IRQ_NONE;
     return l->config.extint->pending(l->config.extint_ctx);
 }
@@ -180,9 +180,11 @@ int virtx_lapic_pending(struct virtx_lapic *lapic)
     int vector;
 
     lapic_fold(lapic);
-    vector = extint_pending(lapic);
-    if (vector >= 0)
-        return vector;
+    if (unlikely(extint_requested(lapic))) {
+        vector = extint_pending(lapic);
+        if (vector >= 0)
+            return vector;
+    }
     if ((lapic->irr_max & 0xf0) > (lapic->ppr & 0xf0))
         return lapic->irr_max;
     return VIRTX_IRQ_NONE;

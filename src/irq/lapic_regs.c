@@ -92,11 +92,16 @@ static bool exists(uint32_t reg, bool x2apic)
 }
 
 /* Reads what both modes have in common; false: there is nothing to read there. */
-static bool read_register(struct virtx_lapic *l, uint32_t reg, bool x2apic, uint64_t now,
-                          uint64_t *value)
+static inline bool read_register(struct virtx_lapic *l, uint32_t reg, bool x2apic, uint64_t now,
+                                 uint64_t *value)
 {
     int lvt;
 
+    /* The commonest of all; it exists in both modes. */
+    if (reg == REG_TPR) {
+        *value = l->tpr;
+        return true;
+    }
     if (!exists(reg, x2apic))
         return false;
     if (reg >= REG_ISR && reg < REG_ESR) {
@@ -115,9 +120,6 @@ static bool read_register(struct virtx_lapic *l, uint32_t reg, bool x2apic, uint
         return true;
     case REG_VERSION:
         *value = version(l);
-        return true;
-    case REG_TPR:
-        *value = l->tpr;
         return true;
     case REG_APR:
         lapic_fold(l);
