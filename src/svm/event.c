@@ -1,0 +1,215 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Events into the guest: EVENTINJ, EXITINTINFO, and the windows in which they can follow.
+ *
+ * AMD APM volume 2, "Event Injection", "Virtual Interrupts", "NMI Support". The interrupt window is
+ * a virtual interrupt that is intercepted where it would be delivered, and so never is. SVM does
+ * not track whether an NMI handler runs: that is done here, by its IRET.
+ */
+#include "svm/svm.h"
+
+static void step_done(struct svm_vcpu *sv);
+
+/* ---- EVENTINJ ---- */
+
+void svm_inject(struct hw_vcpu *hv, const struct virtx_event *event)
+{
+    struct svm_vcpu *sv = svm_of(hv);
+    uint32_t info = event->vector | VMCB_EVENT_VALID;
+
+    if (sv->after & SVM_AFTER_STEP)
+        step_done(sv); /* the event goes first, and must not push the step's TF */
+    switch (event->type) {
+    case VIRTX_EVENT_INTERRUPT:
+        info |= VMCB_EVENT_INTERRUPT;
+        break;
+    case VIRTX_EVENT_NMI:
+        info |= VMCB_EVENT_NMI;
+        sv->nmi_blocked = true;
+        svm_controls_iret(sv);
+        break;
+    case VIRTX_EVENT_SOFT_INTERRUPT:
+        info |= VMCB_EVENT_SOFT;
+        break;
+    default:
+        info |= VMCB_EVENT_EXCEPTION;
+        break;
+    }
+    if (event->has_error)
+        info |= VMCB_EVENT_ERROR;
+    /* What a software event pushes is the address behind its instruction; VMRUN pushes the RIP it
+     * loads, or the next RIP where it has one. */
+    if (event->type >= VIRTX_EVENT_SOFT_INTERRUPT) {
+        sv->rewind = event->length;
+        hv->state.rip += event->length;
+        sv->vmcb.control.next_rip = hv->state.rip;
+    }
+    sv->event = *event;
+    sv->vmcb.control.event_inj = info | (uint64_t)event->error << 32;
+    sv->attention = 1;
+}
+
+/* ---- EXITINTINFO ---- */
+
+static bool is_software(uint32_t info)
+{
+    uint32_t vector = info & VMCB_EVENT_VECTOR;
+
+    return (info & VMCB_EVENT_TYPE) == VMCB_EVENT_SOFT ||
+           ((info & VMCB_EVENT_TYPE) == VMCB_EVENT_EXCEPTION &&
+            (vector == VECTOR_BP || vector == VECTOR_OF));
+}
+
+/*
+ * The exit interrupted the delivery of an event. One that the entry injected is handed back as it
+ * came; others as the processor describes them. The guest's own software events are not: RIP is at
+ * their instruction, which executes again.
+ */
+void svm_event_interrupted(struct svm_vcpu *sv)
+{
+    struct hw_vcpu *hv = &sv->hw;
+    uint64_t info = sv->vmcb.control.exit_int_info;
+    uint32_t type = (uint32_t)info & VMCB_EVENT_TYPE;
+    struct virtx_event *event = &hv->reinject;
+
+    hv->vcpu->exit.raw.interruption = info;
+    if (hv->injected && sv->event.vector == (info & VMCB_EVENT_VECTOR)) {
+        *event = sv->event;
+        hv->has_reinject = true;
+        hv->state.rip -= sv->rewind;
+        hv->vcpu->exit.rip = hv->state.rip;
+    } else if (!is_software((uint32_t)info)) {
+        event->type = type == VMCB_EVENT_NMI         ? VIRTX_EVENT_NMI
+                      : type == VMCB_EVENT_INTERRUPT ? VIRTX_EVENT_INTERRUPT
+                                                     : VIRTX_EVENT_EXCEPTION;
+        event->vector = (uint8_t)info;
+        event->has_error = (info & VMCB_EVENT_ERROR) != 0;
+        event->error = event->has_error ? (uint32_t)(info >> 32) : 0;
+        event->length = 0;
+        event->address = (uint8_t)info == VECTOR_PF ? sv->vmcb.save.cr2 : 0;
+        hv->has_reinject = true;
+    }
+    if (hv->has_reinject && event->type == VIRTX_EVENT_NMI) {
+        sv->nmi_blocked = false; /* it has not been taken after all */
+        svm_controls_iret(sv);
+    }
+}
+
+/* ---- Windows ---- */
+
+bool svm_can_interrupt(struct hw_vcpu *hv)
+{
+    const struct virtx_state *state = hw_state(hv, VIRTX_STATE_RFLAGS | VIRTX_STATE_INTR);
+
+    return (state->rflags & RFLAGS_IF) &&
+           !(state->interruptibility & (VIRTX_BLOCKED_BY_STI | VIRTX_BLOCKED_BY_MOV_SS));
+}
+
+bool svm_can_nmi(struct hw_vcpu *hv)
+{
+    const struct virtx_state *state = hw_state(hv, VIRTX_STATE_INTR);
+
+    return !(state->interruptibility &
+             (VIRTX_BLOCKED_BY_STI | VIRTX_BLOCKED_BY_MOV_SS | VIRTX_BLOCKED_BY_NMI));
+}
+
+/*
+ * An NMI waits that no NMI handler holds off. Behind an interrupt shadow it can come one
+ * instruction further on, which is stepped over. Behind another event it can come at once, so the
+ * guest is made to exit right after that has been delivered.
+ */
+static void nmi_soon(struct svm_vcpu *sv)
+{
+    struct hw_vcpu *hv = &sv->hw;
+    struct virtx *virtx = hv->vcpu->virtx;
+
+    if (!hv->injected) {
+        svm_step_begin(sv);
+    } else {
+        sv->after |= SVM_AFTER_NMI;
+        virtx->ops.kick_cpu(virtx->ctx, sv->last_cpu);
+    }
+}
+
+void svm_window(struct hw_vcpu *hv, bool interrupt, bool nmi)
+{
+    struct svm_vcpu *sv = svm_of(hv);
+    struct vmcb_control *control = &sv->vmcb.control;
+
+    sv->window_nmi = nmi;
+    if (nmi && !sv->nmi_blocked && !(sv->after & SVM_AFTER_STEP))
+        nmi_soon(sv);
+    if (sv->window_interrupt == interrupt)
+        return;
+    sv->window_interrupt = interrupt;
+    if (interrupt) {
+        control->v_irq |= VMCB_V_IRQ;
+        control->v_intr_prio = 0xf | VMCB_V_IGN_TPR;
+        control->v_intr_vector = 0;
+        control->misc1 |= VMCB_VINTR;
+    } else {
+        control->v_irq &= (uint8_t)~VMCB_V_IRQ;
+        control->v_intr_prio = 0;
+        control->misc1 &= ~(uint32_t)VMCB_VINTR;
+    }
+    svm_dirty(sv, VMCB_CLEAN_INTERCEPTS | VMCB_CLEAN_TPR);
+}
+
+/* ---- Stepping over one instruction, to the end of an NMI handler ---- */
+
+/*
+ * NMIs are unblocked by the completion of IRET. The intercept comes before it executes, so it is
+ * executed with TF set; every exception is intercepted meanwhile, since one that the IRET causes
+ * must not push that TF.
+ */
+void svm_step_begin(struct svm_vcpu *sv)
+{
+    sv->after |= SVM_AFTER_STEP;
+    svm_controls_exceptions(sv, true);
+    svm_controls_iret(sv);
+}
+
+static void step_done(struct svm_vcpu *sv)
+{
+    sv->after &= (uint8_t)~SVM_AFTER_STEP;
+    svm_controls_exceptions(sv, false);
+    svm_controls_iret(sv);
+}
+
+/* At the entry, when the registers are in the VMCB. */
+void svm_step_arm(struct svm_vcpu *sv)
+{
+    struct vmcb_save *save = &sv->vmcb.save;
+
+    sv->step_tf = (save->rflags & RFLAGS_TF) != 0;
+    sv->step_rip = save->rip;
+    sv->step_dr6 = save->dr6;
+    save->rflags |= RFLAGS_TF;
+}
+
+/* After the exit. True: it was the step's own trap, and the reason is set. */
+bool svm_step_end(struct svm_vcpu *sv)
+{
+    struct hw_vcpu *hv = &sv->hw;
+    struct vmcb_save *save = &sv->vmcb.save;
+    bool trapped = sv->vmcb.control.exit_code == VMEXIT_EXCEPTION + VECTOR_DB;
+    bool executed = save->rip != sv->step_rip || trapped;
+
+    if (sv->window_nmi) {
+        sv->after &= (uint8_t)~SVM_AFTER_NMI;
+        hv->work |= HW_WORK_EVENT;
+    }
+    if (!(sv->after & SVM_AFTER_STEP))
+        return false;
+    if (executed)
+        sv->nmi_blocked = false;
+    else if (!sv->step_tf)
+        save->rflags &= ~RFLAGS_TF;
+    step_done(sv);
+    if (!trapped || sv->step_tf)
+        return false;
+    save->dr6 = sv->step_dr6;
+    svm_dirty(sv, VMCB_CLEAN_DR);
+    hv->vcpu->exit.reason = sv->window_nmi ? HW_EXIT_NMI_WINDOW : HW_EXIT_HOST;
+    return true;
+}
