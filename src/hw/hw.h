@@ -123,8 +123,7 @@ struct hw_vcpu {
     /* The rest is src/hw's own. */
     bool serve_cpuid;     /* no intercept wants CPUID: answer from the cache */
     bool rules_port, rules_msr, rules_mmio, rules_hypercall; /* whether any intercept exists */
-    bool switch_exit;     /* the profile wants shared state switched at every exit */
-    bool switch_return;   /* … or when run returns */
+    bool switch_exit;     /* the profile wants host state back at every exit */
     struct virtx_event inflight; /* what the coming (or last) entry injects, when `injected` */
     uint64_t port_rules, msr_rules; /* as in struct hw_vm, for the vcpu's own bitmaps */
     struct hw_soft *soft; /* see service.h */

@@ -6,6 +6,7 @@
 #define VIRTX_HW_SERVICE_H
 
 #include "hw/hw.h"
+#include "insn/insn.h"
 #include "x86/cpu.h"
 #include "x86/defs.h"
 
@@ -34,7 +35,7 @@ struct hw_policy {
     uint64_t reserved; /* bits of a physical address that must be 0 */
     uint64_t spec_ctrl; /* bits of IA32_SPEC_CTRL; 0: no such MSR */
     bool has_ibpb, has_l1d_flush, has_arch_capabilities, has_tsc_adjust, has_tsc_aux;
-    bool amd;
+    bool amd, no_1g;
     uint8_t physical_bits;
 };
 
@@ -48,7 +49,7 @@ enum hw_pending {
 
 /* A MOV-like access to MMIO that needs no executor. */
 struct hw_mov {
-    uint8_t kind;     /* 0 write; 1 read into a register; 2 with zero extension; 3 with sign */
+    uint8_t kind;     /* enum hw_mov_kind */
     uint8_t reg;      /* destination register; 4 to 7 with `high`: AH to BH */
     bool high;
     uint8_t size;     /* bytes in memory */
@@ -57,10 +58,8 @@ struct hw_mov {
 
 /* String port access in progress (io.c). */
 struct hw_string {
-    uint64_t linear;   /* of the first unit */
-    uint32_t units;
     uint8_t address_size;
-    uint8_t length;
+    bool rep;
 };
 
 struct hw_soft {
@@ -74,13 +73,16 @@ struct hw_soft {
     struct hw_string string;
     size_t fpu_bytes;  /* of the guest's XSAVE area */
     size_t fpu_pages;
-    bool host_xsave;   /* the processor has XSAVE */
     /* The host's values of what fpu.c and switch.c exchange, when the profile names it. */
     bool host_fpu_saved;
     uint64_t host_xcr0, host_tsc_aux, host_spec_ctrl, host_xss;
     uint64_t host_dr[4], host_dr6, host_dr7;
     uint32_t host_pkru, guest_pkru;
-    bool shared_msrs;  /* the guest's TSC_AUX, SPEC_CTRL, XSS are in the processor */
+    bool pkru_swapped; /* the host's PKRU is in the processor, the guest's in guest_pkru */
+    bool created;      /* hw_vcpu_create() is through */
+    uint32_t ours;     /* switch.c: what of the profile src/hw itself exchanges */
+    uint32_t shared;   /* switch.c: which MSRs are exchanged … */
+    uint32_t shared_loaded; /* … and which now hold the guest's value */
     void *host_fpu;    /* host's XSAVE area, NULL if the profile does not ask for it */
     uint8_t io_buffer[VIRTX_IO_BATCH];
     uint8_t pages;     /* of this structure */
@@ -105,6 +107,8 @@ static inline bool hw_to_loop(struct hw_vcpu *hv, bool pending)
     hv->vcpu->exit.pending = pending;
     return false;
 }
+/* Offers the record to its intercept, and goes on by the verdict. As hw_exit(). */
+bool hw_offer(struct hw_vcpu *hv, enum virtx_status *status);
 /* The library's own service of an exit, as if no intercept were set. As hw_exit(). */
 bool hw_exit_default(struct hw_vcpu *hv, enum virtx_status *status);
 
@@ -171,26 +175,49 @@ void hw_owe(struct hw_vcpu *hv, uint32_t debts);
 
 /* io.c */
 bool hw_io(struct hw_vcpu *hv, enum virtx_status *status);
-void hw_io_complete(struct hw_vcpu *hv, const void *value);
+void hw_io_complete(struct hw_vcpu *hv);
+/* instruction.c: what an intercepted instruction does when nobody has another idea. */
+bool hw_instruction_default(struct hw_vcpu *hv, enum virtx_status *status);
 
 /* mmio.c */
+enum virtx_status hw_mmio_create(struct hw_vcpu *hv);
+void hw_mmio_destroy(struct hw_vcpu *hv);
+void hw_mmio_abandon(struct hw_vcpu *hv); /* the pending access ends in an exception */
 bool hw_mmio(struct hw_vcpu *hv, enum virtx_status *status);
 enum virtx_status hw_mmio_complete(struct hw_vcpu *hv, const void *value);
 bool hw_page_fault(struct hw_vcpu *hv, enum virtx_status *status);
 
+/* execute.c */
+enum insn_mode hw_insn_mode(struct hw_vcpu *hv);
+bool hw_execute(struct hw_vcpu *hv, enum virtx_status *status); /* the instruction at RIP */
+
 /* complete.c: serves the access in the record with the values in it (a handler's answer). */
 void hw_complete_record(struct hw_vcpu *hv);
+void hw_retire(struct hw_vcpu *hv); /* as virtx_hw.advance, loaded or not */
 void hw_gpr_write(struct hw_vcpu *hv, unsigned reg, uint64_t value, unsigned size);
 
 /* memory.c: guest linear memory on the vcpu's thread. */
-enum hw_access_result { HW_ACCESS_OK, HW_ACCESS_FAULT, HW_ACCESS_MMIO };
+enum hw_access_result {
+    HW_ACCESS_OK,
+    HW_ACCESS_FAULT, /* the exception is in *event */
+    HW_ACCESS_MMIO,  /* translated, but not to memory that allows it */
+    HW_ACCESS_NONE,  /* a table of the guest is not in memory */
+};
 struct walk_mode;
 void hw_walk_mode(struct hw_vcpu *hv, struct walk_mode *mode);
-/* VIRTX_E_FAULT with `event` filled, or HW_ACCESS_MMIO when the page is not memory (gpa is set). */
+/* `flags`: WALK_IMPLICIT or 0; the privilege is the guest's own. */
 enum hw_access_result hw_translate(struct hw_vcpu *hv, uint64_t linear, uint32_t access,
-                                   uint64_t *gpa, struct virtx_event *event);
+                                   uint32_t flags, uint64_t *gpa, struct virtx_event *event);
+/* As hw_fetch(), and why it got no more. */
+unsigned hw_fetch_event(struct hw_vcpu *hv, uint8_t *buf, struct virtx_event *event,
+                        enum hw_access_result *result);
 enum hw_access_result hw_linear_read(struct hw_vcpu *hv, uint64_t linear, void *buffer,
                                      size_t bytes, struct virtx_event *event);
+enum hw_access_result hw_linear_probe_write(struct hw_vcpu *hv, uint64_t linear, size_t bytes,
+                                            struct virtx_event *event);
+/* Segment and limit checks; false: the exception is in *event. */
+bool hw_segment_address(struct hw_vcpu *hv, unsigned segment, uint64_t offset, unsigned bytes,
+                        bool write, uint64_t *linear, struct virtx_event *event);
 enum hw_access_result hw_linear_write(struct hw_vcpu *hv, uint64_t linear, const void *buffer,
                                       size_t bytes, struct virtx_event *event);
 
@@ -202,6 +229,8 @@ void hw_fpu_load(struct hw_vcpu *hv);
 void hw_fpu_unload(struct hw_vcpu *hv, bool restore_host);
 void hw_fpu_xcr0(struct hw_vcpu *hv); /* state.xcr0 has changed */
 void hw_switch_plan(struct hw_vcpu *hv);
+void hw_switch_msr(struct hw_vcpu *hv, uint32_t index, uint64_t value); /* the guest's has changed */
+uint32_t hw_guest_pkru(struct hw_vcpu *hv);
 void hw_switch_load(struct hw_vcpu *hv);
 void hw_switch_put(struct hw_vcpu *hv);
 void hw_switch_to_guest(struct hw_vcpu *hv);

@@ -30,6 +30,10 @@ void mock_write_dr(unsigned n, uint64_t value);
 #define x86_irq_save mock_irq_save
 #define x86_irq_restore mock_irq_restore
 #define x86_irq_window mock_irq_window
+uint32_t mock_in(uint16_t port, unsigned size);
+void mock_out(uint16_t port, unsigned size, uint32_t value);
+#define x86_in mock_in
+#define x86_out mock_out
 #define x86_cpuid mock_cpuid
 #define x86_rdmsr mock_rdmsr
 #define x86_wrmsr mock_wrmsr
@@ -137,6 +141,29 @@ static inline uint64_t x86_irq_save(void)
     uint64_t flags;
     __asm__ volatile("pushfq; popq %0; cli" : "=r"(flags) : : "memory");
     return flags;
+}
+
+static inline uint32_t x86_in(uint16_t port, unsigned size)
+{
+    uint32_t value = 0;
+
+    if (size == 1)
+        __asm__ volatile("inb %w1, %b0" : "+a"(value) : "Nd"(port));
+    else if (size == 2)
+        __asm__ volatile("inw %w1, %w0" : "+a"(value) : "Nd"(port));
+    else
+        __asm__ volatile("inl %w1, %0" : "+a"(value) : "Nd"(port));
+    return value;
+}
+
+static inline void x86_out(uint16_t port, unsigned size, uint32_t value)
+{
+    if (size == 1)
+        __asm__ volatile("outb %b0, %w1" : : "a"(value), "Nd"(port));
+    else if (size == 2)
+        __asm__ volatile("outw %w0, %w1" : : "a"(value), "Nd"(port));
+    else
+        __asm__ volatile("outl %0, %w1" : : "a"(value), "Nd"(port));
 }
 
 static inline void x86_irq_restore(uint64_t flags)

@@ -1,0 +1,232 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Which event the coming entry delivers, and which windows it waits for.
+ *
+ * Order (Intel SDM "Prioritization of Concurrent Events"; AMD APM "Event Injection"): an event whose delivery an
+ * exit interrupted, then an exception, an NMI, an external interrupt. One entry delivers one event;
+ * the others ask for the window in which they can follow.
+ */
+#include "hw/service.h"
+
+static void inject(struct hw_vcpu *hv, const struct virtx_event *event)
+{
+    hv->inflight = *event;
+    hv->injected = true;
+    hv->vcpu->stats.injections++;
+    hv->ops->inject(hv, event);
+}
+
+void hw_events_delivered(struct hw_vcpu *hv)
+{
+    /* Either the delivery succeeded, or the vendor has handed the event back. */
+    hv->injected = false;
+    if (hv->has_reinject)
+        hv->work |= HW_WORK_EVENT;
+}
+
+void hw_events_reset(struct hw_vcpu *hv)
+{
+    hv->has_reinject = false;
+    hv->injected = false;
+    memset(&hv->vcpu->events, 0, sizeof(hv->vcpu->events));
+    hv->work |= HW_WORK_EVENT;
+}
+
+void hw_triple_fault(struct hw_vcpu *hv)
+{
+    hw_change(hv, VIRTX_STATE_INTR)->activity = VIRTX_SHUTDOWN;
+    hv->has_reinject = false;
+    hv->vcpu->events.has_exception = false;
+    hv->work |= HW_WORK_HALTED;
+}
+
+/* Keeps what an exception overtook, where the processor would not have lost it for good. */
+static void overtake(struct hw_vcpu *hv)
+{
+    struct event_queue *queue = &hv->vcpu->events;
+
+    if (hv->reinject.type == VIRTX_EVENT_NMI) {
+        if (queue->nmis < 2)
+            queue->nmis++;
+    } else if (hv->reinject.type == VIRTX_EVENT_INTERRUPT && !queue->has_interrupt) {
+        queue->interrupt = hv->reinject;
+        queue->has_interrupt = true;
+    }
+    /* Software events come again when their instruction is executed again. */
+    hv->has_reinject = false;
+}
+
+void hw_raise(struct hw_vcpu *hv, const struct virtx_event *event)
+{
+    static const struct virtx_event double_fault = {
+        .type = VIRTX_EVENT_EXCEPTION, .vector = VECTOR_DF, .has_error = true};
+
+    hv->work |= HW_WORK_EVENT;
+    if (hv->has_reinject && hv->reinject.type == VIRTX_EVENT_EXCEPTION) {
+        switch (virtx_event_merge(hv->reinject.vector, event->vector)) {
+        case VIRTX_MERGE_TRIPLE_FAULT:
+            hw_triple_fault(hv);
+            return;
+        case VIRTX_MERGE_DOUBLE_FAULT:
+            event = &double_fault;
+            break;
+        case VIRTX_MERGE_SECOND:
+            break;
+        }
+        hv->has_reinject = false;
+    } else if (hv->has_reinject) {
+        overtake(hv);
+    }
+    if (!virtx_event_exception(&hv->vcpu->events, event))
+        hw_triple_fault(hv);
+}
+
+void hw_raise_vector(struct hw_vcpu *hv, uint8_t vector)
+{
+    hw_raise(hv, &(struct virtx_event){.type = VIRTX_EVENT_EXCEPTION, .vector = vector});
+}
+
+void hw_raise_error(struct hw_vcpu *hv, uint8_t vector, uint32_t error)
+{
+    hw_raise(hv, &(struct virtx_event){.type = VIRTX_EVENT_EXCEPTION,
+                                       .vector = vector,
+                                       .has_error = true,
+                                       .error = error});
+}
+
+void hw_raise_page_fault(struct hw_vcpu *hv, uint64_t address, uint32_t error)
+{
+    hw_raise(hv, &(struct virtx_event){.type = VIRTX_EVENT_EXCEPTION,
+                                       .vector = VECTOR_PF,
+                                       .has_error = true,
+                                       .error = error,
+                                       .address = address});
+}
+
+static void inject_exception(struct hw_vcpu *hv)
+{
+    struct event_queue *queue = &hv->vcpu->events;
+    struct virtx_event *event = &queue->exception;
+
+    queue->has_exception = false;
+    if (event->vector == VECTOR_PF) {
+        hw_change(hv, VIRTX_STATE_CR)->cr2 = event->address;
+    } else if (event->vector == VECTOR_DB) {
+        /* Intel SDM "Debug Status Register (DR6)": B0-B3 are replaced, the others only ever set; bit 16 (RTM)
+         * is inverted. DR7.GD is cleared on the way into the handler. */
+        struct virtx_state *state = hw_change(hv, VIRTX_STATE_DR);
+
+        state->dr6 = (state->dr6 & ~0xfull) | (event->address & 0xe00full);
+        state->dr7 &= ~(1ull << 13);
+        if (hv->debug_loaded)
+            x86_write_dr6(state->dr6);
+    }
+    inject(hv, event);
+}
+
+/* The vector that waits, or -1: what the embedder queued goes before the controller's. */
+static int interrupt_waiting(struct virtx_vcpu *vcpu)
+{
+    if (vcpu->events.has_interrupt)
+        return vcpu->events.interrupt.vector;
+    if (vcpu->irq)
+        return vcpu->irq->pending(vcpu->irq_ctx);
+    return -1;
+}
+
+/* The entry that delivers it is certain now: takes the interrupt from where it waited. */
+static bool inject_interrupt(struct hw_vcpu *hv)
+{
+    struct virtx_vcpu *vcpu = hv->vcpu;
+    struct virtx_event event = {.type = VIRTX_EVENT_INTERRUPT};
+
+    if (vcpu->events.has_interrupt) {
+        vcpu->events.has_interrupt = false;
+        event.vector = vcpu->events.interrupt.vector;
+    } else {
+        int vector = vcpu->irq->take(vcpu->irq_ctx);
+
+        if (vector < 0 || vector > 255)
+            return false;
+        event.vector = (uint8_t)vector;
+    }
+    inject(hv, &event);
+    return true;
+}
+
+/* A vcpu that does not execute: woken, or the record that says why not. */
+static enum hw_next not_active(struct hw_vcpu *hv)
+{
+    struct virtx_vcpu *vcpu = hv->vcpu;
+    uint32_t activity = hw_state(hv, VIRTX_STATE_INTR)->activity;
+
+    switch (activity) {
+    case VIRTX_ACTIVE:
+        break;
+    case VIRTX_HALTED:
+        if (!(hv->has_reinject || vcpu->events.has_exception ||
+              (vcpu->events.nmis && hv->ops->can_nmi(hv)) ||
+              ((vcpu->events.want_window || interrupt_waiting(vcpu) >= 0) &&
+               hv->ops->can_interrupt(hv)))) {
+            hw_record(hv, VIRTX_EXIT_HLT);
+            return HW_LEAVE;
+        }
+        if (!vcpu->events.want_window || interrupt_waiting(vcpu) >= 0 || vcpu->events.nmis ||
+            hv->has_reinject || vcpu->events.has_exception)
+            hw_change(hv, VIRTX_STATE_INTR)->activity = VIRTX_ACTIVE;
+        break;
+    case VIRTX_SHUTDOWN:
+        hw_record(hv, VIRTX_EXIT_SHUTDOWN);
+        return HW_LEAVE;
+    default: /* waiting for a start-up IPI: nothing that run does can lead out */
+        hw_record(hv, VIRTX_EXIT_HLT);
+        return HW_LEAVE;
+    }
+    return HW_ENTER;
+}
+
+enum hw_next hw_events(struct hw_vcpu *hv)
+{
+    struct virtx_vcpu *vcpu = hv->vcpu;
+    struct event_queue *queue = &vcpu->events;
+    bool interrupt_window = false, nmi_window = false, waiting;
+
+    if (hv->work & HW_WORK_HALTED) {
+        if (not_active(hv) == HW_LEAVE)
+            return HW_LEAVE;
+        if (!(queue->want_window && hw_state(hv, VIRTX_STATE_INTR)->activity == VIRTX_HALTED))
+            hv->work &= ~(uint32_t)HW_WORK_HALTED;
+    }
+    hv->work &= ~(uint32_t)HW_WORK_EVENT;
+
+    if (hv->has_reinject) {
+        hv->has_reinject = false;
+        inject(hv, &hv->reinject);
+    } else if (queue->has_exception) {
+        inject_exception(hv);
+    }
+    if (queue->nmis) {
+        if (!hv->injected && hv->ops->can_nmi(hv)) {
+            static const struct virtx_event nmi = {.type = VIRTX_EVENT_NMI, .vector = VECTOR_NMI};
+
+            queue->nmis--;
+            inject(hv, &nmi);
+        }
+        nmi_window = queue->nmis != 0;
+    }
+    waiting = interrupt_waiting(vcpu) >= 0;
+    if (waiting && !hv->injected && hv->ops->can_interrupt(hv)) {
+        inject_interrupt(hv);
+        waiting = interrupt_waiting(vcpu) >= 0;
+    }
+    if (queue->want_window && !waiting && !hv->injected && hv->ops->can_interrupt(hv)) {
+        queue->want_window = false;
+        hw_record(hv, VIRTX_EXIT_WINDOW);
+        return HW_LEAVE;
+    }
+    interrupt_window = waiting || queue->want_window;
+    if (interrupt_window || nmi_window)
+        vcpu->stats.windows++;
+    hv->ops->window(hv, interrupt_window, nmi_window);
+    return HW_ENTER;
+}

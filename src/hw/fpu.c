@@ -1,0 +1,300 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * x87, SSE, AVX … and XCR0: the guest's are loaded before its first entry and stay in the processor until
+ * put, or until the profile wants the host's back. Nothing is switched lazily: no #NM, and no
+ * register of one guest in sight of another.
+ *
+ * The memory image is the standard XSAVE format. While it is saved or loaded XCR0 holds everything the
+ * guest could ever enable, so that components it has switched off keep their content. Where the
+ * guest has no XSAVE, FXSAVE moves all it can reach.
+ */
+#include "hw/service.h"
+
+#define XSAVE_HEADER 512u
+#define MXCSR_OFFSET 24u
+
+#ifdef VIRTX_UNIT
+void mock_fpu_save(void *area, uint64_t mask);
+void mock_fpu_load(const void *area, uint64_t mask);
+uint64_t mock_xgetbv(void);
+void mock_xsetbv(uint64_t value);
+#define xgetbv mock_xgetbv
+#define xsetbv mock_xsetbv
+#else
+static uint64_t xgetbv(void)
+{
+    uint32_t low, high;
+
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return (uint64_t)high << 32 | low;
+}
+
+static void xsetbv(uint64_t value)
+{
+    __asm__ volatile("xsetbv" : : "c"(0), "a"((uint32_t)value), "d"((uint32_t)(value >> 32)) : "memory");
+}
+#endif
+
+/* Saves or loads under the components of XCR0; 0: FXSAVE. */
+static void area_save(void *area, uint64_t mask)
+{
+#ifdef VIRTX_UNIT
+    mock_fpu_save(area, mask);
+#else
+    if (mask)
+        __asm__ volatile("xsave64 (%0)"
+                         :
+                         : "r"(area), "a"((uint32_t)mask), "d"((uint32_t)(mask >> 32))
+                         : "memory");
+    else
+        __asm__ volatile("fxsave64 (%0)" : : "r"(area) : "memory");
+#endif
+}
+
+static void area_load(const void *area, uint64_t mask)
+{
+#ifdef VIRTX_UNIT
+    mock_fpu_load(area, mask);
+#else
+    if (mask)
+        __asm__ volatile("xrstor64 (%0)"
+                         :
+                         : "r"(area), "a"((uint32_t)mask), "d"((uint32_t)(mask >> 32))
+                         : "memory");
+    else
+        __asm__ volatile("fxrstor64 (%0)" : : "r"(area) : "memory");
+#endif
+}
+
+/* Lets these instructions through whatever the host has in CR0 and CR4. */
+struct fpu_access {
+    uint64_t cr0, cr4;
+};
+
+static void fpu_open(struct hw_vcpu *hv, struct fpu_access *access)
+{
+    uint64_t wanted = CR4_OSFXSR | (hv->soft->policy.xcr0 ? CR4_OSXSAVE : 0);
+
+    access->cr0 = x86_read_cr0();
+    access->cr4 = x86_read_cr4();
+    if (access->cr0 & (CR0_TS | CR0_EM))
+        x86_write_cr0(access->cr0 & ~(CR0_TS | CR0_EM));
+    if (~access->cr4 & wanted)
+        x86_write_cr4(access->cr4 | wanted);
+}
+
+static void fpu_close(struct hw_vcpu *hv, const struct fpu_access *access)
+{
+    uint64_t wanted = CR4_OSFXSR | (hv->soft->policy.xcr0 ? CR4_OSXSAVE : 0);
+
+    if (~access->cr4 & wanted)
+        x86_write_cr4(access->cr4);
+    if (access->cr0 & (CR0_TS | CR0_EM))
+        x86_write_cr0(access->cr0);
+}
+
+static uint32_t standard_bytes(struct hw_vcpu *hv)
+{
+    uint64_t components = hv->soft->policy.xcr0;
+    uint32_t bytes = XSAVE_HEADER + 64;
+
+    for (uint32_t i = 2; i < 63; i++) {
+        struct virtx_cpuid_entry entry;
+
+        if (!(components >> i & 1))
+            continue;
+        virtx_cpuid_lookup(hv->vcpu->vm, 0xd, i, &entry);
+        if (entry.eax + entry.ebx > bytes)
+            bytes = entry.eax + entry.ebx;
+    }
+    return bytes;
+}
+
+enum virtx_status hw_fpu_create(struct hw_vcpu *hv)
+{
+    struct hw_soft *soft = hv->soft;
+    const struct virtx_host_profile *profile = &hv->vcpu->virtx->profile;
+    uint32_t named = profile->at_exit | profile->at_return | profile->at_put;
+
+    soft->fpu_bytes = standard_bytes(hv);
+    soft->fpu_pages = (soft->fpu_bytes + VIRTX_PAGE_SIZE - 1) / VIRTX_PAGE_SIZE;
+    hv->fpu_area = virtx_pages_alloc(hv->vcpu->virtx, soft->fpu_pages);
+    if (!hv->fpu_area)
+        return virtx_fail(&hv->vcpu->error, VIRTX_E_NO_MEMORY, "vcpu",
+                          "the host has no pages left", soft->fpu_pages);
+    if (named & VIRTX_HOST_FPU) {
+        soft->host_fpu = virtx_pages_alloc(hv->vcpu->virtx, soft->fpu_pages);
+        if (!soft->host_fpu) {
+            hw_fpu_destroy(hv);
+            return virtx_fail(&hv->vcpu->error, VIRTX_E_NO_MEMORY, "vcpu",
+                              "the host has no pages left", soft->fpu_pages);
+        }
+    }
+    return VIRTX_OK;
+}
+
+void hw_fpu_destroy(struct hw_vcpu *hv)
+{
+    struct hw_soft *soft = hv->soft;
+
+    if (soft->host_fpu)
+        virtx_pages_free(hv->vcpu->virtx, soft->host_fpu, soft->fpu_pages);
+    if (hv->fpu_area)
+        virtx_pages_free(hv->vcpu->virtx, hv->fpu_area, soft->fpu_pages);
+    soft->host_fpu = NULL;
+    hv->fpu_area = NULL;
+}
+
+/* Intel SDM "Processor State After Reset": FCW 0x40 after RESET differs from what FNINIT leaves (0x37f);
+ * MXCSR is 0x1f80. */
+void hw_fpu_reset(struct hw_vcpu *hv)
+{
+    uint8_t *area = hv->fpu_area;
+    const uint16_t fcw = 0x40;
+    const uint32_t mxcsr = 0x1f80;
+    const uint64_t present = 3;
+
+    memset(area, 0, hv->soft->fpu_bytes);
+    memcpy(area, &fcw, sizeof(fcw));
+    area[4] = 0xff; /* the abridged tag word: after RESET all registers are valid and zero */
+    memcpy(area + MXCSR_OFFSET, &mxcsr, sizeof(mxcsr));
+    memcpy(area + XSAVE_HEADER, &present, sizeof(present));
+    hv->fpu_loaded = false; /* what is in the processor is void */
+    hv->work |= HW_WORK_FPU;
+}
+
+static bool host_wants_fpu(const struct hw_vcpu *hv)
+{
+    return hv->soft->host_fpu != NULL;
+}
+
+void hw_fpu_load(struct hw_vcpu *hv)
+{
+    struct hw_soft *soft = hv->soft;
+    uint64_t all = soft->policy.xcr0;
+    struct fpu_access access;
+
+    hv->work &= ~(uint32_t)HW_WORK_FPU;
+    if (hv->fpu_loaded)
+        return;
+    fpu_open(hv, &access);
+    if (all && !soft->host_fpu_saved)
+        soft->host_xcr0 = xgetbv();
+    if (all)
+        xsetbv(all);
+    if (host_wants_fpu(hv) && !soft->host_fpu_saved) {
+        area_save(soft->host_fpu, all);
+        soft->host_fpu_saved = true;
+    }
+    area_load(hv->fpu_area, all);
+    if (all && hw_state(hv, VIRTX_STATE_XCR)->xcr0 != all)
+        xsetbv(hv->state.xcr0);
+    fpu_close(hv, &access);
+    hv->fpu_loaded = true;
+    hv->vcpu->stats.fpu_switches++;
+}
+
+/* Copies what is in the processor to memory and leaves it there. */
+static void save_guest(struct hw_vcpu *hv)
+{
+    uint64_t all = hv->soft->policy.xcr0;
+
+    if (all)
+        xsetbv(all);
+    area_save(hv->fpu_area, all);
+}
+
+void hw_fpu_unload(struct hw_vcpu *hv, bool restore_host)
+{
+    struct hw_soft *soft = hv->soft;
+    uint64_t all = soft->policy.xcr0;
+    struct fpu_access access;
+
+    if (!hv->fpu_loaded && !(restore_host && soft->host_fpu_saved))
+        return;
+    fpu_open(hv, &access);
+    if (hv->fpu_loaded)
+        save_guest(hv);
+    if (restore_host && soft->host_fpu_saved) {
+        if (all)
+            xsetbv(all);
+        area_load(soft->host_fpu, all);
+        if (all)
+            xsetbv(soft->host_xcr0);
+        soft->host_fpu_saved = false;
+    }
+    fpu_close(hv, &access);
+    hv->fpu_loaded = false;
+    hv->work |= HW_WORK_FPU;
+}
+
+void hw_fpu_xcr0(struct hw_vcpu *hv)
+{
+    struct fpu_access access;
+
+    if (!hv->fpu_loaded || !hv->soft->policy.xcr0)
+        return;
+    fpu_open(hv, &access);
+    xsetbv(hv->state.xcr0);
+    fpu_close(hv, &access);
+}
+
+size_t hw_fpu_size(const struct virtx_vcpu *vcpu)
+{
+    const struct hw_vcpu *hv = vcpu->backend_data;
+
+    return hv->soft->fpu_bytes;
+}
+
+enum virtx_status hw_fpu_get(struct virtx_vcpu *vcpu, void *area)
+{
+    struct hw_vcpu *hv = hw_of(vcpu);
+    uint64_t flags = x86_irq_save();
+
+    if (hv->fpu_loaded) {
+        struct fpu_access access;
+
+        fpu_open(hv, &access);
+        save_guest(hv);
+        if (hv->soft->policy.xcr0)
+            xsetbv(hv->state.xcr0);
+        fpu_close(hv, &access);
+    }
+    x86_irq_restore(flags);
+    if (!hv->soft->policy.xcr0) { /* FXSAVE writes no header */
+        uint64_t present = 3;
+
+        memset((uint8_t *)hv->fpu_area + XSAVE_HEADER, 0, 64);
+        memcpy((uint8_t *)hv->fpu_area + XSAVE_HEADER, &present, sizeof(present));
+    }
+    memcpy(area, hv->fpu_area, hv->soft->fpu_bytes);
+    return VIRTX_OK;
+}
+
+/* Intel SDM "XRSTOR—Restore Processor Extended States": what would raise #GP. */
+enum virtx_status hw_fpu_set(struct virtx_vcpu *vcpu, const void *area)
+{
+    struct hw_vcpu *hv = hw_of(vcpu);
+    const uint8_t *bytes = area;
+    uint64_t header[8], allowed = hv->soft->policy.xcr0 ? hv->soft->policy.xcr0 : 3;
+    uint32_t mxcsr;
+    uint64_t flags;
+
+    memcpy(header, bytes + XSAVE_HEADER, sizeof(header));
+    memcpy(&mxcsr, bytes + MXCSR_OFFSET, sizeof(mxcsr));
+    if (header[0] & ~allowed)
+        return virtx_fail(&vcpu->error, VIRTX_E_INVALID, "XSTATE_BV",
+                          "names a component that the guest does not have", header[0]);
+    for (unsigned i = 1; i < 8; i++)
+        if (header[i])
+            return virtx_fail(&vcpu->error, VIRTX_E_INVALID, "XSAVE header",
+                              "bytes 8 to 63 must be zero in the standard format", header[i]);
+    if (mxcsr & 0xffff0000)
+        return virtx_fail(&vcpu->error, VIRTX_E_INVALID, "MXCSR", "bits 31:16 are reserved", mxcsr);
+    flags = x86_irq_save();
+    memcpy(hv->fpu_area, area, hv->soft->fpu_bytes);
+    hv->fpu_loaded = false;
+    hv->work |= HW_WORK_FPU;
+    x86_irq_restore(flags);
+    return VIRTX_OK;
+}

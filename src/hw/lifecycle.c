@@ -1,0 +1,145 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * From probe to destruction: what of a CPU, a VM and a vcpu both vendors have in common.
+ */
+#include "hw/service.h"
+
+enum virtx_status hw_probe(struct virtx *virtx, uint64_t disable, struct virtx_caps *caps,
+                           struct virtx_error *error)
+{
+    return hw_ops(virtx)->probe(virtx, disable, caps, error);
+}
+
+enum virtx_status hw_cpu_enable(struct virtx *virtx, uint32_t cpu, struct virtx_error *error)
+{
+    struct hw_cpu *data = virtx_backend_cpu(virtx, cpu);
+
+    data->index = cpu;
+    return hw_ops(virtx)->cpu_enable(virtx, data, error);
+}
+
+void hw_cpu_disable(struct virtx *virtx, uint32_t cpu)
+{
+    hw_ops(virtx)->cpu_disable(virtx, virtx_backend_cpu(virtx, cpu));
+}
+
+void hw_cpu_emergency_off(struct virtx *virtx, uint32_t cpu)
+{
+    hw_ops(virtx)->cpu_emergency_off(virtx, virtx_backend_cpu(virtx, cpu));
+}
+
+enum virtx_status hw_vm_create(struct virtx_vm *vm)
+{
+    const struct virtx_hw *ops = hw_ops(vm->virtx);
+    struct hw_vm *data = virtx_backend_vm(vm);
+    enum virtx_status status;
+
+    data->vm = vm;
+    data->tsc_base = x86_rdtsc();
+    status = ops->vm_create(vm, data);
+    if (status != VIRTX_OK)
+        return status;
+    for (const uint32_t *index = hw_msr_direct; *index; index++) {
+        status = ops->msr(vm, NULL, *index, VIRTX_READ | VIRTX_WRITE, false);
+        if (status != VIRTX_OK && status != VIRTX_E_UNSUPPORTED) {
+            ops->vm_destroy(vm, data);
+            return status;
+        }
+    }
+    return VIRTX_OK;
+}
+
+void hw_vm_destroy(struct virtx_vm *vm)
+{
+    hw_ops(vm->virtx)->vm_destroy(vm, virtx_backend_vm(vm));
+}
+
+enum virtx_status hw_vcpu_create(struct virtx_vcpu *vcpu)
+{
+    struct hw_vcpu *hv = virtx_backend_vcpu(vcpu);
+    size_t pages = (sizeof(struct hw_soft) + VIRTX_PAGE_SIZE - 1) / VIRTX_PAGE_SIZE;
+    enum virtx_status status;
+
+    hv->ops = hw_ops(vcpu->virtx);
+    hv->vcpu = vcpu;
+    hv->tag_cpu = VIRTX_NO_CPU;
+    hv->soft = virtx_pages_alloc(vcpu->virtx, pages);
+    if (!hv->soft)
+        return virtx_fail(&vcpu->error, VIRTX_E_NO_MEMORY, "vcpu", "the host has no pages left",
+                          pages);
+    hv->soft->pages = (uint8_t)pages;
+    hv->io_buffer = hv->soft->io_buffer;
+    hw_cpuid_policy(hv);
+    status = hw_fpu_create(hv);
+    if (status == VIRTX_OK) {
+        hw_reset(vcpu, VIRTX_PRESET_RESET);
+        hw_switch_plan(hv);
+        status = hw_mmio_create(hv);
+    }
+    if (status == VIRTX_OK) {
+        status = hv->ops->vcpu_create(hv);
+        if (status != VIRTX_OK)
+            hw_mmio_destroy(hv);
+    }
+    if (status != VIRTX_OK) {
+        hw_fpu_destroy(hv);
+        virtx_pages_free(vcpu->virtx, hv->soft, pages);
+        hv->soft = NULL;
+        return status;
+    }
+    hv->soft->created = true;
+    hv->work |= HW_WORK_EVENT | HW_WORK_CONTROLS | HW_WORK_ROOT | HW_WORK_FPU;
+    return VIRTX_OK;
+}
+
+void hw_vcpu_destroy(struct virtx_vcpu *vcpu)
+{
+    struct hw_vcpu *hv = hw_of(vcpu);
+
+    hv->ops->vcpu_destroy(hv);
+    hw_mmio_destroy(hv);
+    hw_fpu_destroy(hv);
+    virtx_pages_free(vcpu->virtx, hv->soft, hv->soft->pages);
+    hv->soft = NULL;
+}
+
+enum virtx_status hw_load(struct virtx_vcpu *vcpu, uint32_t cpu)
+{
+    struct hw_vcpu *hv = hw_of(vcpu);
+    struct hw_cpu *data = virtx_backend_cpu(vcpu->virtx, cpu);
+    uint64_t flags = x86_irq_save();
+    enum virtx_status status;
+
+    hw_tag_assign(hv, data);
+    status = hv->ops->load(hv, data);
+    if (status == VIRTX_OK) {
+        hv->cpu = vcpu->virtx->cpus[cpu];
+        hw_switch_load(hv);
+        hv->work |= HW_WORK_LOADED | HW_WORK_EVENT;
+    }
+    x86_irq_restore(flags);
+    return status;
+}
+
+void hw_put(struct virtx_vcpu *vcpu)
+{
+    struct hw_vcpu *hv = hw_of(vcpu);
+    uint64_t flags = x86_irq_save();
+
+    if (hv->cpu) {
+        hv->ops->put(hv);
+        hw_switch_put(hv);
+        hv->cpu = NULL;
+    }
+    x86_irq_restore(flags);
+}
+
+void hw_memory(struct virtx_vm *vm, uint64_t gpa, uint64_t bytes, enum virtx_memory_change change)
+{
+    vm->paging->memory(vm, gpa, bytes, change);
+}
+
+void hw_collect_dirty(struct virtx_vm *vm, uint64_t gpa, uint64_t bytes)
+{
+    vm->paging->collect_dirty(vm, gpa, bytes);
+}

@@ -1,0 +1,168 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * The loop: enter, serve the exit, enter again, until something needs the embedder.
+ *
+ * Why no kick is lost. Whoever kicks sets a request bit (a locked operation) and then sends an interrupt
+ * to the CPU where the vcpu is loaded, whether or not the guest is running there. The loop turns
+ * interrupts off, looks at the requests, and enters with interrupts still off; they are taken, as a
+ * VM exit, only inside the guest. So either the bit was set before the look, and is seen; or the
+ * interrupt arrives after it, stays pending until the entry, and ends the guest's run before its
+ * first instruction. A request that finds the vcpu not loaded sends nothing: the load that follows
+ * is ordered before the look at the requests by the fence in prepare(). Nothing says "now in the
+ * guest", so the steady state needs no locked operation at all.
+ */
+#include "hw/service.h"
+
+struct virtx_exit *hw_record(struct hw_vcpu *hv, uint32_t reason)
+{
+    struct virtx_exit *exit = &hv->vcpu->exit;
+
+    exit->reason = reason;
+    exit->pending = false;
+    exit->length = 0;
+    exit->rip = hw_state(hv, VIRTX_STATE_RIP)->rip;
+    return exit;
+}
+
+/* Turns the requests of other CPUs into work. True: a kick was among them. */
+static bool take_requests(struct hw_vcpu *hv)
+{
+    struct virtx_vcpu *vcpu = hv->vcpu;
+    uint32_t requests = virtx_backend_requests(vcpu, UINT32_MAX);
+
+    if (requests & VIRTX_REQUEST_INTERCEPT)
+        hv->work |= HW_WORK_CONTROLS;
+    if (requests & VIRTX_REQUEST_EVENT)
+        hv->work |= HW_WORK_EVENT;
+    if (requests & VIRTX_REQUEST_NMI) {
+        /* One being handled and one latched is all a processor remembers. */
+        if (vcpu->events.nmis < 2)
+            vcpu->events.nmis++;
+        hv->work |= HW_WORK_EVENT;
+    }
+    if (requests & VIRTX_REQUEST_MEMORY) {
+        /* What was dropped before the request was left has a generation of at most this. The
+         * debt is as good as paid once it is recorded: no entry comes before its payment. */
+        uint64_t generation = atomic_load(&vcpu->vm->generation);
+
+        hw_owe(hv, vcpu->vm->paging->nested ? HW_FLUSH_NESTED : HW_FLUSH_TAG);
+        virtx_backend_settle(vcpu, generation);
+    }
+    return requests & VIRTX_REQUEST_KICK;
+}
+
+/* Everything that must happen between two entries but not in the steady state. */
+static enum hw_next prepare(struct hw_vcpu *hv)
+{
+    struct virtx_vcpu *vcpu = hv->vcpu;
+
+    if (hv->work & HW_WORK_LOADED) {
+        atomic_thread_fence(memory_order_seq_cst);
+        hv->work &= ~(uint32_t)HW_WORK_LOADED;
+    }
+    if (atomic_load_explicit(&vcpu->requests, memory_order_relaxed) && take_requests(hv)) {
+        hw_record(hv, VIRTX_EXIT_KICK);
+        return HW_LEAVE;
+    }
+    if (hv->work & HW_WORK_CONTROLS) {
+        hv->work &= ~(uint32_t)HW_WORK_CONTROLS;
+        hw_controls_compute(hv);
+        hv->ops->controls(hv);
+    }
+    if (hv->work & HW_WORK_ROOT) {
+        hv->work &= ~(uint32_t)HW_WORK_ROOT;
+        hv->root = vcpu->vm->paging->root(vcpu);
+        hv->ops->set_root(hv, hv->root);
+    }
+    if ((hv->work & (HW_WORK_EVENT | HW_WORK_HALTED)) && hw_events(hv) == HW_LEAVE)
+        return HW_LEAVE;
+    if (hv->work & HW_WORK_FPU)
+        hw_fpu_load(hv);
+    if (hv->work & HW_WORK_SWITCH)
+        hw_switch_to_guest(hv);
+    if (hv->work & HW_WORK_FLUSH) {
+        hv->work &= ~(uint32_t)HW_WORK_FLUSH;
+        hv->ops->flush(hv, hv->flush);
+        hv->flush = 0;
+    }
+    return HW_ENTER;
+}
+
+/* The processor did not take the entry: what it was to deliver waits for the next one. */
+static void refused(struct hw_vcpu *hv)
+{
+    if (hv->injected) {
+        hv->injected = false;
+        hv->reinject = hv->inflight;
+        hv->has_reinject = true;
+        hv->work |= HW_WORK_EVENT;
+    }
+}
+
+/* Puts host state of a tier back, the shared part and the vendor's. */
+static void leave_tier(struct hw_vcpu *hv, uint32_t tier)
+{
+    if (tier & hv->soft->ours)
+        hw_switch_to_host(hv, tier);
+    hv->ops->to_host(hv, tier);
+}
+
+static enum virtx_status loop(struct hw_vcpu *hv)
+{
+    struct virtx_vcpu *vcpu = hv->vcpu;
+    const struct virtx_hw *ops = hv->ops;
+    enum virtx_status status = VIRTX_OK;
+
+    for (;;) {
+        uint32_t reason;
+
+        if (unlikely(atomic_load_explicit(&vcpu->requests, memory_order_relaxed) | hv->work)) {
+            if (prepare(hv) == HW_LEAVE)
+                return VIRTX_OK;
+        }
+        vcpu->stats.entries++;
+        status = ops->enter(hv);
+        if (unlikely(status != VIRTX_OK)) {
+            refused(hv);
+            return status;
+        }
+        if (unlikely(hv->switch_exit))
+            leave_tier(hv, vcpu->virtx->profile.at_exit);
+        if (unlikely(hv->injected | hv->has_reinject))
+            hw_events_delivered(hv);
+        reason = vcpu->exit.reason;
+        if (likely(reason < ARRAY_SIZE(vcpu->stats.exits)))
+            vcpu->stats.exits[reason]++;
+        if (reason == VIRTX_EXIT_CPUID && likely(hv->serve_cpuid)) {
+            hw_cpuid_store(hv, hw_cpuid_answer(hv, (uint32_t)hv->state.gpr[VIRTX_RAX],
+                                               (uint32_t)hv->state.gpr[VIRTX_RCX]));
+            ops->advance(hv);
+            continue;
+        }
+        if (!hw_exit(hv, &status))
+            return status;
+    }
+}
+
+enum virtx_status hw_run(struct virtx_vcpu *vcpu)
+{
+    struct hw_vcpu *hv = hw_of(vcpu);
+    uint64_t flags = x86_irq_save();
+    enum virtx_status status;
+
+    hv->host_if = (flags & RFLAGS_IF) != 0;
+    status = loop(hv);
+    vcpu->stats.returns++;
+    leave_tier(hv, vcpu->virtx->profile.at_exit | vcpu->virtx->profile.at_return);
+    x86_irq_restore(flags);
+    return status;
+}
+
+/* Any CPU, any context. The request bit has been set by the caller; see the top of this file. */
+void hw_kick(struct virtx_vcpu *vcpu)
+{
+    uint32_t cpu = atomic_load(&vcpu->cpu);
+
+    if (cpu != VIRTX_NO_CPU)
+        vcpu->virtx->ops.kick_cpu(vcpu->virtx->ctx, cpu);
+}
