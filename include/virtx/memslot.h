@@ -38,6 +38,10 @@ enum virtx_memslot_flag {
     VIRTX_MEMSLOT_SMALL_PAGES = 1u << 1,/**< Never map with large pages. */
     VIRTX_MEMSLOT_WRITE_MMIO = 1u << 2, /**< With a read-only slot: writes are ::VIRTX_EXIT_MMIO (ROM with a
                                              device behind it) instead of ::VIRTX_EXIT_MEMORY. */
+    VIRTX_MEMSLOT_PINNED = 1u << 3,     /**< Every page has a backing as long as the slot exists: the library reads
+                                             guest page tables there without asking virt_to_phys first. */
+    VIRTX_MEMSLOT_CONTIGUOUS = 1u << 4, /**< The backing is pinned and physically contiguous: large pages need
+                                             only their first page looked up, and 1-GiB pages become possible. */
 };
 
 /** @brief Description of a slot. */

@@ -38,11 +38,6 @@ struct near {
     uint8_t *memory;
 };
 
-#define NEAR_NONE                                                                                  \
-    {                                                                                              \
-        0, 0, NULL                                                                                 \
-    }
-
 /* The entries used, root first, for setting their flags afterwards. */
 struct path {
     uint64_t root;
@@ -63,15 +58,16 @@ static inline __attribute__((always_inline)) const struct slot_entry *find_slot(
     return slots->count > 4 ? virtx_slot_find(slots, gpa) : NULL;
 }
 
-/* Host address of the table at a page-aligned GPA; false: it is not in memory. */
-static inline __attribute__((always_inline)) bool find_table(const struct slot_table *slots,
-                                                             struct near *near, uint64_t gpa,
-                                                             const uint8_t **table)
+/* Host address of the table at a page-aligned GPA; false: it is not in memory, or in memory that need
+ * not be there (see VIRTX_MEMSLOT_PINNED). */
+static inline __attribute__((always_inline)) bool quick_table(const struct slot_table *slots,
+                                                              struct near *near, uint64_t gpa,
+                                                              const uint8_t **table)
 {
     uint64_t offset = gpa - near->gpa;
     if (unlikely(offset >= near->bytes)) {
         const struct slot_entry *slot = find_slot(slots, gpa);
-        if (!slot)
+        if (!slot || !(slot->flags & (VIRTX_MEMSLOT_PINNED | VIRTX_MEMSLOT_CONTIGUOUS)))
             return false;
         near->gpa = slot->gpa;
         near->bytes = slot->end - slot->gpa;
@@ -80,6 +76,18 @@ static inline __attribute__((always_inline)) bool find_table(const struct slot_t
     }
     *table = near->memory + offset;
     return true;
+}
+
+/* The same for all memory. A page that the host keeps may be read until this vcpu settles. */
+static bool find_table(const struct virtx_vm *vm, const struct slot_table *slots, uint64_t gpa,
+                       const uint8_t **table)
+{
+    const struct slot_entry *slot = find_slot(slots, gpa);
+    if (!slot)
+        return false;
+    *table = slot->memory + (gpa - slot->gpa);
+    return (slot->flags & (VIRTX_MEMSLOT_PINNED | VIRTX_MEMSLOT_CONTIGUOUS)) ||
+           virtx_hpa(vm->virtx, *table) != UINT64_MAX;
 }
 
 static inline __attribute__((always_inline)) uint64_t read_entry(const uint8_t *table,
@@ -200,18 +208,18 @@ static inline __attribute__((always_inline)) bool walk_quick(
     uint32_t flags, struct walk_result *result)
 {
     const struct slot_table *slots = virtx_slots(vm);
-    struct near near = NEAR_NONE;
+    struct near near = {0, 0, NULL};
     uint64_t entry, all, any, size = SIZE_2M, set = ENTRY_P;
     const uint8_t *table;
 
     if ((mode->efer & (EFER_LMA | EFER_NXE)) != (EFER_LMA | EFER_NXE))
         return false;
-    if (!find_table(slots, &near, mode->cr3 & ADDRESS, &table))
+    if (!quick_table(slots, &near, mode->cr3 & ADDRESS, &table))
         return false;
     entry = read_entry(table, gva, 39);
     all = any = entry;
 
-    if (!find_table(slots, &near, entry & ADDRESS, &table))
+    if (!quick_table(slots, &near, entry & ADDRESS, &table))
         return false;
     entry = read_entry(table, gva, 30);
     all &= entry;
@@ -219,13 +227,13 @@ static inline __attribute__((always_inline)) bool walk_quick(
     if (any & ENTRY_PS)
         return false;
 
-    if (!find_table(slots, &near, entry & ADDRESS, &table))
+    if (!quick_table(slots, &near, entry & ADDRESS, &table))
         return false;
     entry = read_entry(table, gva, 21);
     all &= entry;
     any |= entry;
     if (!(entry & ENTRY_PS)) {
-        if (!find_table(slots, &near, entry & ADDRESS, &table))
+        if (!quick_table(slots, &near, entry & ADDRESS, &table))
             return false;
         entry = read_entry(table, gva, 12);
         all &= entry;
@@ -255,14 +263,13 @@ static enum virtx_status walk_4level(struct virtx_vm *vm, const struct walk_mode
     uint64_t reserved = reserved_64(mode, 51);
     uint64_t entry = mode->cr3, all = ~0ull, any = 0, size = 0;
     const struct slot_table *slots = virtx_slots(vm);
-    struct near near = NEAR_NONE;
     const uint8_t *table;
 
     path->root = mode->cr3 & ADDRESS;
     path->width = 8;
     path->shift = 39;
     for (unsigned i = 0; i < 4; i++) {
-        if (!find_table(slots, &near, entry & ADDRESS, &table))
+        if (!find_table(vm, slots, entry & ADDRESS, &table))
             return VIRTX_E_NOT_FOUND;
         entry = read_entry(table, gva, shifts[i]);
         if ((entry & reserved) != ENTRY_P)
@@ -298,7 +305,6 @@ static enum virtx_status walk_pae(struct virtx_vm *vm, const struct walk_mode *m
     uint64_t entry, all, any, size = SIZE_2M;
     const uint8_t *table;
     const struct slot_table *slots = virtx_slots(vm);
-    struct near near = NEAR_NONE;
 
     gva &= UINT32_MAX;
     entry = mode->pdpte[gva >> 30];
@@ -309,7 +315,7 @@ static enum virtx_status walk_pae(struct virtx_vm *vm, const struct walk_mode *m
     path->width = 8;
     path->shift = 21;
 
-    if (!find_table(slots, &near, path->root, &table))
+    if (!find_table(vm, slots, path->root, &table))
         return VIRTX_E_NOT_FOUND;
     entry = read_entry(table, gva, 21);
     if ((entry & reserved) != ENTRY_P)
@@ -322,7 +328,7 @@ static enum virtx_status walk_pae(struct virtx_vm *vm, const struct walk_mode *m
         goto found;
     }
 
-    if (!find_table(slots, &near, entry & ADDRESS, &table))
+    if (!find_table(vm, slots, entry & ADDRESS, &table))
         return VIRTX_E_NOT_FOUND;
     entry = read_entry(table, gva, 12);
     if ((entry & reserved) != ENTRY_P)
@@ -359,14 +365,13 @@ static enum virtx_status walk_32(struct virtx_vm *vm, const struct walk_mode *mo
     uint64_t entry, all, base;
     const uint8_t *table;
     const struct slot_table *slots = virtx_slots(vm);
-    struct near near = NEAR_NONE;
 
     gva &= UINT32_MAX;
     path->root = mode->cr3 & ADDRESS_32;
     path->width = 4;
     path->shift = 22;
 
-    if (!find_table(slots, &near, path->root, &table))
+    if (!find_table(vm, slots, path->root, &table))
         return VIRTX_E_NOT_FOUND;
     entry = read_entry_32(table, gva, 22);
     if (!(entry & ENTRY_P))
@@ -381,7 +386,7 @@ static enum virtx_status walk_32(struct virtx_vm *vm, const struct walk_mode *mo
         return judge(mode, all, 0, 0, access, flags, result);
     }
 
-    if (!find_table(slots, &near, entry & ADDRESS_32, &table))
+    if (!find_table(vm, slots, entry & ADDRESS_32, &table))
         return VIRTX_E_NOT_FOUND;
     entry = read_entry_32(table, gva, 12);
     if (!(entry & ENTRY_P))

@@ -26,6 +26,7 @@ static const struct {
 };
 #define SLOTS 4u
 
+static struct virtx virtx;
 static struct virtx_vm vm;
 static struct slot_table *slots;
 static uint8_t *memory, *expected;
@@ -46,6 +47,14 @@ void virtx_slot_mark(const struct slot_entry *entry, uint64_t gpa, uint64_t byte
     ck_assert_uint_le(gpa + bytes, entry->end);
     if (entry->dirty)
         *entry->dirty |= BIT((gpa - entry->gpa) / PAGE);
+}
+
+static const uint8_t *absent; /* a page of `memory` that has no backing now */
+
+static uint64_t virt_to_phys(void *ctx, const void *va)
+{
+    (void)ctx;
+    return va == absent ? UINT64_MAX : 0x1000000000 + (uint64_t)((const uint8_t *)va - memory);
 }
 
 static uint64_t random_bits(void)
@@ -84,8 +93,12 @@ static void setup(void)
             .dirty = &dirty[i],
             .rights = layout[i].rights,
             .type = VIRTX_MEMORY_WB,
+            .flags = i == 0 ? 0 : i == 1 ? VIRTX_MEMSLOT_PINNED : VIRTX_MEMSLOT_CONTIGUOUS,
         };
     }
+    absent = NULL;
+    virtx.ops.virt_to_phys = virt_to_phys;
+    vm.virtx = &virtx;
     atomic_store(&vm.slots, slots);
 }
 
@@ -502,6 +515,22 @@ START_TEST(a_refused_access_sets_no_flags)
 }
 END_TEST
 
+/* Tables are not read where the host has taken the page away. */
+START_TEST(a_table_without_backing_is_not_in_memory)
+{
+    uint64_t gva = 0x5000;
+    struct walk_mode mode = build_4level(gva, 0x77000, BIT(0));
+    struct walk_result result;
+
+    slots->entry[1].flags = 0;
+    for (unsigned i = 0; i < 5; i++) {
+        absent = slots->entry[1].memory + i * PAGE;
+        ck_assert_int_eq(walk_guest(&vm, &mode, gva, VIRTX_READ, 0, &result),
+                         i < 4 ? VIRTX_E_NOT_FOUND : VIRTX_OK);
+    }
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("walk");
@@ -517,6 +546,7 @@ int main(void)
     tcase_add_test(tests, probe_finds_the_page_whatever_the_rights);
     tcase_add_test(tests, flags_are_set_once);
     tcase_add_test(tests, a_refused_access_sets_no_flags);
+    tcase_add_test(tests, a_table_without_backing_is_not_in_memory);
     suite_add_tcase(suite, tests);
     srunner_run_all(runner, CK_NORMAL);
     failed = srunner_ntests_failed(runner);
