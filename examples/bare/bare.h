@@ -10,8 +10,8 @@
  *   the devices are there. Page zero is mapped too: a null pointer is not caught.
  * - Processor: CR0 = PG|WP|NE|ET|MP|PE; CR4 = PAE, and OSFXSR, OSXMMEXCPT, OSXSAVE where CPUID
  *   offers them; XCR0 = what there is of x87, SSE and AVX; EFER = LME|LMA, and NXE where offered.
- *   The host itself is compiled without vector and x87 instructions. GS.base holds the per-CPU
- *   structure; FS.base is free. No SYSCALL MSR is used.
+ *   The host itself is compiled without vector and x87 instructions. FS.base, GS.base and
+ *   the SYSCALL MSRs are free: a guest may leave its own in them.
  * - Selectors: code 0x08, data 0x10, a busy 64-bit TSS 0x20; each processor has its own GDT and
  *   TSS, all share one IDT and one set of page tables.
  * - Interrupts: the PICs are masked, the local APIC is on. bare_main() and the functions started
@@ -226,20 +226,24 @@ bool bare_wrmsr_safe(uint32_t msr, uint64_t value);
  * that runs bare_main(). */
 unsigned bare_cpu_count(void);
 
-/* The index of this processor. One instruction, from GS.base; right in every handler as long as
- * GS.base is the host's. */
+/* Each processor's stacks, those of bare_ist_enable() too, lie in one block of this size and
+ * alignment, which begins with the processor's index. */
+#define BARE_STACK_BLOCK 0x20000u
+
+/* The index of this processor, from the stack pointer: right in every handler, and while a guest's
+ * segment registers are in the processor. */
 static inline unsigned bare_this_cpu(void)
 {
-    unsigned index;
-    __asm__ volatile("movl %%gs:8, %0" : "=r"(index));
-    return index;
+    uintptr_t sp;
+    __asm__ volatile("movq %%rsp, %0" : "=r"(sp));
+    return *(const unsigned *)(sp & ~(uintptr_t)(BARE_STACK_BLOCK - 1));
 }
 
 /* The local APIC's id of a processor. */
 uint32_t bare_cpu_apic_id(unsigned cpu);
 
 /* Runs fn(arg) on another processor, which is started (INIT, start-up IPI) by the first call for
- * it. fn begins with interrupts disabled, on a stack of 64 KiB that stays the same for all calls;
+ * it. fn begins with interrupts disabled, on a stack of 112 KiB that stays the same for all calls;
  * when it returns the processor sleeps until the next call. False: no such processor, it is this
  * one or processor 0, it is still busy, or it does not start. */
 bool bare_cpu_run(unsigned cpu, void (*fn)(void *arg), void *arg);

@@ -10,6 +10,7 @@
 #define PTE_LARGE    0x83 /* present, writable, large page, write-back */
 #define PTE_LARGE_UC 0x9b /* the same with PCD and PWT: uncacheable by the reset value of the PAT */
 #define PTE_TABLE    0x03
+#define STACK_BLOCK  0x20000 /* BARE_STACK_BLOCK of bare.h */
 #define TABLE_GIB    64 /* how much is mapped where the processor has no 1 GiB pages */
 
 #define SEL_CODE64 0x08
@@ -213,8 +214,10 @@ bare_pdpt:
     .skip 4096
 bare_pd:
     .skip 4096 * TABLE_GIB
-    .balign 16
-    .skip 65536
+    .balign STACK_BLOCK
+    .globl bare_first_stack
+bare_first_stack: /* begins with the index of the processor, 0 */
+    .skip STACK_BLOCK
 boot_stack_top:
 
     .section .note.GNU-stack, "", @progbits

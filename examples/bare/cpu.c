@@ -2,8 +2,6 @@
 /* The processors: what each one has of its own, starting them, giving them work. */
 #include "internal.h"
 
-#define MSR_FS_BASE    0xc0000100
-#define MSR_GS_BASE    0xc0000101
 #define CR4_OSFXSR     (1u << 9)
 #define CR4_OSXMMEXCPT (1u << 10)
 #define CR4_OSXSAVE    (1u << 18)
@@ -11,7 +9,7 @@
 #define CPUID_1_SSE    (1u << 25) /* EDX */
 #define CPUID_1_XSAVE  (1u << 26) /* ECX */
 #define XCR0_AVX       7u         /* x87, SSE and AVX state */
-#define STACK_PAGES    16
+#define STACK_PAGES    (BARE_STACK_BLOCK / BARE_PAGE_SIZE)
 #define IST_COUNT      3
 #define TRAMPOLINE     0x8000 /* where the start-up code goes if nothing is there */
 
@@ -20,7 +18,6 @@ void *bare_ap_stack;
 
 static struct cpu cpus[BARE_MAX_CPUS];
 static unsigned cpu_count = 1;
-static char first_ist[IST_COUNT][BARE_PAGE_SIZE] __attribute__((aligned(16)));
 static struct bare_lock start_lock;
 static char *trampoline;
 
@@ -55,8 +52,6 @@ static void load_segments(struct cpu *cpu)
                      :
                      : "i"(SEL_CODE), "i"(SEL_DATA), "i"(SEL_TSS)
                      : "rax", "memory");
-    bare_wrmsr(MSR_FS_BASE, 0);
-    bare_wrmsr(MSR_GS_BASE, (uintptr_t)cpu);
 }
 
 /* Not for the host, which uses no vector registers, but for guests and code that switches
@@ -80,9 +75,18 @@ static void enable_fpu(void)
     __asm__ volatile("fninit");
 }
 
+/* A stack block: the index of the processor in the first page, then the IST stacks, a page each,
+ * and the stack that everything else runs on. */
+static void *prepare_stack(struct cpu *cpu, char *block)
+{
+    *(unsigned *)(void *)block = cpu->index;
+    for (unsigned i = 0; i < IST_COUNT; i++)
+        cpu->tss.ist[i] = (uintptr_t)block + (i + 2) * BARE_PAGE_SIZE;
+    return block + BARE_STACK_BLOCK;
+}
+
 static void cpu_init(struct cpu *cpu)
 {
-    cpu->self = cpu;
     load_segments(cpu);
     bare_traps_load();
     enable_fpu();
@@ -91,8 +95,7 @@ static void cpu_init(struct cpu *cpu)
 
 void bare_cpu_init_first(void)
 {
-    for (unsigned i = 0; i < IST_COUNT; i++)
-        cpus[0].tss.ist[i] = (uintptr_t)first_ist[i] + BARE_PAGE_SIZE;
+    prepare_stack(&cpus[0], bare_first_stack);
     cpus[0].state = CPU_BUSY;
     cpus[0].apic_id = bare_cpuid(1, 0).ebx >> 24;
     cpu_init(&cpus[0]);
@@ -184,14 +187,12 @@ static bool wait_until_up(struct cpu *cpu, uint64_t microseconds)
 /* Intel SDM, "MP Initialization Protocol Algorithm for MP Systems". */
 static bool start_cpu(struct cpu *cpu)
 {
-    char *stack = bare_pages_alloc(STACK_PAGES + IST_COUNT, 1);
+    char *stack = bare_pages_alloc(STACK_PAGES, STACK_PAGES);
 
     if (stack == NULL || !place_trampoline())
         return false;
-    for (unsigned i = 0; i < IST_COUNT; i++)
-        cpu->tss.ist[i] = (uintptr_t)stack + (i + 1) * BARE_PAGE_SIZE;
     bare_ap_cpu = cpu;
-    bare_ap_stack = stack + (STACK_PAGES + IST_COUNT) * BARE_PAGE_SIZE;
+    bare_ap_stack = prepare_stack(cpu, stack);
     uint32_t page = (uint32_t)(uintptr_t)trampoline >> 12;
     bare_apic_send(cpu->apic_id, ICR_INIT | ICR_ASSERT);
     bare_delay_us(10000);

@@ -29,10 +29,9 @@ enum cpu_state {
     CPU_BUSY, /* runs, or is about to run, fn(arg) */
 };
 
-/* Everything that each processor has of its own; GS.base points here. */
+/* Everything that each processor has of its own. */
 struct cpu {
-    struct cpu *self;
-    uint32_t index; /* at %gs:8, see bare_this_cpu */
+    uint32_t index;
     uint32_t apic_id;
     uint64_t gdt[6];
     struct tss tss;
@@ -45,6 +44,7 @@ struct cpu {
 extern char bare_trampoline[], bare_trampoline_end[];
 extern struct cpu *bare_ap_cpu;
 extern void *bare_ap_stack;
+extern char bare_first_stack[BARE_STACK_BLOCK];
 _Noreturn void bare_start_first(uint32_t magic, uint32_t information);
 _Noreturn void bare_start_other(struct cpu *cpu);
 
