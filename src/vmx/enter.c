@@ -1,0 +1,182 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * One entry: what must be written first, what a refusal means, and the end of an instruction.
+ *
+ * The steady state is an exit that moves RIP only: vmx_enter() writes it and jumps to entry.S, which jumps to
+ * vmx_exited().
+ */
+#include "vmx/check.h"
+#include "vmx/offsets.h"
+
+_Static_assert(offsetof(struct hw_vcpu, state.gpr) == 0, "entry.S takes the GPRs at 0");
+_Static_assert(offsetof(struct hw_vcpu, state.cr2) == VMX_CR2_AT, "entry.S");
+_Static_assert(offsetof(struct vmx_entry, host_rsp) == VMX_HOST_RSP_AT, "entry.S");
+_Static_assert(offsetof(struct vmx_entry, launched) == VMX_LAUNCHED_AT, "entry.S");
+_Static_assert(VMCS_HOST_RSP == VMX_FIELD_HOST_RSP, "entry.S");
+
+#define BLOCKED_SHADOW (VIRTX_BLOCKED_BY_STI | VIRTX_BLOCKED_BY_MOV_SS)
+
+/*
+ * Without unrestricted guest the processor must refuse a guest that is not in paged protected mode; the bits are forced
+ * on in the real CR0, so the guest would run with paging that it did not ask for. (Bochs 2.7 would
+ * not even refuse.)
+ */
+static enum virtx_status check_mode(struct vmx_vcpu *v)
+{
+    uint64_t needed = CR0_PE | CR0_PG;
+    uint64_t cr0 = v->hw.state.cr0;
+
+    if ((v->control[VMX_SECONDARY] & SECONDARY_UNRESTRICTED) || (cr0 & needed) == needed)
+        return VIRTX_OK;
+    return virtx_fail_manual(&v->hw.vcpu->error, VIRTX_E_GUEST_STATE, "guest CR0",
+                             "PE and PG must be 1 on a processor without unrestricted guest",
+                             "Checks on Guest Control Registers, Debug Registers, and MSRs", cr0);
+}
+
+/* An entry with more to do than the usual. The first one after a load always is. */
+static __attribute__((noinline)) enum virtx_status enter_slowly(struct vmx_vcpu *v, uint32_t dirty)
+{
+    enum virtx_status status;
+
+    if (dirty & VIRTX_STATE_CR) {
+        status = check_mode(v);
+        if (status != VIRTX_OK)
+            return status;
+    }
+    if (dirty & VMX_DIRTY_HOST)
+        vmx_host_refresh(v);
+    vmx_write(v, dirty & VIRTX_STATE_ALL);
+    v->hw.dirty = 0;
+    if (v->entry.launched)
+        return vmx_switch(v, &v->entry);
+    status = vmx_switch(v, &v->entry);
+    if (status == VIRTX_OK)
+        v->entry.launched = 1;
+    return status;
+}
+
+enum virtx_status vmx_enter(struct hw_vcpu *hv)
+{
+    struct vmx_vcpu *v = vmx_of(hv);
+    uint32_t dirty = hv->dirty & ~(uint32_t)VIRTX_STATE_GPR;
+
+    if (likely(dirty == VIRTX_STATE_RIP)) {
+        vmx_vmwrite(VMCS_GUEST_RIP, hv->state.rip);
+        hv->vcpu->stats.control_writes++;
+        hv->dirty = 0;
+    } else if (dirty) {
+        return enter_slowly(v, dirty);
+    }
+    return vmx_switch(v, &v->entry);
+}
+
+/* Leaves the VMCS clear and current: whether the launch had taken effect no longer matters. What was to be
+ * injected goes back to src/hw, which injects it again. */
+static void relaunch(struct vmx_vcpu *v)
+{
+    vmx_set_field(v, VMCS_ENTRY_INTERRUPTION, 0);
+    vmx_vmclear(v->vmcs_hpa);
+    vmx_vmptrld(v->vmcs_hpa);
+    v->entry.launched = 0;
+    v->hw.dirty |= VMX_DIRTY_HOST; /* so that vmx_enter() sees to it */
+}
+
+/* A failure that the rules should explain, and how to name it when they do not. */
+static enum virtx_status explain(struct vmx_vcpu *v, uint32_t which, enum virtx_status unexplained,
+                                 const char *text, uint64_t code)
+{
+    struct virtx_error *error = &v->hw.vcpu->error;
+    enum virtx_status status = which ? vmx_check_entry(v, error, which) : VIRTX_OK;
+
+    if (status == VIRTX_OK)
+        status = virtx_fail_manual(error, unexplained, "VM entry", text,
+                                   "VM Instruction Error Numbers", code);
+    relaunch(v);
+    return status;
+}
+
+/* From entry.S: VMLAUNCH or VMRESUME fell through. */
+enum virtx_status vmx_refused(struct vmx_vcpu *v, uint64_t invalid)
+{
+    uint32_t number;
+
+    v->hw.valid |= VMX_STATE_KEPT;
+    if (invalid)
+        return explain(v, 0, VIRTX_E_HARDWARE, "there is no current VMCS", 0);
+    number = (uint32_t)vmx_vmread(VMCS_INSTRUCTION_ERROR);
+    switch (number) {
+    case 7:
+        return explain(v, CHECK_CONTROLS, VIRTX_E_CONTROLS, vmx_instruction_error(number), number);
+    case 8:
+        return explain(v, CHECK_HOST, VIRTX_E_HOST_STATE, vmx_instruction_error(number), number);
+    default:
+        return explain(v, 0, VIRTX_E_HARDWARE, vmx_instruction_error(number), number);
+    }
+}
+
+/* From exit.c: an exit whose reason says that there was no entry (Intel SDM "VM-Entry Failures During or After Loading
+ * Guest State"). */
+enum virtx_status vmx_entry_failed(struct vmx_vcpu *v, uint32_t reason)
+{
+    switch (reason & VMX_REASON_BASIC) {
+    case VMX_REASON_ENTRY_GUEST_STATE:
+        return explain(v, CHECK_GUEST, VIRTX_E_GUEST_STATE,
+                       "invalid guest state that no known rule explains",
+                       vmcs_exit_qualification());
+    case VMX_REASON_ENTRY_MSR:
+        return explain(v, 0, VIRTX_E_GUEST_STATE, "the MSR-load area was refused",
+                       vmcs_exit_qualification());
+    case VMX_REASON_ENTRY_MACHINE_CHECK:
+        hw_host_machine_check(v->hw.vcpu->virtx);
+        return explain(v, 0, VIRTX_E_HARDWARE, "a machine check during the entry", reason);
+    default:
+        return explain(v, 0, VIRTX_E_HARDWARE, "an entry failure that the manual does not list",
+                       reason);
+    }
+}
+
+/* In 64-bit mode all of RIP counts, elsewhere 32 bits. */
+static uint64_t wrapped(const struct vmx_vcpu *v, uint64_t rip)
+{
+    const struct hw_vcpu *hv = &v->hw;
+    uint64_t attributes = hv->valid & VIRTX_STATE_SEG ? hv->state.seg[VIRTX_CS].attributes
+                                                      : vmx_vmread(VMCS_GUEST_CS_ATTRIBUTES);
+
+    if ((hv->state.efer & EFER_LMA) && (attributes & VIRTX_SEG_L))
+        return rip;
+    return (uint32_t)rip;
+}
+
+static __attribute__((noinline)) void end_of_instruction(struct hw_vcpu *hv)
+{
+    struct virtx_state *state = hw_change(hv, VIRTX_STATE_INTR | VIRTX_STATE_RFLAGS);
+
+    state->rflags &= ~RFLAGS_RF;
+    state->interruptibility &= ~(uint32_t)BLOCKED_SHADOW;
+    if ((state->rflags & RFLAGS_TF) && !(hw_state(hv, VIRTX_STATE_DR)->debugctl & DEBUGCTL_BTF))
+        state->pending_debug |= PENDING_DEBUG_SINGLE_STEP;
+}
+
+void vmx_advance(struct hw_vcpu *hv)
+{
+    struct virtx_vcpu *vcpu = hv->vcpu;
+    struct virtx_state *state = &hv->state;
+    uint64_t rip = state->rip, next = rip + vcpu->exit.length;
+
+    if (unlikely((rip ^ next) >> 32))
+        next = wrapped(vmx_of(hv), next);
+    state->rip = next;
+    hv->dirty |= VIRTX_STATE_RIP;
+    if (!(hv->valid & VIRTX_STATE_RFLAGS)) {
+        state->rflags = vmx_vmread(VMCS_GUEST_RFLAGS);
+        hv->valid |= VIRTX_STATE_RFLAGS;
+        vcpu->stats.control_reads += 1;
+    }
+    if (!(hv->valid & VIRTX_STATE_INTR)) {
+        state->interruptibility = (uint32_t)vmx_vmread(VMCS_GUEST_INTERRUPTIBILITY);
+        vcpu->stats.control_reads += 1;
+    }
+    if (unlikely((state->rflags & (RFLAGS_TF | RFLAGS_RF)) |
+                 (state->interruptibility & BLOCKED_SHADOW)))
+        end_of_instruction(hv);
+}

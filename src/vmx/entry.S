@@ -1,0 +1,113 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * World switch.
+ *
+ * enum virtx_status vmx_switch(struct vmx_vcpu *v, struct vmx_entry *entry): enters the guest and comes back at the exit, with
+ * interrupts off. It does not return to its caller itself: with the host's registers back in place it
+ * goes on to vmx_exited(v), or to vmx_refused(v, invalid) when the processor did not take the entry,
+ * and those return. So no call needs to keep v, and the way is two jumps shorter.
+ *
+ * HOST_RSP is written only when the stack is not where it was at the last entry, which inside one run it
+ * always is.
+ */
+#include "vmx/offsets.h"
+
+    .text
+    .balign 16
+    .globl vmx_switch
+    .type vmx_switch, @function
+vmx_switch:
+    endbr64
+    pushq %rbx
+    pushq %rbp
+    pushq %r12
+    pushq %r13
+    pushq %r14
+    pushq %r15
+    pushq %rdi
+    cmpq %rsp, VMX_HOST_RSP_AT(%rsi)
+    jne .Lhost_rsp
+.Lenter:
+    /* CR2 is switched by nobody. Writing it is dear, reading it is not. */
+    movq VMX_CR2_AT(%rdi), %rax
+    movq %cr2, %rcx
+    cmpq %rax, %rcx
+    jne .Lcr2
+.Lload:
+    cmpl $0, VMX_LAUNCHED_AT(%rsi)
+    movq 0(%rdi), %rax
+    movq 8(%rdi), %rcx
+    movq 16(%rdi), %rdx
+    movq 24(%rdi), %rbx
+    movq 40(%rdi), %rbp
+    movq 48(%rdi), %rsi
+    movq 64(%rdi), %r8
+    movq 72(%rdi), %r9
+    movq 80(%rdi), %r10
+    movq 88(%rdi), %r11
+    movq 96(%rdi), %r12
+    movq 104(%rdi), %r13
+    movq 112(%rdi), %r14
+    movq 120(%rdi), %r15
+    movq 56(%rdi), %rdi
+    je .Llaunch
+    vmresume
+    jmp .Lrefused
+
+    /* The host's RIP of every exit. */
+    .globl vmx_exit_point
+vmx_exit_point:
+    pushq %rdi
+    movq 8(%rsp), %rdi
+    movq %rax, 0(%rdi)
+    movq %rcx, 8(%rdi)
+    movq %rdx, 16(%rdi)
+    movq %rbx, 24(%rdi)
+    movq %rbp, 40(%rdi)
+    movq %rsi, 48(%rdi)
+    popq 56(%rdi)
+    movq %r8, 64(%rdi)
+    movq %r9, 72(%rdi)
+    movq %r10, 80(%rdi)
+    movq %r11, 88(%rdi)
+    movq %r12, 96(%rdi)
+    movq %r13, 104(%rdi)
+    movq %r14, 112(%rdi)
+    movq %r15, 120(%rdi)
+    movq %cr2, %rax
+    movq %rax, VMX_CR2_AT(%rdi)
+    popq %rax
+    popq %r15
+    popq %r14
+    popq %r13
+    popq %r12
+    popq %rbp
+    popq %rbx
+    jmp vmx_exited
+    .size vmx_switch, . - vmx_switch
+
+.Lhost_rsp:
+    movq %rsp, VMX_HOST_RSP_AT(%rsi)
+    movl $VMX_FIELD_HOST_RSP, %eax
+    vmwrite %rsp, %rax
+    jmp .Lenter
+.Lcr2:
+    movq %rax, %cr2
+    jmp .Lload
+.Llaunch:
+    vmlaunch
+
+    /* Fell through: CF for VMfailInvalid, else ZF. The guest's registers are in memory as they were. */
+.Lrefused:
+    setc %sil
+    movzbl %sil, %esi
+    popq %rdi
+    popq %r15
+    popq %r14
+    popq %r13
+    popq %r12
+    popq %rbp
+    popq %rbx
+    jmp vmx_refused
+
+    .section .note.GNU-stack, "", @progbits

@@ -1,0 +1,135 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Events on their way into the guest: injection, windows, and deliveries that an exit interrupted.
+ *
+ * NMI blocking. With virtual NMIs the processor keeps it in the interruptibility state, beginning with an
+ * injected NMI and ending with IRET. Bochs 2.7 keeps one such flag for all VMs: it survives entries that
+ * say it is clear, and an NMI of the host sets it. So the flag is believed only of a vcpu that has been given an
+ * NMI (nmi_blockable); on a processor that works this changes nothing.
+ *
+ * Without virtual NMIs the processor does not see the guest's IRET end its handler. The next moment when the guest
+ * would take an interrupt stands in for it: handlers run with interrupts off.
+ */
+#include "vmx/vmx.h"
+
+#define BLOCKED_SHADOW (VIRTX_BLOCKED_BY_STI | VIRTX_BLOCKED_BY_MOV_SS)
+
+/* Error codes are pushed in protected mode only (Intel SDM "VM-Entry Control Fields"). */
+static bool pushes_error(struct hw_vcpu *hv, const struct virtx_event *event)
+{
+    uint64_t cr0;
+
+    if (!event->has_error)
+        return false;
+    cr0 = hv->valid & VIRTX_STATE_CR ? hv->state.cr0 : vmx_guest_cr0(vmx_of(hv));
+    return cr0 & CR0_PE;
+}
+
+void vmx_inject(struct hw_vcpu *hv, const struct virtx_event *event)
+{
+    struct vmx_vcpu *v = vmx_of(hv);
+    uint32_t info = INTERRUPTION_VALID | (uint32_t)event->type << INTERRUPTION_TYPE_SHIFT |
+                    event->vector;
+
+    if (pushes_error(hv, event)) {
+        info |= INTERRUPTION_ERROR;
+        vmx_set_field(v, VMCS_ENTRY_ERROR_CODE, event->error & 0x7fff);
+    }
+    if (event->type >= VIRTX_EVENT_SOFT_INTERRUPT)
+        vmx_set_field(v, VMCS_ENTRY_LENGTH, event->length);
+    if (event->type == VIRTX_EVENT_NMI) {
+        v->nmi_blockable = true;
+        v->nmi_soft_blocked = !(v->control[VMX_PIN] & PIN_VIRTUAL_NMI);
+    }
+    if (v->hlt_activity)
+        vmx_set_field(v, VMCS_GUEST_ACTIVITY, 0);
+    vmx_set_field(v, VMCS_ENTRY_INTERRUPTION, info);
+}
+
+bool vmx_can_interrupt(struct hw_vcpu *hv)
+{
+    const struct virtx_state *state = hw_state(hv, VIRTX_STATE_RFLAGS | VIRTX_STATE_INTR);
+
+    return (state->rflags & RFLAGS_IF) && !(state->interruptibility & BLOCKED_SHADOW);
+}
+
+bool vmx_can_nmi(struct hw_vcpu *hv)
+{
+    const struct virtx_state *state = hw_state(hv, VIRTX_STATE_INTR);
+
+    return !vmx_of(hv)->nmi_soft_blocked &&
+           !(state->interruptibility & (BLOCKED_SHADOW | VIRTX_BLOCKED_BY_NMI));
+}
+
+void vmx_window(struct hw_vcpu *hv, bool interrupt, bool nmi)
+{
+    struct vmx_vcpu *v = vmx_of(hv);
+    uint32_t windows = 0;
+
+    v->soft_nmi_window = false;
+    if (nmi && (v->control[VMX_PIN] & PIN_VIRTUAL_NMI)) {
+        windows |= PRIMARY_NMI_WINDOW;
+    } else if (nmi) {
+        v->soft_nmi_window = true;
+        interrupt = true;
+    }
+    if (interrupt)
+        windows |= PRIMARY_INTERRUPT_WINDOW;
+    vmx_set_control(v, VMX_PRIMARY,
+                    (v->control[VMX_PRIMARY] &
+                     ~(PRIMARY_INTERRUPT_WINDOW | PRIMARY_NMI_WINDOW)) | windows);
+}
+
+/* The window that was asked for is open. */
+void vmx_window_open(struct vmx_vcpu *v, bool nmi)
+{
+    if (!nmi)
+        v->nmi_soft_blocked = false;
+    vmx_set_control(v, VMX_PRIMARY,
+                    v->control[VMX_PRIMARY] &
+                        ~(nmi ? PRIMARY_NMI_WINDOW : PRIMARY_INTERRUPT_WINDOW));
+}
+
+/*
+ * After an exit that can come in the middle of a delivery (Intel SDM "Information for VM Exits That Occur During Event
+ * Delivery"): hands the event back, to be delivered again.
+ */
+bool vmx_event_interrupted(struct vmx_vcpu *v)
+{
+    struct hw_vcpu *hv = &v->hw;
+    uint32_t info = vmcs_idt_vectoring();
+    struct virtx_event event;
+
+    hv->vcpu->stats.control_reads++;
+    if (likely(!(info & INTERRUPTION_VALID)))
+        return false;
+    event = (struct virtx_event){
+        .type = (uint8_t)((info & INTERRUPTION_TYPE) >> INTERRUPTION_TYPE_SHIFT),
+        .vector = (uint8_t)info,
+        .has_error = info & INTERRUPTION_ERROR,
+        .address = hv->state.cr2, /* #PF: the processor has written it already */
+    };
+    if (event.has_error)
+        event.error = (uint32_t)vmx_vmread(VMCS_IDT_ERROR_CODE);
+    if (event.type >= VIRTX_EVENT_SOFT_INTERRUPT)
+        event.length = (uint8_t)vmcs_exit_length();
+    hv->vcpu->stats.control_reads += 2;
+    /* An NMI that is to be delivered again must not find its own blocking. */
+    if (event.type == VIRTX_EVENT_NMI) {
+        hw_change(hv, VIRTX_STATE_INTR)->interruptibility &= ~(uint32_t)VIRTX_BLOCKED_BY_NMI;
+        v->nmi_soft_blocked = false;
+    }
+    hv->reinject = event;
+    hv->has_reinject = true;
+    return true;
+}
+
+/* An IRET ended the blocking of NMIs and then faulted: it will be executed again, so blocking is still in force
+ * (Intel SDM "Resuming Guest Software after Handling an Exception"). */
+void vmx_nmi_unblocked(struct vmx_vcpu *v)
+{
+    if (v->control[VMX_PIN] & PIN_VIRTUAL_NMI) {
+        v->nmi_blockable = true;
+        hw_change(&v->hw, VIRTX_STATE_INTR)->interruptibility |= VIRTX_BLOCKED_BY_NMI;
+    }
+}

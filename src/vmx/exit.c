@@ -1,0 +1,377 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * From the exit reason and its qualification to the neutral record (Intel SDM "Basic VM-Exit Information" and the
+ * sections on the exit qualification).
+ *
+ * What an exit does not need is not read. The number of VMREADs of each path is added up once, at its end.
+ */
+#include "vmx/vmx.h"
+
+/* What instruction an exit reason stands for, behind the ones with operands. */
+static const struct {
+    uint8_t reason, which;
+} plain[] = {
+    {VMX_REASON_GETSEC, VIRTX_INSN_GETSEC},   {VMX_REASON_INVD, VIRTX_INSN_INVD},
+    {VMX_REASON_RDPMC, VIRTX_INSN_RDPMC},     {VMX_REASON_RDTSC, VIRTX_INSN_RDTSC},
+    {VMX_REASON_RSM, VIRTX_INSN_RSM},         {VMX_REASON_MWAIT, VIRTX_INSN_MWAIT},
+    {VMX_REASON_MONITOR, VIRTX_INSN_MONITOR}, {VMX_REASON_PAUSE, VIRTX_INSN_PAUSE},
+    {VMX_REASON_INVEPT, VIRTX_INSN_VMX},      {VMX_REASON_RDTSCP, VIRTX_INSN_RDTSCP},
+    {VMX_REASON_INVVPID, VIRTX_INSN_VMX},     {VMX_REASON_WBINVD, VIRTX_INSN_WBINVD},
+    {VMX_REASON_XSETBV, VIRTX_INSN_XSETBV},   {VMX_REASON_RDRAND, VIRTX_INSN_RDRAND},
+    {VMX_REASON_INVPCID, VIRTX_INSN_INVPCID}, {VMX_REASON_VMFUNC, VIRTX_INSN_VMX},
+    {VMX_REASON_RDSEED, VIRTX_INSN_RDSEED},
+};
+
+static uint64_t read_qualification(struct virtx_exit *exit)
+{
+    return exit->raw.qualification = vmcs_exit_qualification();
+}
+
+static void read_length(struct virtx_exit *exit)
+{
+    exit->length = (uint8_t)vmcs_exit_length();
+}
+
+static void set_instruction(struct virtx_exit *exit, unsigned which)
+{
+    exit->reason = VIRTX_EXIT_INSTRUCTION;
+    exit->instruction = (struct virtx_exit_instruction){.which = which};
+}
+
+/* An NMI or a machine check is the host's. It runs in the host's state of tier 1. */
+static void host_event(struct vmx_vcpu *v, unsigned vector)
+{
+    struct virtx *virtx = v->hw.vcpu->virtx;
+
+    if (virtx->profile.at_exit)
+        vmx_to_host(&v->hw, virtx->profile.at_exit);
+    v->hw.vcpu->exit.reason = HW_EXIT_HOST;
+    if (vector == VECTOR_MC)
+        hw_host_machine_check(virtx);
+    else
+        hw_host_nmi(virtx);
+}
+
+static unsigned exception(struct vmx_vcpu *v, struct virtx_exit *exit)
+{
+    uint32_t info = vmcs_exit_interruption();
+    unsigned vector = info & INTERRUPTION_VECTOR;
+    unsigned type = (info & INTERRUPTION_TYPE) >> INTERRUPTION_TYPE_SHIFT;
+    bool interrupted;
+
+    exit->raw.interruption = info;
+    interrupted = vmx_event_interrupted(v);
+    if (type == VIRTX_EVENT_NMI || vector == VECTOR_MC) {
+        host_event(v, vector);
+        return 1;
+    }
+    if ((info & INTERRUPTION_NMI_UNBLOCKED) && !interrupted && vector != VECTOR_DF)
+        vmx_nmi_unblocked(v);
+    exit->reason = VIRTX_EXIT_EXCEPTION;
+    exit->exception = (struct virtx_exit_exception){
+        .vector = (uint8_t)vector,
+        .has_error = info & INTERRUPTION_ERROR,
+    };
+    if (exit->exception.has_error)
+        exit->exception.error = vmcs_exit_error_code();
+    if (vector == VECTOR_PF || vector == VECTOR_DB)
+        exit->exception.address = read_qualification(exit);
+    if (type >= VIRTX_EVENT_SOFT_INTERRUPT)
+        read_length(exit);
+    return 3;
+}
+
+/* Intel SDM "Exit Qualification for Task Switches". */
+static unsigned task_switch(struct vmx_vcpu *v, struct virtx_exit *exit)
+{
+    uint64_t qualification = read_qualification(exit);
+
+    exit->reason = VIRTX_EXIT_TASK_SWITCH;
+    exit->task_switch = (struct virtx_exit_task_switch){
+        .selector = (uint16_t)qualification,
+        .source = (uint8_t)(qualification >> 30 & 3),
+    };
+    read_length(exit);
+    if (vmx_event_interrupted(v)) {
+        exit->task_switch.has_error = v->hw.reinject.has_error;
+        exit->task_switch.error = v->hw.reinject.error;
+    }
+    return 2;
+}
+
+/* A source operand; outside 64-bit mode only 32 bits of it count. */
+static uint64_t operand(struct vmx_vcpu *v, unsigned gpr)
+{
+    uint64_t value = gpr == VIRTX_RSP ? hw_state(&v->hw, VIRTX_STATE_RSP)->gpr[VIRTX_RSP]
+                                      : v->hw.state.gpr[gpr];
+
+    if ((v->control[VMX_ENTRY] & ENTRY_IA32E) &&
+        (vmx_vmread(VMCS_GUEST_CS_ATTRIBUTES) & VIRTX_SEG_L))
+        return value;
+    return (uint32_t)value;
+}
+
+/* Intel SDM "Exit Qualification for Control-Register Accesses". */
+static unsigned control_register(struct vmx_vcpu *v, struct virtx_exit *exit)
+{
+    uint64_t qualification = read_qualification(exit);
+    unsigned gpr = qualification >> 8 & 15;
+    struct virtx_exit_cr cr = {
+        .reg = qualification & 15, .access = VIRTX_WRITE, .gpr = (uint8_t)gpr};
+
+    read_length(exit);
+    exit->reason = VIRTX_EXIT_CR;
+    switch (qualification >> 4 & 3) {
+    case 0: /* MOV to */
+        cr.value = operand(v, gpr);
+        break;
+    case 1: /* MOV from: src/hw knows the value */
+        cr.access = VIRTX_READ;
+        break;
+    case 2: /* CLTS */
+        cr.gpr = 0xff;
+        cr.value = vmx_guest_cr0(v) & ~CR0_TS;
+        break;
+    default: { /* LMSW: four bits, of which PE cannot be cleared */
+        uint64_t cr0 = vmx_guest_cr0(v);
+
+        cr.gpr = 0xff;
+        cr.value = (cr0 & ~0xeull) | (qualification >> 16 & 0xf);
+        break;
+    }
+    }
+    exit->cr = cr;
+    return 3;
+}
+
+/* Intel SDM "Exit Qualification for MOV DR". */
+static unsigned debug_register(struct vmx_vcpu *v, struct virtx_exit *exit)
+{
+    uint64_t qualification = read_qualification(exit);
+    unsigned gpr = qualification >> 8 & 15;
+    bool from = qualification & 0x10;
+
+    read_length(exit);
+    exit->reason = VIRTX_EXIT_DR;
+    exit->cr = (struct virtx_exit_cr){
+        .reg = qualification & 7,
+        .access = from ? VIRTX_READ : VIRTX_WRITE,
+        .gpr = (uint8_t)gpr,
+        .value = from ? 0 : operand(v, gpr),
+    };
+    return 3;
+}
+
+/* Intel SDM "Exit Qualification for I/O Instructions". Values and counts are src/hw's to fill in. */
+static inline unsigned port_access(struct virtx_exit *exit)
+{
+    uint64_t qualification = read_qualification(exit);
+
+    read_length(exit);
+    exit->reason = VIRTX_EXIT_IO;
+    exit->io.port = (uint16_t)(qualification >> 16);
+    exit->io.size = (uint8_t)((qualification & 7) + 1);
+    exit->io.access = qualification & 8 ? VIRTX_READ : VIRTX_WRITE;
+    exit->io.string = qualification >> 4 & 1;
+    exit->io.rep = qualification >> 5 & 1;
+    return 2;
+}
+
+/* The four instructions that share one reason, in the order of the instruction information. */
+static unsigned descriptor_table(struct virtx_exit *exit, const uint8_t *which)
+{
+    read_length(exit);
+    read_qualification(exit); /* the displacement of the memory operand */
+    set_instruction(exit, which[vmcs_instruction_info() >> 28 & 3]);
+    return 3;
+}
+
+static unsigned ept_violation(struct vmx_vcpu *v, struct virtx_exit *exit)
+{
+    uint64_t qualification = read_qualification(exit);
+    struct hw_vcpu *hv = &v->hw;
+    bool linear = qualification & EPT_QUALIFICATION_LINEAR;
+
+    exit->reason = HW_EXIT_PAGE_FAULT;
+    hv->fault = (struct virtx_page_fault){
+        .gpa = vmcs_guest_physical(),
+        .access = qualification & EPT_QUALIFICATION_ACCESS,
+        .present = qualification >> EPT_QUALIFICATION_RIGHTS_SHIFT & 7,
+        .gva_valid = linear,
+        .table_walk = linear && !(qualification & EPT_QUALIFICATION_TRANSLATION),
+    };
+    exit->raw.address = hv->fault.gpa;
+    if (linear)
+        hv->fault.gva = vmcs_guest_linear();
+    if (!vmx_event_interrupted(v) && unlikely(qualification & EPT_QUALIFICATION_NMI_UNBLOCKED))
+        vmx_nmi_unblocked(v);
+    return 3;
+}
+
+static unsigned ept_misconfig(struct vmx_vcpu *v, struct virtx_exit *exit)
+{
+    struct hw_vcpu *hv = &v->hw;
+
+    exit->reason = HW_EXIT_PAGE_FAULT;
+    hv->fault = (struct virtx_page_fault){.gpa = vmcs_guest_physical(), .misconfigured = true};
+    exit->raw.address = hv->fault.gpa;
+    vmx_event_interrupted(v);
+    return 1;
+}
+
+/* Intel SDM "Exit Qualification for APIC-Access VM Exits": the offset in the page, and what was done. */
+static unsigned apic_access(struct vmx_vcpu *v, struct virtx_exit *exit)
+{
+    uint64_t qualification = read_qualification(exit);
+    unsigned type = qualification >> 12 & 15;
+
+    exit->reason = HW_EXIT_APIC;
+    v->hw.fault = (struct virtx_page_fault){
+        .gpa = (v->hw.state.apic_base & ~0xfffull) | (qualification & 0xfff),
+        .access = type == 1 ? VIRTX_WRITE : type == 2 ? VIRTX_EXECUTE : VIRTX_READ,
+    };
+    vmx_event_interrupted(v);
+    return 1;
+}
+
+/* The reasons that are rare or need nothing but a name. */
+static __attribute__((noinline)) unsigned other(struct vmx_vcpu *v, struct virtx_exit *exit,
+                                                uint32_t reason)
+{
+    for (unsigned i = 0; i < ARRAY_SIZE(plain); i++) {
+        if (plain[i].reason == reason) {
+            read_length(exit);
+            set_instruction(exit, plain[i].which);
+            return 1;
+        }
+    }
+    if (reason >= VMX_REASON_VMCLEAR && reason <= VMX_REASON_VMXON) {
+        read_length(exit);
+        set_instruction(exit, VIRTX_INSN_VMX);
+        return 1;
+    }
+    exit->reason = VIRTX_EXIT_UNKNOWN;
+    exit->length = 0;
+    read_qualification(exit);
+    if (reason == VMX_REASON_TIMER)
+        exit->reason = HW_EXIT_TIMER;
+    else if (reason == VMX_REASON_TPR)
+        exit->reason = HW_EXIT_TPR;
+    else if (reason == VMX_REASON_EOI)
+        exit->reason = HW_EXIT_EOI;
+    else
+        vmx_event_interrupted(v);
+    return 1;
+}
+
+static __attribute__((noinline)) unsigned decode(struct vmx_vcpu *v, struct virtx_exit *exit,
+                                                 uint32_t reason)
+{
+    static const uint8_t tables[] = {VIRTX_INSN_SGDT, VIRTX_INSN_SIDT, VIRTX_INSN_LGDT,
+                                     VIRTX_INSN_LIDT};
+    static const uint8_t segments[] = {VIRTX_INSN_SLDT, VIRTX_INSN_STR, VIRTX_INSN_LLDT,
+                                       VIRTX_INSN_LTR};
+
+    exit->length = 0;
+    switch (reason) {
+    case VMX_REASON_EXCEPTION:
+        return exception(v, exit);
+    case VMX_REASON_TRIPLE_FAULT:
+        exit->reason = VIRTX_EXIT_SHUTDOWN;
+        return 0;
+    case VMX_REASON_SIPI:
+        exit->reason = VIRTX_EXIT_SIPI;
+        exit->sipi.vector = (uint8_t)read_qualification(exit);
+        return 1;
+    case VMX_REASON_INTERRUPT_WINDOW:
+        vmx_window_open(v, false);
+        exit->reason = HW_EXIT_WINDOW;
+        return 0;
+    case VMX_REASON_NMI_WINDOW:
+        vmx_window_open(v, true);
+        exit->reason = HW_EXIT_NMI_WINDOW;
+        return 0;
+    case VMX_REASON_TASK_SWITCH:
+        return task_switch(v, exit);
+    case VMX_REASON_INVLPG:
+        read_length(exit);
+        set_instruction(exit, VIRTX_INSN_INVLPG);
+        exit->instruction.operand = read_qualification(exit);
+        return 2;
+    case VMX_REASON_DR:
+        return debug_register(v, exit);
+    case VMX_REASON_APIC_ACCESS:
+        return apic_access(v, exit);
+    case VMX_REASON_GDTR_IDTR:
+        return descriptor_table(exit, tables);
+    case VMX_REASON_LDTR_TR:
+        return descriptor_table(exit, segments);
+    case VMX_REASON_EPT_MISCONFIG:
+        return ept_misconfig(v, exit);
+    default:
+        return other(v, exit, reason);
+    }
+}
+
+/* From entry.S: the guest has exited. The result is that of vmx_enter(). */
+enum virtx_status vmx_exited(struct vmx_vcpu *v)
+{
+    struct hw_vcpu *hv = &v->hw;
+    struct virtx_vcpu *vcpu = hv->vcpu;
+    struct virtx_exit *exit = &vcpu->exit;
+    uint32_t reason = vmcs_exit_reason();
+    unsigned reads;
+
+    hv->valid = VMX_STATE_KEPT | VIRTX_STATE_RIP;
+    hv->state.rip = vmcs_guest_rip();
+    exit->rip = hv->state.rip;
+    exit->raw.code = reason;
+    switch (reason) {
+    case VMX_REASON_CPUID:
+        read_length(exit);
+        exit->reason = VIRTX_EXIT_CPUID;
+        reads = 1;
+        break;
+    case VMX_REASON_RDMSR:
+    case VMX_REASON_WRMSR:
+        read_length(exit);
+        exit->reason = VIRTX_EXIT_MSR;
+        exit->msr.access = reason == VMX_REASON_RDMSR ? VIRTX_READ : VIRTX_WRITE;
+        reads = 1;
+        break;
+    case VMX_REASON_IO:
+        reads = port_access(exit);
+        break;
+    case VMX_REASON_INTERRUPT:
+        exit->length = 0;
+        exit->reason = VIRTX_EXIT_INTERRUPT;
+        reads = 0;
+        break;
+    case VMX_REASON_EPT_VIOLATION:
+        exit->length = 0;
+        reads = ept_violation(v, exit);
+        break;
+    case VMX_REASON_HLT:
+        read_length(exit);
+        exit->reason = VIRTX_EXIT_HLT;
+        reads = 1;
+        break;
+    case VMX_REASON_VMCALL:
+        read_length(exit);
+        exit->reason = VIRTX_EXIT_HYPERCALL;
+        exit->hypercall.cpl =
+            vmx_vmread(VMCS_GUEST_SS_ATTRIBUTES) >> VIRTX_SEG_DPL_SHIFT & 3;
+        reads = 2;
+        break;
+    case VMX_REASON_CR:
+        reads = control_register(v, exit);
+        break;
+    default:
+        if (unlikely(reason & VMX_REASON_ENTRY_FAILED))
+            return vmx_entry_failed(v, reason);
+        reads = decode(v, exit, reason);
+        break;
+    }
+    vcpu->stats.control_reads += 2 + reads;
+    return VIRTX_OK;
+}

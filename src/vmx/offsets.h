@@ -1,0 +1,11 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* What entry.S knows of the C structures; enter.c compares it with them. */
+#ifndef VIRTX_VMX_OFFSETS_H
+#define VIRTX_VMX_OFFSETS_H
+
+#define VMX_CR2_AT         376 /* struct virtx_state: cr2 */
+#define VMX_HOST_RSP_AT    0   /* struct vmx_entry: host_rsp */
+#define VMX_LAUNCHED_AT    8   /* struct vmx_entry: launched */
+#define VMX_FIELD_HOST_RSP 0x6c14
+
+#endif

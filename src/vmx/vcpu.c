@@ -1,0 +1,213 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* The life of a VM's and a vcpu's hardware structures; putting a vcpu on a CPU and taking it off. */
+#include "vmx/vmx.h"
+#include "x86/cpu.h"
+
+#define BASIC_REVISION 0x7fffffffull
+#define INVEPT_ONE     (1ull << 25)
+
+enum virtx_status vmx_vm_create(struct virtx_vm *vm, void *data)
+{
+    struct vmx_vm *vmx = data;
+
+    vmx->io_bitmap = virtx_pages_alloc(vm->virtx, 2);
+    vmx->msr_bitmap = virtx_pages_alloc(vm->virtx, 1);
+    if (!vmx->io_bitmap || !vmx->msr_bitmap) {
+        vmx_vm_destroy(vm, data);
+        return virtx_fail(&vm->error, VIRTX_E_NO_MEMORY, "ops.pages_alloc",
+                          "the host has no pages for the bitmaps", 3);
+    }
+    vmx_bitmaps_init(vmx->io_bitmap, vmx->msr_bitmap);
+    return VIRTX_OK;
+}
+
+void vmx_vm_destroy(struct virtx_vm *vm, void *data)
+{
+    struct vmx_vm *vmx = data;
+
+    if (vmx->io_bitmap)
+        virtx_pages_free(vm->virtx, vmx->io_bitmap, 2);
+    if (vmx->msr_bitmap)
+        virtx_pages_free(vm->virtx, vmx->msr_bitmap, 1);
+    vmx->io_bitmap = vmx->msr_bitmap = NULL;
+}
+
+/* The VMCS gets its content when it is first loaded: VMWRITE needs a CPU in VMX operation. */
+enum virtx_status vmx_vcpu_create(struct hw_vcpu *hv)
+{
+    struct vmx_vcpu *v = vmx_of(hv);
+    struct virtx_vcpu *vcpu = hv->vcpu;
+    struct virtx *virtx = vcpu->virtx;
+
+    v->vmcs = virtx_pages_alloc(virtx, 1);
+    if (v->vmcs && !vmx_has(v, VIRTX_FEATURE_EFER_SWITCH)) {
+        v->msr_area = virtx_pages_alloc(virtx, 1);
+        if (!v->msr_area) {
+            virtx_pages_free(virtx, v->vmcs, 1);
+            v->vmcs = NULL;
+        }
+    }
+    if (!v->vmcs)
+        return virtx_fail(&vcpu->vm->error, VIRTX_E_NO_MEMORY, "ops.pages_alloc",
+                          "the host has no page for the VMCS", 1);
+    *(uint32_t *)v->vmcs = (uint32_t)(x86_rdmsr(MSR_VMX_BASIC) & BASIC_REVISION);
+    v->vmcs_hpa = virtx_hpa(virtx, v->vmcs);
+    v->nested = vcpu->vm->paging->nested;
+    v->fresh = true;
+    hv->dirty |= VIRTX_STATE_ALL;
+    return VIRTX_OK;
+}
+
+void vmx_vcpu_destroy(struct hw_vcpu *hv)
+{
+    struct vmx_vcpu *v = vmx_of(hv);
+    struct virtx *virtx = hv->vcpu->virtx;
+
+    vmx_bitmaps_destroy(hv);
+    if (v->msr_area)
+        virtx_pages_free(virtx, v->msr_area, 1);
+    if (v->vmcs)
+        virtx_pages_free(virtx, v->vmcs, 1);
+    v->msr_area = NULL;
+    v->vmcs = NULL;
+}
+
+/* Without the controls that switch EFER, entries and exits load it from these two lists. */
+static void write_msr_area(struct vmx_vcpu *v)
+{
+    uint64_t hpa;
+
+    if (!v->msr_area)
+        return;
+    v->msr_area[0] = (struct vmx_msr_entry){.index = MSR_EFER, .value = v->hw.state.efer};
+    v->msr_area[1] = (struct vmx_msr_entry){.index = MSR_EFER, .value = x86_rdmsr(MSR_EFER)};
+    hpa = virtx_hpa(v->hw.vcpu->virtx, v->msr_area);
+    vmx_set_field(v, VMCS_ENTRY_MSR_LOAD, hpa);
+    vmx_set_field(v, VMCS_EXIT_MSR_LOAD, hpa + sizeof(struct vmx_msr_entry));
+    vmx_set_field(v, VMCS_ENTRY_MSR_LOAD_COUNT, 1);
+    vmx_set_field(v, VMCS_EXIT_MSR_LOAD_COUNT, 1);
+}
+
+/* Fields that keep their value for good, and those that others write only when they change. */
+static void write_first(struct vmx_vcpu *v)
+{
+    static const uint16_t zero[] = {
+        VMCS_PF_MASK, VMCS_PF_MATCH, VMCS_CR3_TARGETS, VMCS_EXIT_MSR_STORE_COUNT,
+        VMCS_EXIT_MSR_LOAD_COUNT, VMCS_ENTRY_MSR_LOAD_COUNT, VMCS_ENTRY_INTERRUPTION,
+        VMCS_EXCEPTIONS, VMCS_CR0_MASK, VMCS_CR4_MASK, VMCS_GUEST_ACTIVITY,
+    };
+    static const uint16_t words[VMX_WORD_COUNT] = {
+        [VMX_PIN] = VMCS_PIN,   [VMX_PRIMARY] = VMCS_PRIMARY, [VMX_SECONDARY] = VMCS_SECONDARY,
+        [VMX_EXIT] = VMCS_EXIT, [VMX_ENTRY] = VMCS_ENTRY,
+    };
+
+    for (unsigned i = 0; i < ARRAY_SIZE(zero); i++)
+        vmx_set_field(v, zero[i], 0);
+    for (unsigned i = 0; i < VMX_WORD_COUNT; i++) {
+        v->control[i] = v->cpu->base[i];
+        if (i != VMX_SECONDARY || (v->control[VMX_PRIMARY] & PRIMARY_SECONDARY))
+            vmx_set_field(v, words[i], v->control[i]);
+    }
+    if (v->control[VMX_SECONDARY] & SECONDARY_XSAVES)
+        vmx_set_field(v, VMCS_XSS_BITMAP, 0); /* IA32_XSS is switched: no XSAVES need exit */
+    vmx_set_field(v, VMCS_LINK_POINTER, UINT64_MAX);
+    vmx_set_field(v, VMCS_HOST_RIP, (uintptr_t)vmx_exit_point);
+    vmx_controls(&v->hw);
+}
+
+static void write_vpid(struct vmx_vcpu *v)
+{
+    if (v->hw.tag == v->vpid)
+        return;
+    v->vpid = v->hw.tag;
+    if (!(v->cpu->base[VMX_SECONDARY] & SECONDARY_VPID))
+        return;
+    vmx_set_control(v, VMX_SECONDARY,
+                    v->vpid ? v->control[VMX_SECONDARY] | SECONDARY_VPID
+                            : v->control[VMX_SECONDARY] & ~SECONDARY_VPID);
+    vmx_set_field(v, VMCS_VPID, v->vpid);
+}
+
+enum virtx_status vmx_load(struct hw_vcpu *hv, void *data)
+{
+    struct vmx_vcpu *v = vmx_of(hv);
+    enum vmx_fail fail = VMX_SUCCEED;
+
+    if (v->fresh)
+        fail = vmx_vmclear(v->vmcs_hpa);
+    if (fail == VMX_SUCCEED)
+        fail = vmx_vmptrld(v->vmcs_hpa);
+    if (fail != VMX_SUCCEED)
+        return virtx_fail(&hv->vcpu->error, VIRTX_E_HARDWARE, "VMPTRLD",
+                          "the processor refused the VMCS", fail);
+    v->cpu = data;
+    v->entry.launched = 0;
+    if (v->fresh)
+        write_first(v);
+    v->fresh = false;
+    vmx_host_save(v);
+    write_msr_area(v);
+    write_vpid(v);
+    vmx_bitmaps_load(v);
+    hv->dirty |= VMX_DIRTY_HOST | VIRTX_STATE_TSC;
+    if (v->host_mce != (v->host.cr4 & VMX_CR4_HOST)) {
+        v->host_mce = v->host.cr4 & VMX_CR4_HOST;
+        hw_change(hv, VIRTX_STATE_CR);
+    }
+    return VIRTX_OK;
+}
+
+void vmx_put(struct hw_vcpu *hv)
+{
+    struct vmx_vcpu *v = vmx_of(hv);
+    const struct virtx_host_profile *profile = &hv->vcpu->virtx->profile;
+
+    vmx_read(hv, VIRTX_STATE_ALL & ~hv->valid);
+    vmx_to_host(hv, profile->at_exit | profile->at_return | profile->at_put);
+    v->live = 0;
+    vmx_vmclear(v->vmcs_hpa);
+    v->entry.launched = 0;
+    v->cpu = NULL;
+}
+
+void vmx_set_root(struct hw_vcpu *hv, uint64_t hpa)
+{
+    struct vmx_vcpu *v = vmx_of(hv);
+
+    if (v->nested) {
+        v->eptp = hpa | EPTP_WALK_4 | EPTP_WRITE_BACK |
+                  (vmx_has(v, VIRTX_FEATURE_NESTED_AD) ? EPTP_AD : 0);
+        vmx_set_field(v, VMCS_EPTP, v->eptp);
+    } else {
+        vmx_set_field(v, VMCS_GUEST_CR3, hpa);
+    }
+}
+
+/* Linear and combined translations carry the VPID, guest-physical ones the EPT pointer; a guest
+ * without a VPID enters with an empty TLB anyway (Intel SDM "Operations that Invalidate Cached Mappings"). */
+void vmx_flush(struct hw_vcpu *hv, uint32_t debts)
+{
+    struct vmx_vcpu *v = vmx_of(hv);
+
+    write_vpid(v);
+    if ((debts & HW_FLUSH_NESTED) && v->nested && v->eptp) {
+        struct vmx_ept_operand what = {.eptp = v->eptp};
+
+        vmx_invept(v->cpu->caps.ept_vpid & INVEPT_ONE ? VMX_INVALIDATE_SINGLE : VMX_INVALIDATE_ALL,
+                   &what);
+        hv->vcpu->stats.flushes++;
+    }
+    if ((debts & HW_FLUSH_TAG) && v->vpid) {
+        struct vmx_vpid_operand what = {.vpid = v->vpid};
+
+        vmx_invvpid(vmx_has(v, VIRTX_FEATURE_FLUSH_BY_TAG) ? VMX_INVALIDATE_SINGLE
+                                                           : VMX_INVALIDATE_ALL,
+                    &what);
+        hv->vcpu->stats.flushes++;
+    }
+}
+
+void vmx_tsc_offset(struct hw_vcpu *hv)
+{
+    hv->dirty |= VIRTX_STATE_TSC; /* the VMCS may not be current */
+}

@@ -1,0 +1,250 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * What the files of src/vmx share among themselves, and nobody else sees.
+ */
+#ifndef VIRTX_VMX_VMX_H
+#define VIRTX_VMX_VMX_H
+
+#include "hw/hw.h"
+#include "vmx/vmcs.h"
+#include "x86/defs.h"
+
+#define MSR_VMX_BASIC          0x480
+#define MSR_VMX_PIN            0x481
+#define MSR_VMX_PRIMARY        0x482
+#define MSR_VMX_EXIT           0x483
+#define MSR_VMX_ENTRY          0x484
+#define MSR_VMX_MISC           0x485
+#define MSR_VMX_CR0_FIXED0     0x486
+#define MSR_VMX_CR0_FIXED1     0x487
+#define MSR_VMX_CR4_FIXED0     0x488
+#define MSR_VMX_CR4_FIXED1     0x489
+#define MSR_VMX_SECONDARY      0x48b
+#define MSR_VMX_EPT_VPID       0x48c
+#define MSR_VMX_TRUE_PIN       0x48d
+#define MSR_VMX_TRUE_PRIMARY   0x48e
+#define MSR_VMX_TRUE_EXIT      0x48f
+#define MSR_VMX_TRUE_ENTRY     0x490
+#define MSR_VMX_LAST           0x491
+
+#define FEATURE_CONTROL_LOCKED (1ull << 0)
+#define FEATURE_CONTROL_VMXON  (1ull << 2) /* outside SMX */
+
+/* CR0 bits of the guest that never reach the processor: entries leave the host's in place. */
+#define VMX_CR0_HOST (CR0_CD | CR0_NW)
+/* CR0 bits whose change by the guest always exits. NE is fixed to 1 in VMX operation. */
+#define VMX_CR0_OWNED (VMX_CR0_HOST | CR0_NE | CR0_PG | CR0_PE)
+/* Real CR4 bits that the host decides upon while a guest runs. */
+#define VMX_CR4_HOST CR4_MCE
+/* CR4 bits that a guest may change without an exit, if src/hw has nothing against it. All the others always
+ * exit: what is not known is not the guest's. */
+#define VMX_CR4_GUEST                                                                              \
+    (CR4_VME | CR4_PVI | CR4_TSD | CR4_DE | CR4_PSE | CR4_PAE | CR4_PGE | CR4_PCE | CR4_OSFXSR |   \
+     CR4_OSXMMEXCPT | CR4_UMIP | CR4_FSGSBASE | CR4_PCIDE | CR4_SMEP | CR4_SMAP)
+
+/* Vectors that exit whatever the intercepts say: #AC and #DB could loop in the processor for ever,
+ * #MC is the host's. */
+#define VMX_EXCEPTIONS_ALWAYS (1u << VECTOR_DB | 1u << VECTOR_AC | 1u << VECTOR_MC)
+
+/* The five control words, as indices. */
+enum vmx_word { VMX_PIN, VMX_PRIMARY, VMX_SECONDARY, VMX_EXIT, VMX_ENTRY, VMX_WORD_COUNT };
+
+/* Bits of a control word that are always 1, and those that can be 1. */
+struct vmx_allowed {
+    uint32_t must, may;
+};
+
+/* The capability MSRs. */
+struct vmx_caps {
+    uint64_t basic, misc, ept_vpid;
+    uint64_t cr0_fixed0, cr0_fixed1, cr4_fixed0, cr4_fixed1;
+    struct vmx_allowed control[VMX_WORD_COUNT];
+};
+
+/* Groups of state that are newest in hw_vcpu.state at all times, because no guest changes them
+ * without an exit. */
+#define VMX_STATE_KEPT                                                                             \
+    (VIRTX_STATE_GPR | VIRTX_STATE_MSR | VIRTX_STATE_TSC | VIRTX_STATE_XCR)
+/* Beside the groups in hw_vcpu.dirty: host state must be looked at again before the entry. */
+#define VMX_DIRTY_HOST (1u << 31)
+
+/* The MSRs that neither entry nor exit switches: the guest's stay in the processor. */
+#define VMX_LIVE_MSRS 5
+
+struct vmx_cpu {
+    struct hw_cpu hw;
+    void *vmxon;       /* VMXON region */
+    bool on;
+    struct vmx_caps caps;
+    uint32_t base[VMX_WORD_COUNT]; /* negotiated: the words before anything optional is asked for */
+};
+
+struct vmx_vm {
+    struct hw_vm hw;
+    uint8_t *io_bitmap;  /* two pages: ports 0-7fff, 8000-ffff */
+    uint8_t *msr_bitmap; /* one page: reads low, reads high, writes low, writes high */
+};
+
+/* One entry of the MSR areas (Intel SDM "VM-Entry Controls for MSRs"). */
+struct vmx_msr_entry {
+    uint32_t index, reserved;
+    uint64_t value;
+};
+
+/* The host's values that the VMCS or the switching of MSRs holds. */
+struct vmx_host {
+    uint64_t cr0, cr3, cr4, fs_base, gs_base;
+    uint64_t msr[VMX_LIVE_MSRS];
+    uint64_t debugctl;
+    struct __attribute__((packed)) {
+        uint16_t limit;
+        uint64_t base;
+    } gdtr, idtr;
+    uint16_t ldt, fs, gs;
+};
+
+/* What entry.S wants to know. */
+struct vmx_entry {
+    uint64_t host_rsp; /* as it is in the VMCS */
+    uint32_t launched;
+};
+
+struct vmx_vcpu {
+    struct hw_vcpu hw;
+
+    struct vmx_entry entry;
+    uint32_t control[VMX_WORD_COUNT]; /* as they are in the VMCS */
+    uint32_t exceptions;
+    uint64_t cr0_mask, cr4_mask;
+    uint64_t cr0, cr4;        /* shadows: the guest's view as of the last write */
+    uint64_t host_mce;        /* what the guest's real CR4 takes from the host's */
+    uint64_t eptp;            /* 0: none yet */
+    uint32_t vpid;
+    bool fresh;               /* the VMCS has never been written */
+    bool nested;
+    bool nmi_blockable;       /* virtual-NMI blocking may be in force (see event.c) */
+    bool nmi_soft_blocked;    /* the same where the processor does not track it */
+    bool soft_nmi_window;
+    bool hlt_activity;        /* the VMCS' activity state may be HLT */
+    uint8_t live;             /* bit n: live MSR n is the guest's in the processor */
+
+    const struct vmx_cpu *cpu; /* where it is loaded */
+    struct vmx_host host;
+    void *vmcs;
+    uint64_t vmcs_hpa;
+    struct vmx_msr_entry *msr_area; /* guest's EFER, host's EFER; NULL if the controls do it */
+    uint8_t *io_bitmap;  /* this vcpu's own bitmaps, or NULL for the VM's */
+    uint8_t *msr_bitmap;
+};
+_Static_assert(offsetof(struct vmx_vcpu, hw) == 0, "hw_vcpu comes first");
+
+static inline struct vmx_vcpu *vmx_of(struct hw_vcpu *hv)
+{
+    return (struct vmx_vcpu *)(void *)hv;
+}
+
+static inline struct vmx_vm *vmx_vm_of(const struct virtx_vm *vm)
+{
+    return vm->backend_data;
+}
+
+static inline bool vmx_has(const struct vmx_vcpu *v, uint64_t feature)
+{
+    return (v->hw.vcpu->virtx->caps.features & feature) != 0;
+}
+
+/* VMWRITE outside the fast path, counted. */
+static inline void vmx_set_field(struct vmx_vcpu *v, uint32_t field, uint64_t value)
+{
+    vmx_vmwrite(field, value);
+    v->hw.vcpu->stats.control_writes++;
+}
+
+/* caps.c */
+void vmx_caps_read(struct vmx_caps *caps);
+uint64_t vmx_caps_hardware(const struct vmx_caps *caps);
+uint64_t vmx_caps_features(uint64_t hardware, uint64_t disable);
+enum virtx_status vmx_caps_negotiate(const struct vmx_caps *caps, uint64_t features,
+                                     uint32_t base[VMX_WORD_COUNT], struct virtx_error *error);
+enum virtx_status vmx_probe(struct virtx *virtx, uint64_t disable, struct virtx_caps *caps,
+                            struct virtx_error *error);
+
+/* cpu.c */
+enum virtx_status vmx_cpu_enable(struct virtx *virtx, void *cpu, struct virtx_error *error);
+void vmx_cpu_disable(struct virtx *virtx, void *cpu);
+void vmx_cpu_emergency_off(struct virtx *virtx, void *cpu);
+
+/* vcpu.c */
+enum virtx_status vmx_vm_create(struct virtx_vm *vm, void *data);
+void vmx_vm_destroy(struct virtx_vm *vm, void *data);
+enum virtx_status vmx_vcpu_create(struct hw_vcpu *hv);
+void vmx_vcpu_destroy(struct hw_vcpu *hv);
+enum virtx_status vmx_load(struct hw_vcpu *hv, void *cpu);
+void vmx_put(struct hw_vcpu *hv);
+void vmx_set_root(struct hw_vcpu *hv, uint64_t hpa);
+void vmx_flush(struct hw_vcpu *hv, uint32_t debts);
+void vmx_tsc_offset(struct hw_vcpu *hv);
+
+/* host.c */
+void vmx_host_save(struct vmx_vcpu *v);
+void vmx_host_refresh(struct vmx_vcpu *v);
+void vmx_to_host(struct hw_vcpu *hv, uint32_t mask);
+void vmx_live_read(struct vmx_vcpu *v);
+void vmx_live_write(struct vmx_vcpu *v);
+
+/* controls.c */
+void vmx_controls(struct hw_vcpu *hv);
+void vmx_set_control(struct vmx_vcpu *v, enum vmx_word word, uint32_t value);
+enum virtx_status vmx_intercept_check(const struct virtx *virtx,
+                                      const struct virtx_intercept_config *config, bool *forced);
+
+/* bitmap.c */
+void vmx_bitmaps_init(uint8_t *io, uint8_t *msr);
+void vmx_bitmaps_destroy(struct hw_vcpu *hv);
+void vmx_bitmaps_load(struct vmx_vcpu *v);
+enum virtx_status vmx_ports(struct virtx_vm *vm, struct hw_vcpu *hv, uint16_t first, uint16_t last,
+                            bool exit);
+enum virtx_status vmx_msr(struct virtx_vm *vm, struct hw_vcpu *hv, uint32_t index, uint32_t access,
+                          bool exit);
+
+/* entry.S */
+enum virtx_status vmx_switch(struct vmx_vcpu *v, struct vmx_entry *entry);
+extern const char vmx_exit_point[];
+
+/* enter.c */
+enum virtx_status vmx_enter(struct hw_vcpu *hv);
+enum virtx_status vmx_refused(struct vmx_vcpu *v, uint64_t invalid); /* called by entry.S */
+enum virtx_status vmx_entry_failed(struct vmx_vcpu *v, uint32_t reason);
+void vmx_advance(struct hw_vcpu *hv);
+
+/* exit.c */
+enum virtx_status vmx_exited(struct vmx_vcpu *v); /* called by entry.S */
+
+/* state.c */
+void vmx_read(struct hw_vcpu *hv, uint32_t groups);
+void vmx_write(struct vmx_vcpu *v, uint32_t groups);
+uint64_t vmx_guest_cr0(const struct vmx_vcpu *v);
+struct virtx_segment vmx_segment_fixed(const struct virtx_state *state, unsigned index);
+
+/* event.c */
+void vmx_inject(struct hw_vcpu *hv, const struct virtx_event *event);
+bool vmx_can_interrupt(struct hw_vcpu *hv);
+bool vmx_can_nmi(struct hw_vcpu *hv);
+void vmx_window(struct hw_vcpu *hv, bool interrupt, bool nmi);
+void vmx_window_open(struct vmx_vcpu *v, bool nmi);
+bool vmx_event_interrupted(struct vmx_vcpu *v);
+void vmx_nmi_unblocked(struct vmx_vcpu *v);
+
+/* check.c */
+enum virtx_status vmx_check(struct hw_vcpu *hv, struct virtx_error *error);
+enum virtx_status vmx_check_entry(const struct vmx_vcpu *v, struct virtx_error *error,
+                                  uint32_t which);
+const char *vmx_instruction_error(uint32_t number);
+
+/* ept.c */
+extern const struct table_format vmx_ept;
+
+/* ops.c */
+extern const struct virtx_hw vmx_hw;
+
+#endif
