@@ -66,14 +66,14 @@ bool hw_cpuid_fill(struct hw_vcpu *hv, struct hw_cpuid_line *line, uint32_t leaf
     line->edx = entry.edx;
     line->valid = 1;
 
-    switch (leaf) {
+    /* A leaf out of range may be answered by another one, which then fills in the blanks. */
+    switch (entry.leaf) {
     case 1:
         state = hw_state(hv, VIRTX_STATE_CR);
         line->ebx = (line->ebx & 0x00ffffff) | id << 24;
         line->ecx &= ~LEAF1_ECX_OSXSAVE;
         if (state->cr4 & CR4_OSXSAVE)
             line->ecx |= LEAF1_ECX_OSXSAVE;
-        line->subleaf_mask = 0;
         break;
     case 7:
         if (subleaf == 0) {
@@ -97,18 +97,14 @@ bool hw_cpuid_fill(struct hw_vcpu *hv, struct hw_cpuid_line *line, uint32_t leaf
     case 0x8000001e:
         line->eax = id;
         break;
-    case 0:
-    case 0x80000000:
-    case 0x80000001:
-    case 0x80000002:
-    case 0x80000003:
-    case 0x80000004:
-        line->subleaf_mask = 0;
-        break;
     default:
         break;
     }
-    line->subleaf &= line->subleaf_mask;
+    /* Guests ask these often, with anything in ECX. */
+    if (leaf <= 1 || (leaf >= 0x80000000 && leaf <= 0x80000008)) {
+        line->subleaf_mask = 0;
+        line->subleaf = 0;
+    }
     return true;
 }
 

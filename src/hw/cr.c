@@ -311,5 +311,7 @@ bool hw_dr_access(struct hw_vcpu *hv, bool write, unsigned reg, uint64_t *value)
         state->dr7 = (*value & 0xffff2fff) | 0x400;
     if (hv->debug_loaded)
         hw_debug_load(hv);
+    else if (state->dr7 & 0xff)
+        hv->work |= HW_WORK_SWITCH; /* armed breakpoints must be in the processor */
     return true;
 }

@@ -109,6 +109,9 @@ static void inject_exception(struct hw_vcpu *hv)
     struct virtx_event *event = &queue->exception;
 
     queue->has_exception = false;
+    /* In real mode no exception pushes an error code. */
+    if (event->has_error && !(hw_state(hv, VIRTX_STATE_CR)->cr0 & CR0_PE))
+        event->has_error = false;
     if (event->vector == VECTOR_PF) {
         hw_change(hv, VIRTX_STATE_CR)->cr2 = event->address;
     } else if (event->vector == VECTOR_DB) {

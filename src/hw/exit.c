@@ -319,8 +319,7 @@ bool hw_exit_default(struct hw_vcpu *hv, enum virtx_status *status)
         hw_complete_record(hv);
         return true;
     case VIRTX_EXIT_DR:
-        if (!hv->debug_loaded && !virtx_rule_any(hv->vcpu, VIRTX_INTERCEPT_DR, 0, 7,
-                                                 VIRTX_READ | VIRTX_WRITE)) {
+        if (!hv->debug_loaded && !virtx_rule_kind(hv->vcpu, VIRTX_INTERCEPT_DR)) {
             hw_debug_load(hv); /* from now on without exits; the instruction runs again */
             return true;
         }

@@ -6,17 +6,11 @@
 #include "hw/service.h"
 
 #define ALL_BITS UINT64_MAX
-#define BOTH (VIRTX_READ | VIRTX_WRITE)
 
 enum virtx_status hw_intercept_check(const struct virtx_vm *vm,
                                      const struct virtx_intercept_config *config, bool *forced)
 {
     return hw_ops(vm->virtx)->intercept_check(vm->virtx, config, forced);
-}
-
-static const struct rule_table *vm_rules(struct virtx_vm *vm)
-{
-    return atomic_load_explicit(&vm->rules, memory_order_acquire);
 }
 
 /* ---- Bitmaps: each number gets its final value at once, so that a running guest never meets one
@@ -150,8 +144,8 @@ static enum virtx_status apply_msrs(struct virtx_vm *vm, struct hw_vcpu *hv,
 static enum virtx_status apply_vcpu(struct virtx_vm *vm, struct virtx_vcpu *vcpu)
 {
     struct hw_vcpu *hv = hw_of(vcpu);
-    const struct rule_table *vms = vm_rules(vm);
-    uint64_t own = signature(vcpu->rules, VIRTX_INTERCEPT_PORT);
+    const struct rule_table *vms = virtx_vm_rules(vm), *rules = virtx_vcpu_rules(vcpu);
+    uint64_t own = signature(rules, VIRTX_INTERCEPT_PORT);
     uint64_t ports = own || hv->port_rules
                          ? (own * 31) ^ signature(vms, VIRTX_INTERCEPT_PORT) ^ 1
                          : 0;
@@ -159,15 +153,15 @@ static enum virtx_status apply_vcpu(struct virtx_vm *vm, struct virtx_vcpu *vcpu
     enum virtx_status status;
 
     if (ports != hv->port_rules) {
-        status = apply_ports(vm, hv, vcpu->rules, vms);
+        status = apply_ports(vm, hv, rules, vms);
         if (status != VIRTX_OK)
             return status;
         hv->port_rules = ports;
     }
-    own = signature(vcpu->rules, VIRTX_INTERCEPT_MSR);
+    own = signature(rules, VIRTX_INTERCEPT_MSR);
     msrs = own || hv->msr_rules ? (own * 31) ^ signature(vms, VIRTX_INTERCEPT_MSR) ^ 1 : 0;
     if (msrs != hv->msr_rules) {
-        status = apply_msrs(vm, hv, vcpu->rules, vms);
+        status = apply_msrs(vm, hv, rules, vms);
         if (status != VIRTX_OK)
             return status;
         hv->msr_rules = msrs;
@@ -178,7 +172,7 @@ static enum virtx_status apply_vcpu(struct virtx_vm *vm, struct virtx_vcpu *vcpu
 enum virtx_status hw_intercept_changed(struct virtx_vm *vm, struct virtx_vcpu *vcpu)
 {
     struct hw_vm *data = vm->backend_data;
-    const struct rule_table *rules = vm_rules(vm);
+    const struct rule_table *rules = virtx_vm_rules(vm);
     uint64_t now;
     enum virtx_status status;
 
@@ -305,7 +299,7 @@ void hw_controls_compute(struct hw_vcpu *hv)
 {
     struct virtx_vcpu *vcpu = hv->vcpu;
     struct hw_controls *c = &hv->controls;
-    const struct rule_table *tables[] = {vm_rules(vcpu->vm), vcpu->rules};
+    const struct rule_table *tables[] = {virtx_vm_rules(vcpu->vm), virtx_vcpu_rules(vcpu)};
 
     memset(c, 0, sizeof(*c));
     for (unsigned i = 0; i < ARRAY_SIZE(tables); i++) {
@@ -317,10 +311,10 @@ void hw_controls_compute(struct hw_vcpu *hv)
     add_own(hv, c);
     c->hlt = true;
     c->interrupts = true;
-    hv->rules_port = virtx_rule_any(vcpu, VIRTX_INTERCEPT_PORT, 0, 0xffff, BOTH);
-    hv->rules_msr = virtx_rule_any(vcpu, VIRTX_INTERCEPT_MSR, 0, UINT32_MAX, BOTH);
-    hv->rules_mmio = virtx_rule_any(vcpu, VIRTX_INTERCEPT_MMIO, 0, UINT64_MAX, BOTH);
-    hv->rules_hypercall = virtx_rule_any(vcpu, VIRTX_INTERCEPT_HYPERCALL, 0, UINT64_MAX, 0);
-    hv->serve_cpuid = !virtx_rule_any(vcpu, VIRTX_INTERCEPT_CPUID, 0, UINT32_MAX, 0);
+    hv->rules_port = virtx_rule_kind(vcpu, VIRTX_INTERCEPT_PORT);
+    hv->rules_msr = virtx_rule_kind(vcpu, VIRTX_INTERCEPT_MSR);
+    hv->rules_mmio = virtx_rule_kind(vcpu, VIRTX_INTERCEPT_MMIO);
+    hv->rules_hypercall = virtx_rule_kind(vcpu, VIRTX_INTERCEPT_HYPERCALL);
+    hv->serve_cpuid = !virtx_rule_kind(vcpu, VIRTX_INTERCEPT_CPUID);
     c->hypercall = hv->rules_hypercall;
 }

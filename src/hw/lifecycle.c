@@ -128,6 +128,7 @@ void hw_put(struct virtx_vcpu *vcpu)
 
     if (hv->cpu) {
         hv->ops->put(hv);
+        hv->valid = VIRTX_STATE_ALL;
         hw_switch_put(hv);
         hv->cpu = NULL;
     }

@@ -1,0 +1,1152 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* The run loop: what is served inside, what reaches the embedder, kicks, events and registers. */
+#include "hw_world.h"
+
+#include <check.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void begin(void)
+{
+    world_begin(&virtx_profile_bare);
+}
+
+static struct virtx_state get(uint32_t groups)
+{
+    struct virtx_state state;
+
+    world_get(groups, &state);
+    return state;
+}
+
+/* ---- CPUID ---- */
+
+struct cpuid_answer {
+    uint32_t a, b, c, d;
+};
+
+static void cpuid_of(uint32_t leaf, uint32_t subleaf, struct cpuid_answer *out)
+{
+    uint64_t *gpr = world_gpr();
+
+    gpr[VIRTX_RAX] = 0xffffffff00000000 | leaf;
+    gpr[VIRTX_RCX] = 0xffffffff00000000 | subleaf;
+    world.at = world.length = 0;
+    world_play(exit_cpuid);
+    world_run();
+    ck_assert_uint_eq(gpr[VIRTX_RAX] >> 32, 0); /* CPUID clears the upper halves */
+    ck_assert_uint_eq(gpr[VIRTX_RCX] >> 32, 0);
+    *out = (struct cpuid_answer){(uint32_t)gpr[VIRTX_RAX], (uint32_t)gpr[VIRTX_RBX],
+                                 (uint32_t)gpr[VIRTX_RCX], (uint32_t)gpr[VIRTX_RDX]};
+}
+
+START_TEST(test_cpuid_served_inside)
+{
+    struct cpuid_answer answer;
+    uint64_t rip = get(VIRTX_STATE_RIP).rip;
+
+    cpuid_of(0, 7, &answer);
+    ck_assert_uint_eq(answer.b, 0x756e6547);
+    ck_assert_uint_eq(get(VIRTX_STATE_RIP).rip, rip + 2);
+    ck_assert_uint_eq(world.entries, 2); /* the CPUID and the host interrupt behind it */
+    ck_assert_uint_eq(world.controls, 0);
+    ck_assert_uint_eq(world.flushes, 0);
+    ck_assert_uint_eq(world.msr_writes, 0);
+}
+END_TEST
+
+START_TEST(test_cpuid_osxsave_follows_cr4)
+{
+    struct cpuid_answer answer;
+    struct virtx_state state;
+
+    cpuid_of(1, 0, &answer);
+    ck_assert_uint_eq(answer.c >> 27 & 1, 0);
+    state = get(VIRTX_STATE_CR);
+    state.cr4 |= CR4_OSXSAVE;
+    world_set(VIRTX_STATE_CR, &state);
+    cpuid_of(1, 0, &answer);
+    ck_assert_uint_eq(answer.c >> 27 & 1, 1);
+    /* XSAVE area sizes: x87 and SSE need 576 bytes, AVX 832. */
+    cpuid_of(0xd, 0, &answer);
+    ck_assert_uint_eq(answer.b, 576);
+    state = get(VIRTX_STATE_XCR);
+    state.xcr0 = 7;
+    world_set(VIRTX_STATE_XCR, &state);
+    cpuid_of(0xd, 0, &answer);
+    ck_assert_uint_eq(answer.b, 832);
+}
+END_TEST
+
+/* ---- Ports ---- */
+
+static void exit_out(struct hw_vcpu *hv)
+{
+    world_out(hv, 0x80, 2, 1);
+}
+
+static void exit_in_byte(struct hw_vcpu *hv)
+{
+    world_in(hv, 0x60, 1, 2);
+}
+
+static void exit_in_long(struct hw_vcpu *hv)
+{
+    world_in(hv, 0x60, 4, 1);
+}
+
+START_TEST(test_out_reaches_the_loop)
+{
+    uint64_t rip = get(VIRTX_STATE_RIP).rip;
+    const struct virtx_exit *exit;
+
+    world_gpr()[VIRTX_RAX] = 0x12345678;
+    world_play(exit_out);
+    exit = world_run();
+    ck_assert_uint_eq(exit->reason, VIRTX_EXIT_IO);
+    ck_assert(exit->pending);
+    ck_assert_uint_eq(exit->io.port, 0x80);
+    ck_assert_uint_eq(exit->io.value, 0x5678);
+    ck_assert_uint_eq(*(uint16_t *)exit->io.data, 0x5678);
+    ck_assert_int_eq(virtx_vcpu_run(world.vcpu, &exit), VIRTX_E_PENDING);
+    ck_assert_int_eq(virtx_vcpu_complete(world.vcpu, NULL), VIRTX_OK);
+    ck_assert_uint_eq(get(VIRTX_STATE_RIP).rip, rip + 1);
+    ck_assert_int_eq(virtx_vcpu_complete(world.vcpu, NULL), VIRTX_E_NOT_PENDING);
+}
+END_TEST
+
+START_TEST(test_in_merges_by_size)
+{
+    uint8_t byte = 0xab;
+    uint32_t word = 0x87654321;
+
+    world_gpr()[VIRTX_RAX] = 0x1122334455667788;
+    world_play(exit_in_byte);
+    world_run();
+    ck_assert_int_eq(virtx_vcpu_complete(world.vcpu, &byte), VIRTX_OK);
+    ck_assert_uint_eq(world_gpr()[VIRTX_RAX], 0x11223344556677ab);
+    world_play(exit_in_long);
+    world_run();
+    ck_assert_int_eq(virtx_vcpu_complete(world.vcpu, &word), VIRTX_OK);
+    ck_assert_uint_eq(world_gpr()[VIRTX_RAX], 0x87654321); /* 32-bit results clear the upper half */
+    world_play(exit_in_byte);
+    world_run();
+    ck_assert_int_eq(virtx_vcpu_complete(world.vcpu, NULL), VIRTX_OK);
+    ck_assert_uint_eq(world_gpr()[VIRTX_RAX], 0x876543ff); /* untouched: all ones */
+}
+END_TEST
+
+START_TEST(test_fault_instead_of_complete)
+{
+    const struct virtx_event gp = {
+        .type = VIRTX_EVENT_EXCEPTION, .vector = VECTOR_GP, .has_error = true, .error = 0};
+    uint64_t rip = get(VIRTX_STATE_RIP).rip;
+
+    world_play(exit_out);
+    world_run();
+    ck_assert_int_eq(virtx_vcpu_fault(world.vcpu, &gp), VIRTX_OK);
+    world_run();
+    ck_assert_uint_eq(world.injections, 1);
+    ck_assert_uint_eq(world.injected[0].vector, VECTOR_GP);
+    ck_assert_uint_eq(get(VIRTX_STATE_RIP).rip, rip);
+}
+END_TEST
+
+/* ---- Intercepts ---- */
+
+static unsigned handled;
+
+static enum virtx_verdict answer_port(struct virtx_vcpu *vcpu, struct virtx_exit *exit, void *ctx)
+{
+    struct virtx_state state;
+
+    handled++;
+    ck_assert_ptr_eq(ctx, &handled);
+    ck_assert_int_eq(virtx_vcpu_get(vcpu, VIRTX_STATE_RIP, &state), VIRTX_OK);
+    ck_assert_uint_eq(state.rip, exit->rip);
+    if (exit->io.access == VIRTX_READ)
+        exit->io.value = 0x77;
+    return VIRTX_HANDLED;
+}
+
+static enum virtx_verdict raise_gp(struct virtx_vcpu *vcpu, struct virtx_exit *exit, void *ctx)
+{
+    const struct virtx_event gp = {
+        .type = VIRTX_EVENT_EXCEPTION, .vector = VECTOR_GP, .has_error = true};
+
+    (void)exit;
+    (void)ctx;
+    ck_assert_int_eq(virtx_vcpu_inject(vcpu, &gp), VIRTX_OK);
+    return VIRTX_FAULT;
+}
+
+static struct virtx_intercept *intercept(uint32_t kind, uint64_t first, uint64_t last,
+                                         uint32_t access, uint32_t action, virtx_handler handler)
+{
+    const struct virtx_intercept_config config = {.size = sizeof(config),
+                                                  .kind = kind,
+                                                  .access = access,
+                                                  .action = action,
+                                                  .first = first,
+                                                  .last = last,
+                                                  .handler = handler,
+                                                  .ctx = &handled};
+    struct virtx_intercept *out = NULL;
+
+    ck_assert_int_eq(virtx_vm_intercept(world.vm, &config, &out), VIRTX_OK);
+    return out;
+}
+
+START_TEST(test_port_handler_inside_run)
+{
+    uint64_t rip = get(VIRTX_STATE_RIP).rip;
+
+    handled = 0;
+    intercept(VIRTX_INTERCEPT_PORT, 0x60, 0x60, VIRTX_READ, VIRTX_ACTION_EXIT, answer_port);
+    world_play(exit_in_byte);
+    world_play(exit_in_byte);
+    ck_assert_uint_eq(world_run()->reason, VIRTX_EXIT_INTERRUPT);
+    ck_assert_uint_eq(handled, 2);
+    ck_assert_uint_eq(world_gpr()[VIRTX_RAX] & 0xff, 0x77);
+    ck_assert_uint_eq(get(VIRTX_STATE_RIP).rip, rip + 4);
+    ck_assert_uint_eq(world.controls, 1); /* obeyed from the next entry on, once */
+}
+END_TEST
+
+START_TEST(test_handler_faults)
+{
+    uint64_t rip = get(VIRTX_STATE_RIP).rip;
+
+    intercept(VIRTX_INTERCEPT_PORT, 0x60, 0x60, VIRTX_READ, VIRTX_ACTION_EXIT, raise_gp);
+    world_play(exit_in_byte);
+    world_run();
+    ck_assert_uint_eq(world.injections, 1);
+    ck_assert_uint_eq(world.injected[0].vector, VECTOR_GP);
+    ck_assert_uint_eq(get(VIRTX_STATE_RIP).rip, rip);
+}
+END_TEST
+
+START_TEST(test_bitmaps_follow_intercepts)
+{
+    struct virtx_intercept *ports, *msrs, *deny;
+
+    ck_assert(world.msrs[1][0x100] == (VIRTX_READ | VIRTX_WRITE)); /* FS base: by default */
+    ck_assert_uint_eq(world.msrs[1][0x80], 0);                     /* EFER: never by default */
+    ports = intercept(VIRTX_INTERCEPT_PORT, 0x100, 0x1ff, VIRTX_READ | VIRTX_WRITE,
+                      VIRTX_ACTION_ALLOW, NULL);
+    ck_assert(!world.ports[0xff] && world.ports[0x100] && world.ports[0x1ff] &&
+              !world.ports[0x200]);
+    intercept(VIRTX_INTERCEPT_PORT, 0x200, 0x200, VIRTX_READ, VIRTX_ACTION_ALLOW, NULL);
+    ck_assert(!world.ports[0x200]); /* the bitmap cannot tell reads from writes */
+    ck_assert_int_eq(virtx_intercept_remove(ports), VIRTX_OK);
+    ck_assert(!world.ports[0x100]);
+
+    msrs = intercept(VIRTX_INTERCEPT_MSR, 0x10, 0x10, VIRTX_READ, VIRTX_ACTION_ALLOW, NULL);
+    ck_assert_uint_eq(world.msrs[0][0x10], VIRTX_READ);
+    deny = intercept(VIRTX_INTERCEPT_MSR, 0xc0000100, 0xc0000101, VIRTX_WRITE, VIRTX_ACTION_EXIT,
+                     NULL);
+    ck_assert_uint_eq(world.msrs[1][0x100], VIRTX_READ);
+    ck_assert_uint_eq(world.msrs[1][0x102], VIRTX_READ | VIRTX_WRITE);
+    ck_assert_int_eq(virtx_intercept_remove(msrs), VIRTX_OK);
+    ck_assert_int_eq(virtx_intercept_remove(deny), VIRTX_OK);
+    ck_assert_uint_eq(world.msrs[0][0x10], 0);
+    ck_assert_uint_eq(world.msrs[1][0x100], VIRTX_READ | VIRTX_WRITE);
+}
+END_TEST
+
+static void exit_vmcall(struct hw_vcpu *hv)
+{
+    hv->vcpu->exit.reason = VIRTX_EXIT_HYPERCALL;
+    hv->vcpu->exit.length = 3;
+}
+
+static enum virtx_verdict answer_call(struct virtx_vcpu *vcpu, struct virtx_exit *exit, void *ctx)
+{
+    (void)vcpu;
+    (void)ctx;
+    exit->hypercall.number += 1;
+    return VIRTX_HANDLED;
+}
+
+START_TEST(test_hypercall)
+{
+    struct virtx_intercept *call;
+
+    world_play(exit_vmcall);
+    world_run();
+    ck_assert_uint_eq(world.injected[0].vector, VECTOR_UD);
+    call = intercept(VIRTX_INTERCEPT_HYPERCALL, 0, 0, 0, VIRTX_ACTION_EXIT, answer_call);
+    world_gpr()[VIRTX_RAX] = 41;
+    world_play(exit_vmcall);
+    world_run();
+    ck_assert_uint_eq(world_gpr()[VIRTX_RAX], 42);
+    ck_assert_int_eq(virtx_intercept_remove(call), VIRTX_OK);
+    intercept(VIRTX_INTERCEPT_HYPERCALL, 0, 0, 0, VIRTX_ACTION_EXIT, NULL);
+    world_play(exit_vmcall);
+    ck_assert_uint_eq(world_run()->reason, VIRTX_EXIT_HYPERCALL);
+    world_gpr()[VIRTX_RAX] = 7; /* in place, as the interface allows */
+    ck_assert_int_eq(virtx_vcpu_complete(world.vcpu, NULL), VIRTX_OK);
+    ck_assert_uint_eq(world_gpr()[VIRTX_RAX], 7);
+}
+END_TEST
+
+/* ---- Kick ---- */
+
+static void kick_now(struct hw_vcpu *hv)
+{
+    virtx_vcpu_kick(hv->vcpu);
+}
+
+START_TEST(test_kick_before_run)
+{
+    virtx_vcpu_kick(world.vcpu);
+    virtx_vcpu_kick(world.vcpu);
+    ck_assert_uint_eq(world_run()->reason, VIRTX_EXIT_KICK);
+    ck_assert_uint_eq(world.entries, 0);
+    ck_assert_uint_eq(world_run()->reason, VIRTX_EXIT_INTERRUPT); /* several are one */
+}
+END_TEST
+
+START_TEST(test_kick_while_the_guest_runs)
+{
+    world.flags |= RFLAGS_IF; /* the kick's interrupt is the host's to take */
+    world.on_enter = kick_now;
+    world_play(exit_interrupt);
+    ck_assert_uint_eq(world_run()->reason, VIRTX_EXIT_KICK);
+    ck_assert_uint_eq(world.kicks, 1);
+    ck_assert_uint_eq(world.windows, 1);
+    ck_assert_uint_eq(world.entries, 1);
+}
+END_TEST
+
+START_TEST(test_host_interrupt)
+{
+    world.flags |= RFLAGS_IF;
+    world_play(exit_interrupt);
+    world_play(exit_interrupt);
+    world_play(exit_out);
+    ck_assert_uint_eq(world_run()->reason, VIRTX_EXIT_IO);
+    ck_assert_uint_eq(world.windows, 2);
+}
+END_TEST
+
+/* ---- Halt ---- */
+
+START_TEST(test_halt_and_wake)
+{
+    uint64_t rip = get(VIRTX_STATE_RIP).rip;
+    const struct virtx_exit *exit;
+
+    world_play(exit_hlt);
+    exit = world_run();
+    ck_assert_uint_eq(exit->reason, VIRTX_EXIT_HLT);
+    ck_assert(!exit->pending);
+    ck_assert_uint_eq(exit->rip, rip + 1);
+    ck_assert_uint_eq(get(VIRTX_STATE_INTR).activity, VIRTX_HALTED);
+    ck_assert_uint_eq(world_run()->reason, VIRTX_EXIT_HLT);
+    ck_assert_uint_eq(world.entries, 1);
+
+    /* Interrupts off: an interrupt does not wake it, an NMI does. */
+    world.can_interrupt = false;
+    ck_assert_int_eq(virtx_vcpu_inject(world.vcpu,
+                                       &(struct virtx_event){.type = VIRTX_EVENT_INTERRUPT,
+                                                             .vector = 0x30}),
+                     VIRTX_OK);
+    ck_assert_uint_eq(world_run()->reason, VIRTX_EXIT_HLT);
+    virtx_vcpu_nmi(world.vcpu);
+    ck_assert_uint_eq(world_run()->reason, VIRTX_EXIT_INTERRUPT);
+    ck_assert_uint_eq(world.injections, 1);
+    ck_assert_uint_eq(world.injected[0].type, VIRTX_EVENT_NMI);
+    ck_assert_uint_eq(get(VIRTX_STATE_INTR).activity, VIRTX_ACTIVE);
+    ck_assert(world.window_interrupt);
+}
+END_TEST
+
+/* ---- Events ---- */
+
+static int pending_vector = -1;
+static unsigned taken;
+
+static int source_pending(void *ctx)
+{
+    (void)ctx;
+    return pending_vector;
+}
+
+static int source_take(void *ctx)
+{
+    int vector = pending_vector;
+
+    (void)ctx;
+    taken++;
+    pending_vector = -1;
+    return vector;
+}
+
+static uint8_t source_cr8;
+
+static uint8_t source_tpr(void *ctx)
+{
+    (void)ctx;
+    return source_cr8;
+}
+
+static void source_set_tpr(void *ctx, uint8_t cr8)
+{
+    (void)ctx;
+    source_cr8 = cr8;
+}
+
+static const struct virtx_irq_source source = {source_pending, source_take, source_tpr,
+                                               source_set_tpr};
+
+static void open_window(struct hw_vcpu *hv)
+{
+    world.can_interrupt = true;
+    exit_window(hv);
+}
+
+START_TEST(test_interrupt_two_phases)
+{
+    taken = 0;
+    pending_vector = 0x41;
+    ck_assert_int_eq(virtx_vcpu_irq_source(world.vcpu, &source, NULL), VIRTX_OK);
+    virtx_vcpu_irq_changed(world.vcpu);
+    world.can_interrupt = false;
+    world_run();
+    ck_assert_uint_eq(taken, 0);
+    ck_assert_uint_eq(world.injections, 0);
+    ck_assert(world.window_interrupt);
+    world_play(open_window);
+    world_run();
+    ck_assert_uint_eq(taken, 1);
+    ck_assert_uint_eq(world.injections, 1);
+    ck_assert_uint_eq(world.injected[0].vector, 0x41);
+    ck_assert_uint_eq(world.injected[0].type, VIRTX_EVENT_INTERRUPT);
+    ck_assert(!world.window_interrupt);
+}
+END_TEST
+
+START_TEST(test_priorities)
+{
+    const struct virtx_event ud = {.type = VIRTX_EVENT_EXCEPTION, .vector = VECTOR_UD};
+
+    taken = 0;
+    pending_vector = 0x41;
+    ck_assert_int_eq(virtx_vcpu_irq_source(world.vcpu, &source, NULL), VIRTX_OK);
+    virtx_vcpu_nmi(world.vcpu);
+    ck_assert_int_eq(virtx_vcpu_inject(world.vcpu, &ud), VIRTX_OK);
+    ck_assert_int_eq(virtx_vcpu_inject(world.vcpu,
+                                       &(struct virtx_event){.type = VIRTX_EVENT_INTERRUPT,
+                                                             .vector = 0x30}),
+                     VIRTX_OK);
+    world_run();
+    ck_assert_uint_eq(world.injections, 1);
+    ck_assert_uint_eq(world.injected[0].vector, VECTOR_UD);
+    ck_assert(world.window_nmi && world.window_interrupt);
+    world_play(exit_window);
+    world_run();
+    ck_assert_uint_eq(world.injected[1].type, VIRTX_EVENT_NMI);
+    ck_assert_uint_eq(taken, 0);
+    world_play(exit_window);
+    world_run();
+    ck_assert_uint_eq(world.injected[2].vector, 0x30); /* the embedder's before the source's */
+    world_play(exit_window);
+    world_run();
+    ck_assert_uint_eq(world.injected[3].vector, 0x41);
+    ck_assert_uint_eq(taken, 1);
+}
+END_TEST
+
+START_TEST(test_two_nmis_at_most)
+{
+    world.can_nmi = false;
+    for (unsigned i = 0; i < 4; i++) {
+        virtx_vcpu_nmi(world.vcpu);
+        world_run();
+    }
+    ck_assert(world.window_nmi);
+    ck_assert_uint_eq(world.injections, 0);
+    world.can_nmi = true;
+    for (unsigned i = 0; i < 4; i++) {
+        world_play(exit_window);
+        world_run();
+    }
+    ck_assert_uint_eq(world.injections, 2);
+}
+END_TEST
+
+static struct virtx_event interrupted;
+
+static void exit_interrupted(struct hw_vcpu *hv)
+{
+    exit_interrupt(hv);
+    hv->reinject = interrupted;
+    hv->has_reinject = true;
+}
+
+START_TEST(test_reinjection)
+{
+    interrupted = (struct virtx_event){.type = VIRTX_EVENT_INTERRUPT, .vector = 0x55};
+    world_play(exit_interrupted);
+    world_run();
+    virtx_vcpu_nmi(world.vcpu);
+    world_run();
+    ck_assert_uint_eq(world.injections, 1);
+    ck_assert_uint_eq(world.injected[0].vector, 0x55); /* once, and before the NMI */
+    world_play(exit_window);
+    world_run();
+    ck_assert_uint_eq(world.injections, 2);
+    ck_assert_uint_eq(world.injected[1].type, VIRTX_EVENT_NMI);
+}
+END_TEST
+
+static uint8_t second_vector;
+
+/* An exception that an intercept asked for, raised while `interrupted` was being delivered. */
+static void exit_exception(struct hw_vcpu *hv)
+{
+    struct virtx_exit *exit = &hv->vcpu->exit;
+
+    exit->reason = VIRTX_EXIT_EXCEPTION;
+    exit->exception = (struct virtx_exit_exception){.vector = second_vector,
+                                                    .has_error = second_vector != VECTOR_UD,
+                                                    .address = 0x1234};
+    hv->reinject = interrupted;
+    hv->has_reinject = interrupted.type != 0xff;
+}
+
+static unsigned merged(uint8_t first, uint8_t second)
+{
+    interrupted = (struct virtx_event){
+        .type = VIRTX_EVENT_EXCEPTION, .vector = first, .has_error = first >= VECTOR_DF};
+    second_vector = second;
+    world.injections = 0;
+    world.at = world.length = 0;
+    world_play(exit_exception);
+    if (world_run()->reason == VIRTX_EXIT_SHUTDOWN)
+        return 100;
+    ck_assert_uint_eq(world.injections, 1);
+    return world.injected[0].vector;
+}
+
+/* Intel SDM, table "Conditions for Generating a Double Fault". */
+START_TEST(test_merging)
+{
+    ck_assert_uint_eq(merged(VECTOR_UD, VECTOR_PF), VECTOR_PF);
+    ck_assert_uint_eq(get(VIRTX_STATE_CR).cr2, 0x1234);
+    ck_assert_uint_eq(merged(VECTOR_GP, VECTOR_PF), VECTOR_PF);
+    ck_assert_uint_eq(merged(VECTOR_GP, VECTOR_NP), VECTOR_DF);
+    ck_assert(world.injected[0].has_error && world.injected[0].error == 0);
+    ck_assert_uint_eq(merged(VECTOR_PF, VECTOR_PF), VECTOR_DF);
+    ck_assert_uint_eq(merged(VECTOR_PF, VECTOR_GP), VECTOR_DF);
+    ck_assert_uint_eq(merged(VECTOR_DF, VECTOR_PF), 100);
+    ck_assert_uint_eq(get(VIRTX_STATE_INTR).activity, VIRTX_SHUTDOWN);
+    ck_assert_uint_eq(world_run()->reason, VIRTX_EXIT_SHUTDOWN);
+}
+END_TEST
+
+START_TEST(test_fault_during_interrupt_delivery)
+{
+    interrupted = (struct virtx_event){.type = VIRTX_EVENT_INTERRUPT, .vector = 0x55};
+    second_vector = VECTOR_PF;
+    world_play(exit_exception);
+    world_run();
+    ck_assert_uint_eq(world.injections, 1);
+    ck_assert_uint_eq(world.injected[0].vector, VECTOR_PF);
+    ck_assert(world.window_interrupt); /* and the interrupt is not lost */
+    world_play(exit_window);
+    world_run();
+    ck_assert_uint_eq(world.injected[1].vector, 0x55);
+}
+END_TEST
+
+START_TEST(test_refused_entry_keeps_the_event)
+{
+    const struct virtx_exit *exit;
+
+    ck_assert_int_eq(virtx_vcpu_inject(world.vcpu,
+                                       &(struct virtx_event){.type = VIRTX_EVENT_INTERRUPT,
+                                                             .vector = 0x30}),
+                     VIRTX_OK);
+    world.refuse = VIRTX_E_GUEST_STATE;
+    ck_assert_int_eq(virtx_vcpu_run(world.vcpu, &exit), VIRTX_E_GUEST_STATE);
+    world_run();
+    ck_assert_uint_eq(world.injected[world.injections - 1].vector, 0x30);
+    world_play(exit_window);
+    world_run();
+    ck_assert_uint_eq(world.injections, 2); /* the refused one and the one that took */
+}
+END_TEST
+
+START_TEST(test_debug_exception_sets_dr6)
+{
+    struct virtx_state state = get(VIRTX_STATE_DR);
+    const struct virtx_event db = {
+        .type = VIRTX_EVENT_EXCEPTION, .vector = VECTOR_DB, .address = 1u << 14 | 2};
+
+    state.dr6 = 0xffff0ff1;
+    state.dr7 = 0x2400; /* GD */
+    world_set(VIRTX_STATE_DR, &state);
+    ck_assert_int_eq(virtx_vcpu_inject(world.vcpu, &db), VIRTX_OK);
+    world_run();
+    state = get(VIRTX_STATE_DR);
+    ck_assert_uint_eq(state.dr6, 0xffff4ff2);
+    ck_assert_uint_eq(state.dr7, 0x400);
+}
+END_TEST
+
+START_TEST(test_window_for_the_embedder)
+{
+    world.can_interrupt = false;
+    ck_assert_int_eq(virtx_vcpu_window(world.vcpu), VIRTX_OK);
+    world_play(open_window);
+    ck_assert_uint_eq(world_run()->reason, VIRTX_EXIT_WINDOW);
+    ck_assert_uint_eq(world_run()->reason, VIRTX_EXIT_INTERRUPT); /* asked for once */
+}
+END_TEST
+
+/* ---- MSRs ---- */
+
+static uint32_t msr_index;
+static uint64_t msr_value;
+
+static void exit_rdmsr(struct hw_vcpu *hv)
+{
+    world_msr(hv, msr_index, false, 0);
+}
+
+static void exit_wrmsr(struct hw_vcpu *hv)
+{
+    world_msr(hv, msr_index, true, msr_value);
+}
+
+/* 0: served; else the reason of the exit, or 1000 + the vector raised. */
+static unsigned msr(bool write, uint32_t index, uint64_t *value)
+{
+    unsigned before = world.injections;
+    const struct virtx_exit *exit;
+
+    msr_index = index;
+    msr_value = *value;
+    world.at = world.length = 0;
+    world_play(write ? exit_wrmsr : exit_rdmsr);
+    exit = world_run();
+    if (exit->reason == VIRTX_EXIT_MSR) {
+        ck_assert_uint_eq(exit->msr.index, index);
+        if (write)
+            ck_assert_uint_eq(exit->msr.value, *value);
+        ck_assert_int_eq(virtx_vcpu_complete(world.vcpu, value), VIRTX_OK);
+        return VIRTX_EXIT_MSR;
+    }
+    if (world.injections != before)
+        return 1000 + world.injected[before].vector;
+    *value = world_gpr()[VIRTX_RDX] << 32 | (uint32_t)world_gpr()[VIRTX_RAX];
+    return 0;
+}
+
+static unsigned wrmsr(uint32_t index, uint64_t value)
+{
+    return msr(true, index, &value);
+}
+
+static uint64_t rdmsr(uint32_t index)
+{
+    uint64_t value = 0;
+
+    ck_assert_uint_eq(msr(false, index, &value), 0);
+    return value;
+}
+
+START_TEST(test_msrs)
+{
+    const unsigned gp = 1000 + VECTOR_GP;
+    uint64_t value = 0x1122334455667788;
+
+    ck_assert_uint_eq(rdmsr(MSR_PAT), 0x0007040600070406);
+    ck_assert_uint_eq(wrmsr(MSR_PAT, 0x0007040600070402), gp); /* type 2 does not exist */
+    ck_assert_uint_eq(wrmsr(MSR_PAT, 0x0007010600070406), 0);
+    ck_assert_uint_eq(rdmsr(MSR_PAT), 0x0007010600070406);
+
+    ck_assert_uint_eq(wrmsr(MSR_EFER, EFER_SVME), gp);
+    ck_assert_uint_eq(wrmsr(MSR_EFER, EFER_NXE | EFER_LME | EFER_LMA), 0);
+    ck_assert_uint_eq(rdmsr(MSR_EFER), EFER_NXE | EFER_LME); /* LMA is not software's */
+
+    ck_assert_uint_eq(wrmsr(MSR_LSTAR, 1ull << 47), gp); /* not canonical */
+    ck_assert_uint_eq(wrmsr(MSR_LSTAR, 0xffff800000000000), 0);
+    ck_assert_uint_eq(rdmsr(MSR_LSTAR), 0xffff800000000000);
+
+    ck_assert_uint_eq(wrmsr(MSR_MTRRCAP, 0), gp);
+    ck_assert_uint_eq(rdmsr(MSR_MTRRCAP), 0x508);
+    ck_assert_uint_eq(wrmsr(MSR_MTRR_PHYSBASE0 + 1, 1ull << 50 | 0x800), gp); /* beyond 39 bits */
+    ck_assert_uint_eq(wrmsr(MSR_MTRR_PHYSBASE0 + 1, 0x7f80000800), 0);
+    ck_assert_uint_eq(rdmsr(MSR_MTRR_PHYSBASE0 + 1), 0x7f80000800);
+    ck_assert_uint_eq(wrmsr(MSR_MTRR_DEF_TYPE, 0xc06), 0);
+    ck_assert_uint_eq(wrmsr(MSR_MTRR_DEF_TYPE, 0xc07), gp);
+
+    ck_assert_uint_eq(rdmsr(MSR_APIC_BASE), 0xfee00900);
+    ck_assert_uint_eq(wrmsr(MSR_APIC_BASE, 0xfee00900), 0);
+    ck_assert_uint_eq(wrmsr(MSR_APIC_BASE, 0xfee00000), gp);
+    ck_assert_uint_eq(rdmsr(MSR_FEATURE_CONTROL), 1);
+    ck_assert_uint_eq(wrmsr(MSR_FEATURE_CONTROL, 5), gp);
+    ck_assert_uint_eq(rdmsr(MSR_MCG_CAP), 0);
+
+    /* One that the library does not know: the loop's. */
+    ck_assert_uint_eq(msr(true, 0x12345, &value), VIRTX_EXIT_MSR);
+    ck_assert_uint_eq(msr(false, 0x12345, &value), VIRTX_EXIT_MSR);
+    ck_assert_uint_eq(world_gpr()[VIRTX_RAX], 0x55667788);
+    ck_assert_uint_eq(world_gpr()[VIRTX_RDX], 0x11223344);
+}
+END_TEST
+
+START_TEST(test_tsc_adjust)
+{
+    uint64_t before = rdmsr(MSR_TSC), after;
+
+    ck_assert_uint_eq(rdmsr(MSR_TSC_ADJUST), 0);
+    ck_assert_uint_eq(wrmsr(MSR_TSC_ADJUST, 1ull << 40), 0);
+    after = rdmsr(MSR_TSC);
+    ck_assert_uint_ge(after - before, 1ull << 40);
+    ck_assert_uint_lt(after - before, (1ull << 40) + (1ull << 36));
+    ck_assert_uint_eq(wrmsr(MSR_TSC, 0), 0);
+    ck_assert_uint_lt(rdmsr(MSR_TSC), 1ull << 36);
+    ck_assert_uint_ge((1ull << 40) - rdmsr(MSR_TSC_ADJUST), 1); /* it records the write */
+    ck_assert_uint_eq(world.tsc_offsets >= 2, 1);
+}
+END_TEST
+
+START_TEST(test_efer_lme_with_paging)
+{
+    struct virtx_state state = get(VIRTX_STATE_CR);
+
+    state.cr0 |= CR0_PG;
+    state.cr4 |= CR4_PAE;
+    world_set(VIRTX_STATE_CR, &state);
+    ck_assert_uint_eq(wrmsr(MSR_EFER, EFER_LME), 1000 + VECTOR_GP);
+    ck_assert_uint_eq(wrmsr(MSR_EFER, EFER_NXE), 0);
+}
+END_TEST
+
+/* ---- Control registers ---- */
+
+static unsigned cr_reg;
+static uint64_t cr_value;
+
+static void exit_mov_to_cr(struct hw_vcpu *hv)
+{
+    world_cr(hv, cr_reg, true, VIRTX_RBX, cr_value);
+}
+
+static void exit_mov_from_cr(struct hw_vcpu *hv)
+{
+    world_cr(hv, cr_reg, false, VIRTX_RBX, 0);
+}
+
+/* The vector raised, or -1. Collects the flushes paid behind it. */
+static int mov_cr(unsigned reg, uint64_t value)
+{
+    unsigned before = world.injections;
+
+    cr_reg = reg;
+    cr_value = value;
+    world.flushed = 0;
+    world.at = world.length = 0;
+    world_play(exit_mov_to_cr);
+    world_run();
+    return world.injections == before ? -1 : world.injected[before].vector;
+}
+
+START_TEST(test_cr0_rules)
+{
+    uint64_t cr0 = get(VIRTX_STATE_CR).cr0;
+
+    ck_assert_int_eq(mov_cr(0, cr0 | 1ull << 32), VECTOR_GP);
+    ck_assert_int_eq(mov_cr(0, CR0_PG), VECTOR_GP);
+    ck_assert_int_eq(mov_cr(0, cr0 | CR0_NW), VECTOR_GP);
+    ck_assert_int_eq(mov_cr(0, cr0 | CR0_WP | 1 << 6), -1); /* reserved bits below 32 are ignored */
+    ck_assert_uint_eq(get(VIRTX_STATE_CR).cr0, cr0 | CR0_WP);
+    ck_assert_uint_eq(world.flushed, 0);
+    ck_assert_int_eq(mov_cr(0, cr0 | CR0_PG), -1);
+    ck_assert_uint_eq(world.flushed, HW_FLUSH_TAG);
+    ck_assert_int_eq(mov_cr(0, cr0 | CR0_PG | CR0_WP), -1);
+    ck_assert_uint_eq(world.flushed, 0);
+}
+END_TEST
+
+START_TEST(test_long_mode)
+{
+    uint64_t cr0 = get(VIRTX_STATE_CR).cr0;
+
+    ck_assert_uint_eq(wrmsr(MSR_EFER, EFER_LME), 0);
+    ck_assert_int_eq(mov_cr(0, cr0 | CR0_PG), VECTOR_GP); /* without PAE */
+    ck_assert_int_eq(mov_cr(4, CR4_PAE), -1);
+    ck_assert_int_eq(mov_cr(0, cr0 | CR0_PG), -1);
+    ck_assert_uint_eq(get(VIRTX_STATE_CR).efer, EFER_LME | EFER_LMA);
+    ck_assert_int_eq(mov_cr(4, 0), VECTOR_GP); /* PAE may not go */
+    ck_assert_int_eq(mov_cr(4, CR4_PAE | CR4_PGE), -1);
+    ck_assert_uint_eq(world.flushed, HW_FLUSH_TAG);
+    ck_assert_int_eq(mov_cr(4, CR4_PAE | CR4_PGE | CR4_TSD), -1);
+    ck_assert_uint_eq(world.flushed, 0);
+    ck_assert_int_eq(mov_cr(0, cr0), -1);
+    ck_assert_uint_eq(get(VIRTX_STATE_CR).efer, EFER_LME);
+}
+END_TEST
+
+START_TEST(test_pae_loads_pdptes)
+{
+    struct virtx_state state = get(VIRTX_STATE_CR);
+    uint64_t pdpte[4] = {0x5001, 0, 0x6001, 0x7001};
+
+    memcpy(world.ram + 0x3020, pdpte, sizeof(pdpte));
+    state.cr3 = 0x3020;
+    state.cr4 = CR4_PAE;
+    world_set(VIRTX_STATE_CR, &state);
+    ck_assert_int_eq(mov_cr(0, state.cr0 | CR0_PG), -1);
+    state = get(VIRTX_STATE_CR);
+    ck_assert_mem_eq(state.pdpte, pdpte, sizeof(pdpte));
+    pdpte[1] = 0x5003; /* R/W is reserved in a PDPTE */
+    memcpy(world.ram + 0x3040, pdpte, sizeof(pdpte));
+    ck_assert_int_eq(mov_cr(3, 0x3040), VECTOR_GP);
+    ck_assert_uint_eq(get(VIRTX_STATE_CR).cr3, 0x3020);
+    ck_assert_int_eq(mov_cr(3, 0x3020), -1);
+    ck_assert_uint_eq(world.flushed, HW_FLUSH_TAG);
+}
+END_TEST
+
+START_TEST(test_cr4_reserved_and_hidden)
+{
+    ck_assert_int_eq(mov_cr(4, 1ull << 40), VECTOR_GP);
+    ck_assert_int_eq(mov_cr(4, CR4_VMXE), VECTOR_GP); /* there is no VMX for the guest */
+    ck_assert_int_eq(mov_cr(4, CR4_PCIDE), VECTOR_GP); /* outside long mode */
+    ck_assert_int_eq(mov_cr(4, CR4_MCE), -1);
+    ck_assert_uint_eq(get(VIRTX_STATE_CR).cr4, CR4_MCE);
+}
+END_TEST
+
+START_TEST(test_cr8_reaches_the_source)
+{
+    source_cr8 = 3;
+    ck_assert_int_eq(virtx_vcpu_irq_source(world.vcpu, &source, NULL), VIRTX_OK);
+    cr_reg = 8;
+    world_play(exit_mov_from_cr);
+    world_run();
+    ck_assert_uint_eq(world_gpr()[VIRTX_RBX], 3);
+    ck_assert_int_eq(mov_cr(8, 9), -1);
+    ck_assert_uint_eq(source_cr8, 9);
+    ck_assert_uint_eq(get(VIRTX_STATE_CR).cr8, 9);
+    ck_assert_int_eq(mov_cr(8, 16), VECTOR_GP);
+}
+END_TEST
+
+static uint32_t instruction;
+static uint64_t instruction_value;
+
+static void exit_instruction(struct hw_vcpu *hv)
+{
+    struct virtx_exit *exit = &hv->vcpu->exit;
+
+    exit->reason = VIRTX_EXIT_INSTRUCTION;
+    exit->length = 3;
+    exit->instruction = (struct virtx_exit_instruction){.which = instruction};
+    hv->state.gpr[VIRTX_RCX] = 0;
+    hv->state.gpr[VIRTX_RAX] = (uint32_t)instruction_value;
+    hv->state.gpr[VIRTX_RDX] = instruction_value >> 32;
+}
+
+static int perform(uint32_t which, uint64_t value)
+{
+    unsigned before = world.injections;
+
+    instruction = which;
+    instruction_value = value;
+    world.at = world.length = 0;
+    world_play(exit_instruction);
+    world_run();
+    return world.injections == before ? -1 : world.injected[before].vector;
+}
+
+START_TEST(test_instructions)
+{
+    struct virtx_state state = get(VIRTX_STATE_CR | VIRTX_STATE_RIP);
+    uint64_t rip = state.rip;
+
+    ck_assert_int_eq(perform(VIRTX_INSN_XSETBV, 1), VECTOR_UD); /* CR4.OSXSAVE is 0 */
+    state.cr4 |= CR4_OSXSAVE;
+    world_set(VIRTX_STATE_CR, &state);
+    ck_assert_int_eq(perform(VIRTX_INSN_XSETBV, 2), VECTOR_GP); /* x87 cannot be off */
+    ck_assert_int_eq(perform(VIRTX_INSN_XSETBV, 5), VECTOR_GP); /* AVX without SSE */
+    ck_assert_int_eq(perform(VIRTX_INSN_XSETBV, 1ull << 63 | 1), VECTOR_GP);
+    ck_assert_uint_eq(get(VIRTX_STATE_RIP).rip, rip);
+    ck_assert_int_eq(perform(VIRTX_INSN_XSETBV, 7), -1);
+    ck_assert_uint_eq(get(VIRTX_STATE_XCR).xcr0, 7);
+    ck_assert_uint_eq(world.xcr0, 7); /* it is in the processor at once */
+    ck_assert_uint_eq(get(VIRTX_STATE_RIP).rip, rip + 3);
+
+    ck_assert_int_eq(perform(VIRTX_INSN_VMX, 0), VECTOR_UD);
+    ck_assert_int_eq(perform(VIRTX_INSN_SVM, 0), VECTOR_UD);
+    ck_assert_int_eq(perform(VIRTX_INSN_GETSEC, 0), VECTOR_UD);
+    ck_assert_int_eq(perform(VIRTX_INSN_RDPMC, 0), VECTOR_GP);
+    ck_assert_int_eq(perform(VIRTX_INSN_INVD, 0), -1);
+    ck_assert_int_eq(perform(VIRTX_INSN_WBINVD, 0), -1);
+    world.flushed = 0;
+    ck_assert_int_eq(perform(VIRTX_INSN_INVLPG, 0), -1);
+    ck_assert_uint_eq(world.flushed, HW_FLUSH_TAG);
+}
+END_TEST
+
+/* ---- Registers ---- */
+
+START_TEST(test_set_refuses_nonsense)
+{
+    struct virtx_state good = get(VIRTX_STATE_ALL), state;
+
+#define REFUSED(group, change)                                                                     \
+    do {                                                                                           \
+        state = good;                                                                              \
+        change;                                                                                    \
+        ck_assert_int_eq(virtx_vcpu_set(world.vcpu, group, &state), VIRTX_E_INVALID);              \
+    } while (0)
+    REFUSED(VIRTX_STATE_RFLAGS, state.rflags |= 1u << 3);
+    REFUSED(VIRTX_STATE_CR, state.cr0 = CR0_PG);
+    REFUSED(VIRTX_STATE_CR, state.cr4 |= CR4_VMXE);
+    REFUSED(VIRTX_STATE_CR, state.cr3 = 1ull << 45);
+    REFUSED(VIRTX_STATE_CR, state.efer |= EFER_SVME);
+    REFUSED(VIRTX_STATE_CR, state.cr8 = 16);
+    REFUSED(VIRTX_STATE_DR, state.dr7 |= 1ull << 32);
+    REFUSED(VIRTX_STATE_MSR, state.pat = 2);
+    REFUSED(VIRTX_STATE_SYSCALL, state.lstar = 1ull << 50);
+    REFUSED(VIRTX_STATE_INTR, state.activity = 4);
+    REFUSED(VIRTX_STATE_XCR, state.xcr0 = 6);
+    REFUSED(VIRTX_STATE_SEG, state.seg[VIRTX_DS].attributes = 0x100);
+    REFUSED(VIRTX_STATE_TABLES, state.gdtr.limit = 0x10000);
+    state = get(VIRTX_STATE_ALL);
+    ck_assert_uint_eq(state.cr0, good.cr0);
+    ck_assert_uint_eq(state.xcr0, good.xcr0);
+    ck_assert_int_eq(virtx_vcpu_set(world.vcpu, VIRTX_STATE_ALL, &good), VIRTX_OK);
+}
+END_TEST
+
+START_TEST(test_reset_state)
+{
+    struct virtx_state state;
+
+    ck_assert_int_eq(virtx_vcpu_reset(world.vcpu, VIRTX_PRESET_RESET), VIRTX_OK);
+    state = get(VIRTX_STATE_ALL);
+    /* Intel SDM, "Processor State After Reset". */
+    ck_assert_uint_eq(state.rip, 0xfff0);
+    ck_assert_uint_eq(state.seg[VIRTX_CS].selector, 0xf000);
+    ck_assert_uint_eq(state.seg[VIRTX_CS].base, 0xffff0000);
+    ck_assert_uint_eq(state.cr0, 0x60000010);
+    ck_assert_uint_eq(state.rflags, 2);
+    ck_assert_uint_eq(state.gpr[VIRTX_RDX], 0x306c3);
+    ck_assert_uint_eq(state.dr6, 0xffff0ff0);
+    ck_assert_uint_eq(state.dr7, 0x400);
+    ck_assert_uint_eq(state.idtr.limit, 0xffff);
+    ck_assert_uint_eq(state.xcr0, 1);
+    state.pat = 0x0606060606060606;
+    state.cr0 = CR0_ET | CR0_CD;
+    world_set(VIRTX_STATE_MSR | VIRTX_STATE_CR, &state);
+    ck_assert_int_eq(virtx_vcpu_reset(world.vcpu, VIRTX_PRESET_INIT), VIRTX_OK);
+    state = get(VIRTX_STATE_ALL);
+    ck_assert_uint_eq(state.pat, 0x0606060606060606); /* INIT leaves it */
+    ck_assert_uint_eq(state.cr0, CR0_ET | CR0_CD);
+}
+END_TEST
+
+START_TEST(test_fpu)
+{
+    uint8_t area[1024] = {0};
+    uint64_t components = 3, tiles = 1ull << 17;
+    unsigned loads = world.fpu_loads;
+
+    world_run();
+    ck_assert_uint_eq(world.fpu_loads, loads); /* eagerly, but once */
+    ck_assert_uint_eq(virtx_vcpu_fpu_size(world.vcpu), 832);
+    memcpy(area + 512, &components, 8);
+    ck_assert_int_eq(virtx_vcpu_fpu_set(world.vcpu, area, sizeof(area)), VIRTX_OK);
+    world_run();
+    ck_assert_uint_eq(world.fpu_loads, loads + 1);
+    memcpy(area + 512, &tiles, 8);
+    ck_assert_int_eq(virtx_vcpu_fpu_set(world.vcpu, area, sizeof(area)), VIRTX_E_INVALID);
+    memcpy(area + 512, &components, 8);
+    area[24 + 2] = 1; /* MXCSR bit 16 */
+    ck_assert_int_eq(virtx_vcpu_fpu_set(world.vcpu, area, sizeof(area)), VIRTX_E_INVALID);
+    ck_assert_int_eq(virtx_vcpu_put(world.vcpu), VIRTX_OK);
+    ck_assert_uint_eq(world.fpu_saves, 1);
+}
+END_TEST
+
+static void exit_mov_dr(struct hw_vcpu *hv)
+{
+    struct virtx_exit *exit = &hv->vcpu->exit;
+
+    exit->reason = VIRTX_EXIT_DR;
+    exit->length = 3;
+    exit->cr = (struct virtx_exit_cr){.reg = 0, .access = VIRTX_WRITE, .value = 0x1000};
+}
+
+static void guest_writes_dr0(struct hw_vcpu *hv)
+{
+    (void)hv;
+    world.dr[0] = 0x1000; /* without an exit now */
+    exit_interrupt(hv);
+}
+
+START_TEST(test_debug_registers_on_first_use)
+{
+    struct virtx_state state = get(VIRTX_STATE_DR);
+
+    state.dr[1] = 0x2222;
+    world_set(VIRTX_STATE_DR, &state);
+    ck_assert_uint_eq(world.hv->controls.dr_write, 0xff);
+    world_play(exit_mov_dr);
+    world_play(guest_writes_dr0);
+    world_run();
+    ck_assert_uint_eq(world.dr[1], 0x2222);
+    ck_assert_uint_eq(world.hv->controls.dr_write, 0);
+    state = get(VIRTX_STATE_DR);
+    ck_assert_uint_eq(state.dr[0], 0x1000);
+    ck_assert_int_eq(virtx_vcpu_put(world.vcpu), VIRTX_OK);
+    world.dr[0] = 0; /* somebody else's */
+    world_run();
+    ck_assert_uint_eq(get(VIRTX_STATE_DR).dr[0], 0x1000);
+    ck_assert_uint_eq(world.hv->controls.dr_write, 0xff);
+}
+END_TEST
+
+START_TEST(test_complete_after_put)
+{
+    uint64_t rip = get(VIRTX_STATE_RIP).rip;
+    unsigned advances;
+
+    world_play(exit_out);
+    world_run();
+    ck_assert_int_eq(virtx_vcpu_put(world.vcpu), VIRTX_OK);
+    advances = world.advances;
+    ck_assert_int_eq(virtx_vcpu_complete(world.vcpu, NULL), VIRTX_OK);
+    ck_assert_uint_eq(world.advances, advances); /* no vendor is there to ask */
+    ck_assert_uint_eq(get(VIRTX_STATE_RIP).rip, rip + 1);
+}
+END_TEST
+
+/* ---- Tags, debts ---- */
+
+START_TEST(test_tags)
+{
+    uint32_t tag = world.hv->tag;
+
+    ck_assert_uint_eq(tag, 1);
+    ck_assert_int_eq(virtx_vcpu_put(world.vcpu), VIRTX_OK);
+    world.flushed = 0;
+    world_run();
+    ck_assert_uint_eq(world.hv->tag, tag); /* the same CPU, the same generation: still warm */
+    ck_assert_uint_eq(world.flushed, 0);
+    ck_assert_int_eq(virtx_vcpu_put(world.vcpu), VIRTX_OK);
+    world.this_cpu = 1;
+    ck_assert_int_eq(virtx_cpu_enable(world.virtx), VIRTX_OK);
+    world_run();
+    ck_assert_uint_eq(world.flushed, HW_FLUSH_TAG | HW_FLUSH_NESTED);
+    ck_assert_int_eq(virtx_vcpu_put(world.vcpu), VIRTX_OK);
+    world.this_cpu = 0;
+    world.flushed = 0;
+    world_run(); /* back: what the first CPU kept is out of date */
+    ck_assert_uint_eq(world.hv->tag, 2);
+    ck_assert_uint_eq(world.flushed, HW_FLUSH_TAG | HW_FLUSH_NESTED);
+    ck_assert_int_eq(virtx_vcpu_put(world.vcpu), VIRTX_OK);
+    world.this_cpu = 1;
+    ck_assert_int_eq(virtx_cpu_disable(world.virtx), VIRTX_OK);
+    world.this_cpu = 0;
+}
+END_TEST
+
+START_TEST(test_dropped_slot_is_a_debt)
+{
+    struct virtx_memslot_config config = {.size = sizeof(config),
+                                          .rights = VIRTX_READ,
+                                          .type = VIRTX_MEMORY_WB,
+                                          .gpa = 0x100000,
+                                          .bytes = 4096,
+                                          .memory = world.ram};
+    struct virtx_memslot *slot;
+    uint64_t generation;
+
+    ck_assert_int_eq(virtx_memslot_add(world.vm, &config, &slot), VIRTX_OK);
+    world_run();
+    ck_assert_uint_eq(world.flushed, 0); /* nothing was dropped */
+    ck_assert_int_eq(virtx_memslot_remove(slot, &generation), VIRTX_OK);
+    world_run();
+    ck_assert_uint_eq(world.flushed, HW_FLUSH_NESTED);
+    ck_assert(virtx_vm_settled(world.vm, generation, false));
+}
+END_TEST
+
+START_TEST(test_kernel_profile_switches_back)
+{
+    world_end();
+    world_begin(&virtx_profile_kernel);
+    ck_assert_int_eq(virtx_vcpu_put(world.vcpu), VIRTX_OK);
+    ck_assert_uint_eq(world.fpu_saves, 2); /* the host's at load, the guest's at put */
+    ck_assert_uint_eq(world.fpu_loads, 2);
+    ck_assert_uint_eq(world.xcr0, 1);
+}
+END_TEST
+
+static Suite *suite(void)
+{
+    Suite *s = suite_create("hw_run");
+    TCase *c = tcase_create("run");
+
+    tcase_add_checked_fixture(c, begin, world_end);
+    tcase_add_test(c, test_cpuid_served_inside);
+    tcase_add_test(c, test_cpuid_osxsave_follows_cr4);
+    tcase_add_test(c, test_out_reaches_the_loop);
+    tcase_add_test(c, test_in_merges_by_size);
+    tcase_add_test(c, test_fault_instead_of_complete);
+    tcase_add_test(c, test_port_handler_inside_run);
+    tcase_add_test(c, test_handler_faults);
+    tcase_add_test(c, test_bitmaps_follow_intercepts);
+    tcase_add_test(c, test_hypercall);
+    tcase_add_test(c, test_kick_before_run);
+    tcase_add_test(c, test_kick_while_the_guest_runs);
+    tcase_add_test(c, test_host_interrupt);
+    tcase_add_test(c, test_halt_and_wake);
+    tcase_add_test(c, test_interrupt_two_phases);
+    tcase_add_test(c, test_priorities);
+    tcase_add_test(c, test_two_nmis_at_most);
+    tcase_add_test(c, test_reinjection);
+    tcase_add_test(c, test_merging);
+    tcase_add_test(c, test_fault_during_interrupt_delivery);
+    tcase_add_test(c, test_refused_entry_keeps_the_event);
+    tcase_add_test(c, test_debug_exception_sets_dr6);
+    tcase_add_test(c, test_window_for_the_embedder);
+    tcase_add_test(c, test_msrs);
+    tcase_add_test(c, test_tsc_adjust);
+    tcase_add_test(c, test_efer_lme_with_paging);
+    tcase_add_test(c, test_cr0_rules);
+    tcase_add_test(c, test_long_mode);
+    tcase_add_test(c, test_pae_loads_pdptes);
+    tcase_add_test(c, test_cr4_reserved_and_hidden);
+    tcase_add_test(c, test_cr8_reaches_the_source);
+    tcase_add_test(c, test_instructions);
+    tcase_add_test(c, test_set_refuses_nonsense);
+    tcase_add_test(c, test_reset_state);
+    tcase_add_test(c, test_fpu);
+    tcase_add_test(c, test_debug_registers_on_first_use);
+    tcase_add_test(c, test_complete_after_put);
+    tcase_add_test(c, test_tags);
+    tcase_add_test(c, test_dropped_slot_is_a_debt);
+    tcase_add_test(c, test_kernel_profile_switches_back);
+    suite_add_tcase(s, c);
+    return s;
+}
+
+int main(void)
+{
+    SRunner *runner = srunner_create(suite());
+    int failed;
+
+    srunner_run_all(runner, CK_NORMAL);
+    failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}
