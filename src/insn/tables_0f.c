@@ -20,7 +20,7 @@ const struct insn_entry insn_map_0f[256] = {
     [0x0a] = BAD,
     [0x0b] = OP0(UD, 0),
     [0x0c] = BAD,
-    [0x0d] = OP(NOP, Ev, 0, 0, M_),
+    [0x0d] = SPEC(M_),
     [0x0e] = OTHER,
     [0x0f] = {0, {1, 0xff, 0}, ATTR_VECTOR | ATTR_MODRM | ATTR_ESCAPE},
     [0x10] = V(0xff), V(0xff), V(0xfd), V(0x30), V(0x33), V(0x33), V(0x75), V(0x30),
@@ -284,6 +284,8 @@ struct insn_entry insn_special_0f(const struct insn *insn, unsigned mandatory)
     switch (insn->opcode) {
     case 0x01:
         return group_7(insn, mandatory);
+    case 0x0d: /* PREFETCH; with a register a NOP on Intel's processors and #UD on AMD's */
+        return insn->modrm < 0xc0 ? nop : other;
     case 0x1e: /* RDSSP writes its register if shadow stacks are on. */
         if (mandatory == MANDATORY_F3 && (insn->modrm & 0xf8) == 0xc8)
             return other;

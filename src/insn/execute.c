@@ -1,0 +1,310 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * The executor's frame: dispatch, the replay log through which every access goes, faults, and
+ * committing what was staged.
+ */
+#include "insn/exec.h"
+
+enum insn_result raise(struct exec *exec, unsigned vector)
+{
+    *exec->fault = (struct insn_fault){.vector = (uint8_t)vector};
+    return INSN_FAULT;
+}
+
+enum insn_result raise_code(struct exec *exec, unsigned vector, uint32_t code)
+{
+    /* Real mode pushes no error codes (Intel SDM, "Real-Address Mode: Interrupt and Exception"). */
+    bool has_code = !real_mode(exec->cpu);
+
+    *exec->fault = (struct insn_fault){
+        .vector = (uint8_t)vector, .has_error_code = has_code, .error_code = has_code ? code : 0};
+    return INSN_FAULT;
+}
+
+/* Find the log entry of the next access or open one; NULL if the log is full or does not match. */
+static struct insn_access *next_access(struct exec *exec, unsigned kind, uint64_t address,
+                                       unsigned size)
+{
+    struct insn_replay *replay = exec->replay;
+    struct insn_access *access;
+
+    if (exec->position >= INSN_REPLAY_MAX || replay->count > INSN_REPLAY_MAX)
+        return NULL;
+    access = &replay->access[exec->position++];
+    if (exec->position <= replay->count)
+        return access->kind == kind && access->address == address && access->size == size ? access
+                                                                                          : NULL;
+    access->address = address;
+    access->kind = (uint8_t)kind;
+    access->size = (uint8_t)size;
+    access->done = 0;
+    replay->count = exec->position;
+    return access;
+}
+
+/* What an access answered, as a result; a finished one is marked in the log. */
+static enum insn_result accessed(struct insn_access *access, enum insn_access_result result)
+{
+    switch (result) {
+    case INSN_ACCESS_OK:
+        access->done = 1;
+        return INSN_OK;
+    case INSN_ACCESS_PENDING:
+        return INSN_PENDING;
+    case INSN_ACCESS_RACED:
+        return INSN_AGAIN;
+    default:
+        return INSN_FAULT;
+    }
+}
+
+static void copy(void *to, const void *from, unsigned size)
+{
+    __builtin_memcpy(to, from, size);
+}
+
+enum insn_result read_memory(struct exec *exec, uint64_t linear, void *data, unsigned size,
+                             unsigned flags)
+{
+    struct insn_access *access = next_access(exec, INSN_ACCESS_READ, linear, size);
+    enum insn_result result = INSN_OK;
+
+    if (!access)
+        return INSN_UNSUPPORTED;
+    if (!access->done)
+        result = accessed(
+            access, exec->ops->read(exec->context, linear, access->data, size, flags, exec->fault));
+    if (result == INSN_OK)
+        copy(data, access->data, size);
+    return result;
+}
+
+enum insn_result write_memory(struct exec *exec, uint64_t linear, const void *data, unsigned size,
+                              unsigned flags)
+{
+    struct insn_access *access = next_access(exec, INSN_ACCESS_WRITE, linear, size);
+
+    if (!access)
+        return INSN_UNSUPPORTED;
+    if (access->done)
+        return INSN_OK;
+    copy(access->data, data, size);
+    return accessed(
+        access, exec->ops->write(exec->context, linear, access->data, size, flags, exec->fault));
+}
+
+/* INSN_AGAIN: raced, expected holds what is there, and the read before it now says so too. */
+enum insn_result compare_exchange(struct exec *exec, uint64_t linear, void *expected,
+                                  const void *desired, unsigned size)
+{
+    struct insn_access *access = next_access(exec, INSN_ACCESS_COMPARE_EXCHANGE, linear, size);
+    enum insn_result result;
+
+    if (!access)
+        return INSN_UNSUPPORTED;
+    if (access->done)
+        return INSN_OK;
+    copy(access->data, desired, size);
+    result =
+        accessed(access, exec->ops->compare_exchange(exec->context, linear, expected, access->data,
+                                                     size, INSN_ACCESS_LOCKED, exec->fault));
+    if (result == INSN_AGAIN) {
+        exec->position--;
+        exec->replay->count--;
+        copy(exec->replay->access[exec->position - 1].data, expected, size);
+    }
+    return result;
+}
+
+/* May be repeated, and what is not RAM is taken to be writable: so it is not logged. */
+enum insn_result probe_write(struct exec *exec, uint64_t linear, unsigned size)
+{
+    enum insn_access_result result =
+        exec->ops->write(exec->context, linear, NULL, size, INSN_ACCESS_PROBE, exec->fault);
+
+    return result == INSN_ACCESS_FAULT ? INSN_FAULT : INSN_OK;
+}
+
+enum insn_result port_in(struct exec *exec, uint16_t port, void *data, unsigned size)
+{
+    struct insn_access *access = next_access(exec, INSN_ACCESS_IN, port, size);
+    enum insn_result result = INSN_OK;
+
+    if (!access || !exec->ops->in)
+        return INSN_UNSUPPORTED;
+    if (!access->done)
+        result =
+            accessed(access, exec->ops->in(exec->context, port, access->data, size, exec->fault));
+    if (result == INSN_OK)
+        copy(data, access->data, size);
+    return result;
+}
+
+enum insn_result port_out(struct exec *exec, uint16_t port, const void *data, unsigned size)
+{
+    struct insn_access *access = next_access(exec, INSN_ACCESS_OUT, port, size);
+
+    if (!access || !exec->ops->out)
+        return INSN_UNSUPPORTED;
+    if (access->done)
+        return INSN_OK;
+    copy(access->data, data, size);
+    return accessed(access, exec->ops->out(exec->context, port, access->data, size, exec->fault));
+}
+
+/* Let what was staged become the state of the CPU, and forget the accesses that led to it. */
+void commit(struct exec *exec)
+{
+    struct insn_cpu *cpu = exec->cpu;
+    unsigned written = exec->written;
+
+    while (written) {
+        unsigned reg = (unsigned)__builtin_ctz(written);
+
+        cpu->gpr[reg] = exec->value[reg];
+        written &= written - 1;
+    }
+    for (unsigned i = 0; exec->segments >> i; i++) {
+        if (exec->segments >> i & 1)
+            cpu->seg[i] = exec->seg[i];
+    }
+    cpu->rflags = exec->flags;
+    exec->written = 0;
+    exec->segments = 0;
+    exec->position = 0;
+    exec->replay->count = 0;
+}
+
+static enum insn_result execute_nop(struct exec *exec)
+{
+    (void)exec;
+    return INSN_OK;
+}
+
+static enum insn_result execute_undefined(struct exec *exec)
+{
+    return raise(exec, VECTOR_UD);
+}
+
+/* What is neither here nor in compute_of is not modelled. */
+static const execute_fn functions[INSN_OP_COUNT] = {
+    [INSN_OP_NOP] = execute_nop,
+    [INSN_OP_PAUSE] = execute_nop,
+    [INSN_OP_FENCE] = execute_nop,
+    [INSN_OP_UD] = execute_undefined,
+    [INSN_OP_MOV] = execute_move,
+    [INSN_OP_MOVZX] = execute_move,
+    [INSN_OP_MOVSX] = execute_move,
+    [INSN_OP_MOVBE] = execute_move,
+    [INSN_OP_LEA] = execute_move,
+    [INSN_OP_XLAT] = execute_xlat,
+    [INSN_OP_CBW] = execute_convert,
+    [INSN_OP_CWD] = execute_convert,
+    [INSN_OP_CMOVCC] = execute_conditional,
+    [INSN_OP_SETCC] = execute_conditional,
+    [INSN_OP_CMPXCHG8B] = execute_cmpxchg8b,
+    [INSN_OP_BSF] = execute_scan,
+    [INSN_OP_BSR] = execute_scan,
+    [INSN_OP_TZCNT] = execute_scan,
+    [INSN_OP_LZCNT] = execute_scan,
+    [INSN_OP_POPCNT] = execute_scan,
+    [INSN_OP_CRC32] = execute_scan,
+    [INSN_OP_MUL] = execute_multiply,
+    [INSN_OP_IMUL] = execute_multiply,
+    [INSN_OP_DIV] = execute_divide,
+    [INSN_OP_IDIV] = execute_divide,
+    [INSN_OP_AAA] = execute_bcd,
+    [INSN_OP_AAS] = execute_bcd,
+    [INSN_OP_AAM] = execute_bcd,
+    [INSN_OP_AAD] = execute_bcd,
+    [INSN_OP_DAA] = execute_bcd,
+    [INSN_OP_DAS] = execute_bcd,
+    [INSN_OP_SALC] = execute_bcd,
+    [INSN_OP_LAHF] = execute_flags,
+    [INSN_OP_SAHF] = execute_flags,
+    [INSN_OP_CLC] = execute_flags,
+    [INSN_OP_STC] = execute_flags,
+    [INSN_OP_CMC] = execute_flags,
+    [INSN_OP_CLD] = execute_flags,
+    [INSN_OP_STD] = execute_flags,
+    [INSN_OP_CLI] = execute_flags,
+    [INSN_OP_STI] = execute_flags,
+    [INSN_OP_PUSHF] = execute_flags,
+    [INSN_OP_POPF] = execute_flags,
+    [INSN_OP_MOVS] = execute_string,
+    [INSN_OP_CMPS] = execute_string,
+    [INSN_OP_STOS] = execute_string,
+    [INSN_OP_LODS] = execute_string,
+    [INSN_OP_SCAS] = execute_string,
+    [INSN_OP_INS] = execute_string,
+    [INSN_OP_OUTS] = execute_string,
+    [INSN_OP_IN] = execute_io,
+    [INSN_OP_OUT] = execute_io,
+    [INSN_OP_PUSH] = execute_push,
+    [INSN_OP_PUSH_SEG] = execute_push,
+    [INSN_OP_PUSHA] = execute_push,
+    [INSN_OP_POP] = execute_pop,
+    [INSN_OP_POP_SEG] = execute_pop,
+    [INSN_OP_POPA] = execute_pop,
+    [INSN_OP_ENTER] = execute_frame,
+    [INSN_OP_LEAVE] = execute_frame,
+    [INSN_OP_JMP] = execute_branch,
+    [INSN_OP_JCC] = execute_branch,
+    [INSN_OP_CALL] = execute_branch,
+    [INSN_OP_RET] = execute_branch,
+    [INSN_OP_LOOP] = execute_branch,
+    [INSN_OP_LOOPE] = execute_branch,
+    [INSN_OP_LOOPNE] = execute_branch,
+    [INSN_OP_JCXZ] = execute_branch,
+    [INSN_OP_JMP_FAR] = execute_far,
+    [INSN_OP_CALL_FAR] = execute_far,
+    [INSN_OP_RET_FAR] = execute_far,
+    [INSN_OP_IRET] = execute_far,
+    [INSN_OP_INT] = execute_interrupt,
+    [INSN_OP_INT3] = execute_interrupt,
+    [INSN_OP_INTO] = execute_interrupt,
+    [INSN_OP_BOUND] = execute_interrupt,
+    [INSN_OP_MOV_SEG] = execute_segment,
+    [INSN_OP_LFP] = execute_segment,
+    [INSN_OP_SGDT] = execute_table,
+    [INSN_OP_SIDT] = execute_table,
+    [INSN_OP_LGDT] = execute_table,
+    [INSN_OP_LIDT] = execute_table,
+    [INSN_OP_SMSW] = execute_table,
+};
+
+enum insn_result insn_execute(const struct insn *insn, struct insn_cpu *cpu,
+                              const struct insn_ops *ops, void *context, struct insn_replay *replay,
+                              unsigned iterations, struct insn_fault *fault)
+{
+    struct exec exec;
+    compute_fn compute = compute_of(insn->op);
+    execute_fn function = functions[insn->op];
+    enum insn_result result;
+
+    exec.insn = insn;
+    exec.cpu = cpu;
+    exec.ops = ops;
+    exec.context = context;
+    exec.replay = replay;
+    exec.fault = fault;
+    exec.position = 0;
+    exec.iterations = iterations ? iterations : 1;
+    exec.rip = insn_advance((enum insn_mode)insn->mode, cpu->rip, insn->length);
+    exec.flags = cpu->rflags & ~(uint64_t)FLAG_RF;
+    exec.written = 0;
+    exec.segments = 0;
+    exec.shadow = INSN_SHADOW_NONE;
+    if (compute)
+        result = execute_modify(&exec, compute);
+    else
+        result = function ? function(&exec) : INSN_UNSUPPORTED;
+    if (result == INSN_OK) {
+        commit(&exec);
+        cpu->rip = exec.rip;
+        cpu->shadow = exec.shadow;
+    } else if (result != INSN_PENDING) {
+        replay->count = 0;
+    }
+    return result;
+}
