@@ -22,8 +22,15 @@ static const struct {
     {0xc0010111, 0xc0010118}, /* SMM_BASE … VM_CR, IGNNE, SMM_CTL, VM_HSAVE_PA, SVM_KEY */
 };
 
+/* Whether some of these MSRs exit whatever is asked: also those that the map does not cover. */
 bool svm_msr_forced(uint64_t first, uint64_t last)
 {
+    bool covered = false;
+
+    for (size_t i = 0; i < ARRAY_SIZE(range_start); i++)
+        covered |= first >= range_start[i] && last < range_start[i] + (uint64_t)RANGE_MSRS;
+    if (!covered)
+        return true;
     for (size_t i = 0; i < ARRAY_SIZE(forced); i++) {
         if (first <= forced[i].last && last >= forced[i].first)
             return true;

@@ -186,8 +186,7 @@ enum virtx_status svm_intercept_check(const struct virtx *virtx,
     *forced = false;
     switch (config->kind) {
     case VIRTX_INTERCEPT_MSR:
-        /* The permission map covers three ranges; what is outside of them exits. */
-        *forced = config->last > 0xc0011fff || svm_msr_forced(config->first, config->last);
+        *forced = svm_msr_forced(config->first, config->last);
         return VIRTX_OK;
     case VIRTX_INTERCEPT_CPUID:
     case VIRTX_INTERCEPT_MMIO:

@@ -161,6 +161,7 @@ void svm_flush(struct hw_vcpu *hv, uint32_t debts)
     if (debts == 0)
         return;
     control->tlb_control = sv->flush_by_asid ? VMCB_FLUSH_ASID : VMCB_FLUSH_ALL;
+    sv->attention = 1;
     hv->vcpu->stats.flushes++;
 }
 
