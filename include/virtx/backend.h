@@ -74,7 +74,8 @@ struct virtx_backend {
     void (*cpu_emergency_off)(struct virtx *virtx, uint32_t cpu); /**< In any state. */
     /** @} */
 
-    /** @name Life cycle. With the VM's lock held. On failure nothing is left behind. */
+    /** @name Life cycle. With the VM's lock held. On failure nothing is left behind. The objects call the
+     *  paging engine's counterparts: before creation, and after destruction. */
     /** @{ */
     enum virtx_status (*vm_create)(struct virtx_vm *vm);      /**< Its bytes are zero. */
     void (*vm_destroy)(struct virtx_vm *vm);                  /**< It has no vcpus. */

@@ -5,7 +5,7 @@
  * One type serves all kinds. An intercept belongs to a VM or to one vcpu; the vcpu's wins where
  * both match, and among those of one owner ranges may not overlap. Intercepts are set and removed
  * while vcpus run; a vcpu obeys a change from its next entry on (removing one of a VM waits for
- * nobody: use virtx_vm_settled() before freeing what its handler uses).
+ * nobody: use virtx_vm_settled() with virtx_vm_generation() before freeing what its handler uses).
  */
 #ifndef VIRTX_INTERCEPT_H
 #define VIRTX_INTERCEPT_H

@@ -102,6 +102,10 @@ void virtx_memslot_query(const struct virtx_memslot *slot, struct virtx_memslot_
  *  needs it when @p hurry. Callable from any CPU; never waits. */
 bool virtx_vm_settled(struct virtx_vm *vm, uint64_t generation, bool hurry);
 
+/** @brief The generation of the VM's last change, of slots or intercepts: what has to settle before
+ *  anything that was taken away until now may be reused. Callable from anywhere. */
+uint64_t virtx_vm_generation(struct virtx_vm *vm);
+
 #ifdef __cplusplus
 }
 #endif

@@ -81,8 +81,12 @@ void *virtx_paging_vm(struct virtx_vm *vm);       /**< The VM's bytes. */
 void *virtx_paging_vcpu(struct virtx_vcpu *vcpu); /**< The vcpu's bytes. */
 /** A zeroed page from the VM's pool, NULL when its bound is reached or the host has none. */
 void *virtx_pool_get(struct virtx_vm *vm);
-/** Gives a page back, to be reused once @p generation is settled (0: at once). */
+/** Gives a page back, to be reused once @p generation is settled (0: at once). In
+ *  virtx_paging::memory that is the generation which the objects begin when it has returned:
+ *  virtx_generation_coming(). */
 void virtx_pool_put(struct virtx_vm *vm, void *page, uint64_t generation);
+/** The generation under which what is being dropped now will be settled. The VM's lock is held. */
+uint64_t virtx_generation_coming(struct virtx_vm *vm);
 /** @} */
 
 #ifdef __cplusplus

@@ -36,17 +36,40 @@ struct virtx {
     struct virtx_caps caps;
     uint64_t disable;
     uint32_t max_cpus;
+    uint32_t pages;          /* of this structure with the array of CPUs */
     uint32_t cpu_pages;      /* pages of one struct virtx_cpu */
     struct virtx_cpu **cpus; /* [max_cpus], made by virtx_cpu_enable() */
     _Atomic uint32_t vms;
     struct virtx_error error;
 };
 
+/* Memory whose last user may still be running, to be freed once `generation` has settled. Stands at
+ * the start of what is retired and is written at once, so readers do not use these bytes. */
+struct retired {
+    struct retired *next;
+    uint64_t generation;
+    uint32_t pages;
+};
+
+/*
+ * A slot's dirty log: one bit a page of the slot, set atomically by anybody. What a harvest takes is
+ * held in `taken` until no CPU can write any more through a translation that was writable then;
+ * only afterwards is it reported, so that no write falls between two logs.
+ */
+struct dirty_log {
+    struct retired retired;
+    uint64_t generation; /* [lock] of `taken` */
+    uint64_t *taken;     /* [lock] */
+    size_t words;        /* of each of the two bitmaps */
+    bool any_taken;      /* [lock] */
+    _Alignas(64) uint64_t bits[];
+};
+
 struct virtx_memslot {
     struct virtx_vm *vm;
     struct virtx_memslot_config config; /* [lock]; readers on vcpu threads use the slot table */
-    uint64_t *dirty;                    /* one bit a page, set atomically; NULL: no log */
-    size_t dirty_pages;                 /* pages of the host behind `dirty` */
+    struct dirty_log *log;              /* [lock] NULL: none */
+    struct virtx_memslot *next;         /* [lock] in the VM's list */
 };
 
 /*
@@ -58,10 +81,11 @@ struct slot_entry {
     uint8_t *memory;
     uint64_t *dirty;
     uint32_t rights, type, flags;
-    struct virtx_memslot *slot;
+    struct virtx_memslot *slot; /* [lock] only */
 };
 
 struct slot_table {
+    struct retired retired;
     uint32_t count;
     uint32_t pages; /* host pages of this table */
     struct slot_entry entry[];
@@ -75,52 +99,68 @@ struct virtx_intercept {
     struct virtx_intercept *next; /* [lock] in its owner's list */
 };
 
-/* One rule as the dispatcher sees it: sorted by (kind, first); immutable as the slot table is. */
+/*
+ * One rule as the dispatcher sees it: sorted by (kind, access, first); immutable as the slot table is.
+ * An intercept of reads and writes makes two of them, so that within one access ranges never overlap.
+ */
 struct rule {
     uint64_t first, last;
     uint64_t mask, match;
     virtx_handler handler;
     void *ctx;
-    uint8_t access, action;
+    uint8_t access; /* VIRTX_READ or VIRTX_WRITE; 0 for kinds that do not tell them apart */
+    uint8_t action;
 };
 
+/* Rules of kind k: start[k] .. start[k+1]-1; from write[k] on those for writes. */
 struct rule_table {
+    struct retired retired;
     uint32_t count;
     uint32_t pages;
-    uint16_t start[VIRTX_INTERCEPT_KIND_COUNT + 1]; /* rules of kind k: start[k] .. start[k+1]-1 */
+    uint16_t start[VIRTX_INTERCEPT_KIND_COUNT + 1];
+    uint16_t write[VIRTX_INTERCEPT_KIND_COUNT];
     struct rule rule[];
 };
 
 #define VIRTX_CPUID_ENTRIES 64
 
-/* Memory whose last user may still be running, to be freed once `generation` has settled. */
-struct retired {
-    struct retired *next;
-    uint64_t generation;
-    uint32_t pages;
+struct cpuid_table {
+    uint32_t count;
+    struct virtx_cpuid_entry entry[VIRTX_CPUID_ENTRIES];
 };
 
 struct virtx_vm {
     struct virtx *virtx; /* [const] */
     struct virtx_vm_config config;
-    struct virtx_lock lock; /* slots, intercepts, vcpu list, pool, engine's slot-change side */
+    uint32_t pages;         /* [const] of this structure with the engine's bytes */
+    struct virtx_lock lock; /* slots, intercepts, vcpu list, engine's slot-change side */
     struct virtx_error error;
 
     _Atomic(struct slot_table *) slots; /* published under the lock */
     _Atomic(struct rule_table *) rules;
+    /* A slot that is being moved away: its translations' dirty bits still belong to its log. */
+    _Atomic(const struct slot_entry *) departing;
     struct virtx_intercept *intercepts; /* [lock] */
-    struct virtx_vcpu *vcpus;           /* [lock] */
+    struct virtx_memslot *memslots;     /* [lock] */
+    struct virtx_vcpu *vcpus;           /* changed under both locks, read under either */
     uint32_t vcpu_count;
 
-    _Atomic uint64_t generation; /* grows with every dropped translation or retired table */
-    struct retired *retired;     /* [lock] */
+    _Atomic uint64_t generation;        /* grows with every dropped translation or retired table */
+    _Atomic uint64_t debt_generation;   /* the last of them that left TLB debts */
+    struct retired *retired;            /* [lock] */
+    struct small_block *small_free;     /* [lock] alloc.c */
+    struct small_page *small_pages;     /* [lock] */
 
-    struct virtx_lock page_lock; /* the engine's tables and the pool; taken inside `lock` */
-    struct retired *pool_free;   /* [page_lock] */
-    uint64_t pool_free_count, pool_used;
+    /* The engine's tables and the pool. Taken inside `lock` or alone, always with interrupts off:
+     * nested faults take it on a vcpu's thread. */
+    struct virtx_lock page_lock;
+    struct retired *pool_free;    /* [page_lock] usable now */
+    struct retired *pool_waiting; /* [page_lock] once their generation has settled */
+    uint64_t pool_free_count, pool_waiting_count;
+    uint64_t pool_used;           /* [page_lock] in translation tables */
+    uint64_t pool_target;         /* [page_lock] free pages worth keeping */
 
-    struct virtx_cpuid_entry cpuid[VIRTX_CPUID_ENTRIES]; /* [const] once a vcpu exists */
-    uint32_t cpuid_count;
+    struct cpuid_table cpuid; /* [const] once a vcpu exists */
 
     const struct virtx_paging *paging; /* [const] unless exchanged */
     void *paging_data;
@@ -143,16 +183,22 @@ struct virtx_vcpu {
     _Atomic uint32_t requests; /* [any] ::virtx_request */
     uint32_t id;               /* [const] */
     struct virtx_exit exit;    /* [vcpu] */
-    struct rule_table *rules;  /* [vcpu] this vcpu's own, NULL if none; replaced under the lock */
+    _Atomic(struct rule_table *) rules; /* this vcpu's own, NULL if none; published under the lock */
 
     struct event_queue events;
     const struct virtx_irq_source *irq;
     void *irq_ctx;
 
-    _Atomic uint32_t cpu;     /* where it is loaded, VIRTX_NO_CPU if nowhere */
-    _Atomic bool running;     /* run is active; refuses a second one */
+    _Atomic uint32_t cpu;       /* where it is loaded, VIRTX_NO_CPU if nowhere */
+    /* A thread is inside the library on this vcpu: in run, or in a call that touches its state or
+     * reads the VM's tables for it. Set by an exchange, which orders what follows after it. */
+    _Atomic bool running;
+    _Atomic bool handler;       /* [vcpu] an intercept handler is being called inside run */
     bool dead;
-    _Atomic uint64_t settled; /* generation whose debts are paid */
+    uint32_t pages;             /* [const] of this structure with the engine's bytes */
+    _Atomic uint64_t settled;   /* generation whose debts are paid */
+    _Atomic uint64_t quiescent; /* generation at the last look at the requests */
+    uint64_t hurried;           /* [lock] generation for which it has been kicked */
 
     struct virtx_stats stats; /* [vcpu] */
     struct virtx_error error;
@@ -171,17 +217,68 @@ enum virtx_status virtx_fail_manual(struct virtx_error *error, enum virtx_status
 
 /* alloc.c: zeroed pages through the host ops, checked for nonsense answers (misalignment). */
 void *virtx_pages_alloc(struct virtx *virtx, size_t pages);
+/* The same with a reason: VIRTX_E_NO_MEMORY, or VIRTX_E_HOST for nonsense. */
+enum virtx_status virtx_pages_get(struct virtx *virtx, size_t pages, void **out,
+                                  struct virtx_error *error);
 void virtx_pages_free(struct virtx *virtx, void *memory, size_t pages);
+/* Small zeroed objects of a VM: slots and intercepts. [lock] They stay with the VM until its end. */
+#define VIRTX_SMALL_BYTES 128u
+void *virtx_small_get(struct virtx_vm *vm, struct virtx_error *error);
+void virtx_small_put(struct virtx_vm *vm, void *block);
+void virtx_small_destroy(struct virtx_vm *vm);
 static inline uint64_t virtx_hpa(const struct virtx *virtx, const void *va)
 {
     return virtx->ops.virt_to_phys(virtx->ctx, va);
 }
+
+/* vm.c: the locks and errors of a VM. */
+static inline uint64_t virtx_vm_lock(struct virtx_vm *vm)
+{
+    return virtx_lock_irq(&vm->lock);
+}
+static inline void virtx_vm_unlock(struct virtx_vm *vm, uint64_t flags)
+{
+    virtx_unlock_irq(&vm->lock, flags);
+}
+
+/* open.c: whether the engine can run on this processor. */
+bool virtx_paging_fits(const struct virtx *virtx, const struct virtx_paging *paging);
+
+/* cpu.c: the calling CPU's index and its structure; VIRTX_E_HOST, VIRTX_E_NOT_ENABLED. */
+enum virtx_status virtx_cpu_current(struct virtx *virtx, uint32_t *index, struct virtx_cpu **cpu,
+                                    struct virtx_error *error);
+
+/* vcpu.c: holds `running` for a call on the vcpu, or finds that a handler already does; says in
+ * `*release` what virtx_vcpu_release() is to undo. VIRTX_E_BUSY, VIRTX_E_DEAD. */
+enum virtx_status virtx_vcpu_claim(struct virtx_vcpu *vcpu, bool *release);
+void virtx_vcpu_release(struct virtx_vcpu *vcpu, bool release);
+
+/* slot.c: all slots, their tables and logs, at the end of a VM. */
+void virtx_slots_destroy(struct virtx_vm *vm);
+/* intercept.c: likewise the intercepts of a VM or, with `vcpu`, of one vcpu. [lock] */
+void virtx_intercepts_drop(struct virtx_vm *vm, struct virtx_vcpu *vcpu);
 
 /* slot.c: the entry that covers gpa, or NULL. On a vcpu's thread, or under the VM's lock. */
 const struct slot_entry *virtx_slot_find(const struct slot_table *table, uint64_t gpa);
 static inline const struct slot_table *virtx_slots(struct virtx_vm *vm)
 {
     return atomic_load_explicit(&vm->slots, memory_order_acquire);
+}
+/* The same for callers with locality: `*hint` is any number at first. */
+static inline const struct slot_entry *virtx_slot_find_near(const struct slot_table *table,
+                                                            uint64_t gpa, uint32_t *hint)
+{
+    const struct slot_entry *entry;
+
+    if (likely(*hint < table->count)) {
+        entry = &table->entry[*hint];
+        if (likely(gpa >= entry->gpa && gpa < entry->end))
+            return entry;
+    }
+    entry = virtx_slot_find(table, gpa);
+    if (entry)
+        *hint = (uint32_t)(entry - table->entry);
+    return entry;
 }
 /* Sets the dirty bits of [gpa, gpa + bytes) in an entry's log, if it keeps one. */
 void virtx_slot_mark(const struct slot_entry *entry, uint64_t gpa, uint64_t bytes);
@@ -191,40 +288,125 @@ void virtx_slot_mark(const struct slot_entry *entry, uint64_t gpa, uint64_t byte
 enum virtx_status virtx_gpa_read(struct virtx_vm *vm, uint64_t gpa, void *buffer, size_t bytes);
 enum virtx_status virtx_gpa_write(struct virtx_vm *vm, uint64_t gpa, const void *buffer,
                                   size_t bytes, bool force);
-/* Host pointer to [gpa, gpa + bytes) if one slot covers it and it does not cross a page, else NULL. */
+/* Host pointer to [gpa, gpa + bytes) if one slot covers it with these rights, it does not cross a
+ * page and the page has a backing now; else NULL. */
 void *virtx_gpa_pointer(struct virtx_vm *vm, uint64_t gpa, size_t bytes, uint32_t access);
 
-/* retire.c: generations. */
-uint64_t virtx_generation_next(struct virtx_vm *vm); /* [lock] also leaves VIRTX_REQUEST_MEMORY with all */
-void virtx_retire(struct virtx_vm *vm, void *memory, uint32_t pages); /* [lock] frees after the next settle */
-void virtx_reap(struct virtx_vm *vm);                                 /* [lock] frees what has settled */
+/*
+ * retire.c: generations.
+ *
+ * virtx_generation_next(): translations were dropped. Called after the tables have been changed,
+ * never before: a vcpu that pays its debt meanwhile could load the old translation again. Leaves
+ * VIRTX_REQUEST_MEMORY with all vcpus, kicking nobody: they pay at their next entry, or sooner when
+ * virtx_vm_settled() is told to hurry. The objects call it after every memory and collect_dirty operation that
+ * took something away; what the engine frees in there it frees under virtx_generation_coming().
+ */
+uint64_t virtx_generation_next(struct virtx_vm *vm); /* [lock] */
+/* [lock] Frees memory that vcpus can no longer find, but may be reading, after the next settle. Its first
+ * sizeof(struct retired) bytes are overwritten at once. */
+void virtx_retire(struct virtx_vm *vm, void *memory, uint32_t pages);
+void virtx_reap(struct virtx_vm *vm); /* [lock] frees what has settled */
+/* [lock or page_lock] As virtx_vm_settled(). */
+bool virtx_is_settled(struct virtx_vm *vm, uint64_t generation);
 
-/* intercept.c: the rule for an access, the vcpu's own before the VM's; NULL if none. */
-const struct rule *virtx_rule_find(struct virtx_vcpu *vcpu, uint32_t kind, uint64_t value,
-                                   uint32_t access);
+/* pool.c: virtx_pool_get() and virtx_pool_put() (paging.h) take page_lock, so the caller does not hold it;
+ * interrupts are off. */
+void virtx_pool_reap(struct virtx_vm *vm);    /* [lock] surplus pages back to the host */
+void virtx_pool_destroy(struct virtx_vm *vm); /* nobody else knows the VM any more */
+
+/* intercept.c: the rule for an access, the vcpu's own before the VM's; NULL if none, or if it is
+ * VIRTX_ACTION_DEFAULT. On the vcpu's thread, or under the VM's lock. */
+const struct rule *virtx_rule_search(const struct virtx_vcpu *vcpu, uint32_t kind, uint64_t value,
+                                     uint32_t access);
+/* The same in one table (NULL: no rules), VIRTX_ACTION_DEFAULT included. */
+const struct rule *virtx_rule_in(const struct rule_table *table, uint32_t kind, uint64_t value,
+                                 uint32_t access);
+static inline const struct rule_table *virtx_vm_rules(const struct virtx_vm *vm)
+{
+    return atomic_load_explicit(&vm->rules, memory_order_acquire);
+}
+static inline const struct rule_table *virtx_vcpu_rules(const struct virtx_vcpu *vcpu)
+{
+    return atomic_load_explicit(&vcpu->rules, memory_order_acquire);
+}
+/* Whether a table (NULL: no rules) has rules of a kind at all. */
+static inline bool virtx_rules_have(const struct rule_table *table, uint32_t kind)
+{
+    return table && table->start[kind] != table->start[kind + 1];
+}
+/* Whether this vcpu or its VM has rules of a kind: a few instructions. */
+static inline bool virtx_rule_kind(const struct virtx_vcpu *vcpu, uint32_t kind)
+{
+    return virtx_rules_have(virtx_vcpu_rules(vcpu), kind) ||
+           virtx_rules_have(virtx_vm_rules(vcpu->vm), kind);
+}
+static inline const struct rule *virtx_rule_find(struct virtx_vcpu *vcpu, uint32_t kind,
+                                                 uint64_t value, uint32_t access)
+{
+    return virtx_rule_kind(vcpu, kind) ? virtx_rule_search(vcpu, kind, value, access) : NULL;
+}
 /* True if anything of this kind is set at the vcpu or its VM whose range meets [first, last]. */
 bool virtx_rule_any(struct virtx_vcpu *vcpu, uint32_t kind, uint64_t first, uint64_t last,
                     uint32_t access);
 
 /* cpuid.c: the answer of the VM's table, by the rules of CPUID for leaves out of range; the fields
- * that vary are not filled in. */
+ * that vary are not filled in. `out->leaf` is the leaf that answers: an Intel processor answers leaves
+ * out of range with its highest basic leaf. */
 void virtx_cpuid_lookup(const struct virtx_vm *vm, uint32_t leaf, uint32_t subleaf,
                         struct virtx_cpuid_entry *out);
 void virtx_cpuid_default(struct virtx_vm *vm); /* fills the table with the default policy */
+/* Whether the answer has fields that vary with the vcpu or its registers, which src/hw fills in:
+ * APIC ID, OSXSAVE, OSPKE, XSAVE sizes. */
+static inline bool virtx_cpuid_varies(uint32_t leaf, uint32_t subleaf)
+{
+    switch (leaf) {
+    case 0x1:
+    case 0xb:
+    case 0x1f:
+    case 0x8000001e:
+        return true;
+    case 0x7:
+        return subleaf == 0;
+    case 0xd:
+        return subleaf <= 1;
+    default:
+        return false;
+    }
+}
 
 /* event.c: the queue. */
 enum virtx_status virtx_event_check(const struct virtx_event *event); /* OK or E_INVALID */
+bool virtx_event_pushes_error(uint8_t vector); /* in protected mode */
 /* Queues an exception, merging with a queued or in-flight one (#DF, shutdown). False: triple fault. */
 bool virtx_event_exception(struct event_queue *queue, const struct virtx_event *event);
 /* The exception that results when `second` arises while `first` was being delivered. */
 enum virtx_merge { VIRTX_MERGE_SECOND, VIRTX_MERGE_DOUBLE_FAULT, VIRTX_MERGE_TRIPLE_FAULT };
 enum virtx_merge virtx_event_merge(uint8_t first, uint8_t second);
 
+/*
+ * Leaves requests with a vcpu and makes it notice them before its next guest instruction. Any context.
+ *
+ * No interrupt is sent where none is needed. A vcpu outside the library (`running` clear) looks at
+ * its requests after the exchange that sets `running`; that exchange comes after this load, which comes after the
+ * OR. A vcpu whose handler calls this, on its own CPU, looks at them when the handler has
+ * returned; elsewhere the handler flag means nothing, as it is not ordered with the look.
+ */
 static inline void virtx_request(struct virtx_vcpu *vcpu, uint32_t bits)
 {
     uint32_t old = atomic_fetch_or(&vcpu->requests, bits);
-    if ((old & bits) != bits)
-        vcpu->virtx->backend->kick(vcpu);
+
+    if ((old & bits) == bits || !atomic_load(&vcpu->running))
+        return;
+    if (atomic_load_explicit(&vcpu->handler, memory_order_relaxed) &&
+        vcpu->virtx->ops.this_cpu(vcpu->virtx->ctx) == atomic_load(&vcpu->cpu))
+        return;
+    vcpu->virtx->backend->kick(vcpu);
+}
+
+/* Leaves requests that are seen at the next entry, whenever that is. */
+static inline void virtx_request_lazily(struct virtx_vcpu *vcpu, uint32_t bits)
+{
+    atomic_fetch_or(&vcpu->requests, bits);
 }
 
 #endif

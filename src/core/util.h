@@ -24,6 +24,12 @@ static inline uint64_t bits_mask(unsigned hi, unsigned lo)
     return (UINT64_MAX >> (63 - hi)) & (UINT64_MAX << lo);
 }
 
+/* Whole pages that hold so many bytes. */
+static inline size_t pages_for(size_t bytes)
+{
+    return (bytes + 4095) / 4096;
+}
+
 static inline uint64_t min_u64(uint64_t a, uint64_t b)
 {
     return a < b ? a : b;

@@ -1,0 +1,124 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* From an exit to the handler of its intercept. */
+#include "core/object.h"
+
+#define PAGE_FAULT 14u
+
+/* What an intercept would have to match. */
+struct question {
+    uint32_t kind, access;
+    uint64_t value;
+    uint32_t span; /* values from `value` on that the access touches */
+};
+
+static bool ask(const struct virtx_exit *exit, struct question *q)
+{
+    q->access = 0;
+    q->span = 1;
+    switch (exit->reason) {
+    case VIRTX_EXIT_IO:
+        q->kind = VIRTX_INTERCEPT_PORT;
+        q->value = exit->io.port;
+        q->access = exit->io.access;
+        q->span = exit->io.size;
+        return true;
+    case VIRTX_EXIT_MMIO:
+        q->kind = VIRTX_INTERCEPT_MMIO;
+        q->value = exit->mmio.gpa;
+        q->access = exit->mmio.access;
+        q->span = exit->mmio.size;
+        return true;
+    case VIRTX_EXIT_MSR:
+        q->kind = VIRTX_INTERCEPT_MSR;
+        q->value = exit->msr.index;
+        q->access = exit->msr.access;
+        return true;
+    case VIRTX_EXIT_CPUID:
+        q->kind = VIRTX_INTERCEPT_CPUID;
+        q->value = exit->cpuid.leaf;
+        return true;
+    case VIRTX_EXIT_EXCEPTION:
+        q->kind = VIRTX_INTERCEPT_EXCEPTION;
+        q->value = exit->exception.vector;
+        return true;
+    case VIRTX_EXIT_CR:
+    case VIRTX_EXIT_DR:
+        q->kind = exit->reason == VIRTX_EXIT_CR ? VIRTX_INTERCEPT_CR : VIRTX_INTERCEPT_DR;
+        q->value = exit->cr.reg;
+        q->access = exit->cr.access;
+        return true;
+    case VIRTX_EXIT_HYPERCALL:
+        q->kind = VIRTX_INTERCEPT_HYPERCALL;
+        q->value = 0;
+        return true;
+    case VIRTX_EXIT_INSTRUCTION:
+        q->kind = VIRTX_INTERCEPT_INSTRUCTION;
+        q->value = exit->instruction.which;
+        return true;
+    default:
+        return false;
+    }
+}
+
+/* An access that touches several ports or bytes belongs to the first of them that has an intercept. */
+static const struct rule *find_wide(struct virtx_vcpu *vcpu, const struct question *q)
+{
+    const struct rule *found = NULL;
+
+    if (!virtx_rule_any(vcpu, q->kind, q->value, q->value + q->span - 1, q->access))
+        return NULL;
+    for (uint32_t i = 0; i < q->span; i++) {
+        const struct rule *rule = virtx_rule_search(vcpu, q->kind, q->value + i, q->access);
+
+        if (rule && rule->action == VIRTX_ACTION_EXIT)
+            return rule;
+        if (!found)
+            found = rule;
+    }
+    return found;
+}
+
+/* A #PF matches by its error code, too; where the vcpu's rule does not, the VM's may. */
+static const struct rule *find_page_fault(struct virtx_vcpu *vcpu, uint32_t error)
+{
+    const struct rule_table *const tables[] = {virtx_vcpu_rules(vcpu), virtx_vm_rules(vcpu->vm)};
+
+    for (unsigned i = 0; i < ARRAY_SIZE(tables); i++) {
+        const struct rule *rule =
+            virtx_rule_in(tables[i], VIRTX_INTERCEPT_EXCEPTION, PAGE_FAULT, 0);
+
+        if (rule && (error & rule->mask) == rule->match)
+            return rule;
+    }
+    return NULL;
+}
+
+enum virtx_verdict virtx_backend_dispatch(struct virtx_vcpu *vcpu)
+{
+    struct virtx_exit *exit = &vcpu->exit;
+    const struct rule *rule;
+    enum virtx_verdict verdict;
+    struct question q;
+
+    if (unlikely(!ask(exit, &q)))
+        return VIRTX_DEFAULT;
+    if (!virtx_rule_kind(vcpu, q.kind))
+        return VIRTX_DEFAULT;
+    if (unlikely(q.kind == VIRTX_INTERCEPT_EXCEPTION && q.value == PAGE_FAULT))
+        rule = find_page_fault(vcpu, exit->exception.error);
+    else
+        rule = virtx_rule_search(vcpu, q.kind, q.value, q.access);
+    if (unlikely(q.span > 1) && (!rule || rule->action != VIRTX_ACTION_EXIT))
+        rule = find_wide(vcpu, &q);
+    if (!rule || rule->action != VIRTX_ACTION_EXIT)
+        return VIRTX_DEFAULT;
+    if (!rule->handler)
+        return VIRTX_TO_LOOP;
+    atomic_store_explicit(&vcpu->handler, true, memory_order_relaxed);
+    atomic_signal_fence(memory_order_seq_cst);
+    verdict = rule->handler(vcpu, exit, rule->ctx);
+    atomic_signal_fence(memory_order_seq_cst);
+    atomic_store_explicit(&vcpu->handler, false, memory_order_relaxed);
+    /* Anything else is a mistake of the handler's, which the loop had better see. */
+    return (unsigned)verdict <= VIRTX_FAULT ? verdict : VIRTX_TO_LOOP;
+}

@@ -1,0 +1,565 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Memory slots: the published table, and the calls that change it.
+ *
+ * A change makes the new table first, which alone can fail, publishes it, tells the backend, and only then
+ * begins a new generation; where anything may have been dropped, one with debts, because the engine frees
+ * its pages under that number. What the objects retire comes after.
+ */
+#include "core/object.h"
+
+#define ALL_RIGHTS (VIRTX_READ | VIRTX_WRITE | VIRTX_EXECUTE)
+#define ALL_FLAGS                                                                                  \
+    (VIRTX_MEMSLOT_DIRTY_LOG | VIRTX_MEMSLOT_SMALL_PAGES | VIRTX_MEMSLOT_WRITE_MMIO)
+
+const struct slot_entry *virtx_slot_find(const struct slot_table *table, uint64_t gpa)
+{
+    const struct slot_entry *entry;
+    uint32_t low = 0, count;
+
+    if (!table)
+        return NULL;
+    /* The last entry that begins at or below gpa. */
+    for (count = table->count; count > 1;) {
+        uint32_t half = count / 2;
+
+        if (table->entry[low + half].gpa <= gpa)
+            low += half;
+        count -= half;
+    }
+    if (!count)
+        return NULL;
+    entry = &table->entry[low];
+    return gpa >= entry->gpa && gpa < entry->end ? entry : NULL;
+}
+
+void virtx_slot_mark(const struct slot_entry *entry, uint64_t gpa, uint64_t bytes)
+{
+    uint64_t page, last;
+
+    if (!entry->dirty || !bytes)
+        return;
+    page = (gpa - entry->gpa) / VIRTX_PAGE_SIZE;
+    last = (gpa + bytes - 1 - entry->gpa) / VIRTX_PAGE_SIZE;
+    for (; page <= last; page++) {
+        uint64_t *word = &entry->dirty[page / 64], bit = BIT(page % 64);
+
+        /* Most writes go to pages that are dirty already; those cost no locked operation. */
+        if (!(__atomic_load_n(word, __ATOMIC_RELAXED) & bit))
+            __atomic_fetch_or(word, bit, __ATOMIC_RELAXED);
+    }
+}
+
+void virtx_backend_dirty(struct virtx_vm *vm, uint64_t gpa, uint64_t bytes)
+{
+    const struct slot_entry *departing =
+        atomic_load_explicit(&vm->departing, memory_order_acquire);
+    const struct slot_table *slots = virtx_slots(vm);
+    uint64_t end = gpa + bytes;
+
+    while (gpa < end) {
+        const struct slot_entry *entry = departing;
+        uint64_t part = VIRTX_PAGE_SIZE - gpa % VIRTX_PAGE_SIZE;
+
+        if (!entry || gpa < entry->gpa || gpa >= entry->end)
+            entry = virtx_slot_find(slots, gpa);
+        if (entry) {
+            part = min_u64(end, entry->end) - gpa;
+            virtx_slot_mark(entry, gpa, part);
+        }
+        gpa += part;
+    }
+}
+
+static void fill_entry(struct slot_entry *entry, struct virtx_memslot *slot)
+{
+    const struct virtx_memslot_config *config = &slot->config;
+
+    entry->gpa = config->gpa;
+    entry->end = config->gpa + config->bytes;
+    entry->memory = config->memory;
+    entry->dirty = slot->log ? slot->log->bits : NULL;
+    entry->rights = config->rights;
+    entry->type = config->type;
+    entry->flags = config->flags;
+    entry->slot = slot;
+}
+
+static enum virtx_status table_alloc(struct virtx_vm *vm, uint32_t entries,
+                                     struct slot_table **out)
+{
+    size_t pages = pages_for(sizeof(struct slot_table) + entries * sizeof(struct slot_entry));
+    enum virtx_status status;
+    void *memory;
+
+    *out = NULL;
+    status = virtx_pages_get(vm->virtx, pages, &memory, &vm->error);
+    if (status != VIRTX_OK)
+        return status;
+    *out = memory;
+    (*out)->pages = (uint32_t)pages;
+    return VIRTX_OK;
+}
+
+static uint32_t slots_now(struct virtx_vm *vm)
+{
+    const struct slot_table *table = virtx_slots(vm);
+
+    return table ? table->count : 0;
+}
+
+/* Fills a table with all slots of the VM but `without`, in the order of their addresses. */
+static void table_fill(struct slot_table *table, struct virtx_vm *vm,
+                       const struct virtx_memslot *without)
+{
+    table->count = 0;
+    for (struct virtx_memslot *slot = vm->memslots; slot; slot = slot->next) {
+        uint32_t at = table->count;
+
+        if (slot == without)
+            continue;
+        while (at && table->entry[at - 1].gpa > slot->config.gpa) {
+            table->entry[at] = table->entry[at - 1];
+            at--;
+        }
+        fill_entry(&table->entry[at], slot);
+        table->count++;
+    }
+}
+
+/* Publishes a table. The old one is retired by the caller once the backend has been told. */
+static struct slot_table *publish(struct virtx_vm *vm, struct slot_table *table)
+{
+    return atomic_exchange_explicit(&vm->slots, table, memory_order_acq_rel);
+}
+
+static void retire_table(struct virtx_vm *vm, struct slot_table *table)
+{
+    if (table)
+        virtx_retire(vm, table, table->pages);
+}
+
+static uint32_t log_pages(size_t words)
+{
+    return (uint32_t)pages_for(sizeof(struct dirty_log) + 2 * words * sizeof(uint64_t));
+}
+
+static enum virtx_status log_alloc(struct virtx_vm *vm, uint64_t bytes, struct dirty_log **out)
+{
+    size_t words = (bytes / VIRTX_PAGE_SIZE + 63) / 64;
+    enum virtx_status status;
+    void *memory;
+
+    *out = NULL;
+    status = virtx_pages_get(vm->virtx, log_pages(words), &memory, &vm->error);
+    if (status != VIRTX_OK)
+        return status;
+    *out = memory;
+    (*out)->words = words;
+    (*out)->taken = (*out)->bits + words;
+    return VIRTX_OK;
+}
+
+static void retire_log(struct virtx_vm *vm, struct dirty_log *log)
+{
+    if (log)
+        virtx_retire(vm, log, log_pages(log->words));
+}
+
+/* Where a range of guest-physical space may lie. */
+static enum virtx_status check_range(struct virtx_vm *vm, uint64_t gpa, uint64_t bytes)
+{
+    unsigned bits = vm->virtx->caps.guest_physical_bits;
+
+    if (gpa % VIRTX_PAGE_SIZE)
+        return virtx_fail(&vm->error, VIRTX_E_ALIGN, "gpa", "is page-aligned", gpa);
+    if (gpa + bytes < gpa || (bits < 64 && (gpa + bytes - 1) >> bits))
+        return virtx_fail(&vm->error, VIRTX_E_RANGE, "gpa + bytes",
+                          "is within the guest-physical width", gpa + bytes);
+    return VIRTX_OK;
+}
+
+static enum virtx_status check_overlap(struct virtx_vm *vm, uint64_t gpa, uint64_t bytes,
+                                       const struct virtx_memslot *but)
+{
+    for (const struct virtx_memslot *slot = vm->memslots; slot; slot = slot->next)
+        if (slot != but && gpa < slot->config.gpa + slot->config.bytes &&
+            slot->config.gpa < gpa + bytes)
+            return virtx_fail(&vm->error, VIRTX_E_OVERLAP, "gpa, bytes", "meets no other slot",
+                              slot->config.gpa);
+    return VIRTX_OK;
+}
+
+static enum virtx_status check_rights(struct virtx_vm *vm, uint32_t rights)
+{
+    if ((rights & ~ALL_RIGHTS) || !(rights & VIRTX_READ))
+        return virtx_fail(&vm->error, VIRTX_E_INVALID, "rights",
+                          "has only bits of virtx_access, with VIRTX_READ", rights);
+    return VIRTX_OK;
+}
+
+static enum virtx_status check_config(struct virtx_vm *vm,
+                                      const struct virtx_memslot_config *config)
+{
+    struct virtx_error *error = &vm->error;
+    enum virtx_status status;
+
+    if (!config)
+        return virtx_fail(error, VIRTX_E_INVALID, "config", "is not NULL", 0);
+    if (config->size < sizeof(*config))
+        return virtx_fail(error, VIRTX_E_SIZE, "config.size", "covers the whole structure",
+                          config->size);
+    status = check_rights(vm, config->rights);
+    if (status != VIRTX_OK)
+        return status;
+    if (config->type > VIRTX_MEMORY_WB || config->type == 2 || config->type == 3)
+        return virtx_fail_manual(error, VIRTX_E_INVALID, "config.type", "is a virtx_memory_type",
+                                 "Intel SDM \"Memory Type Range Registers (MTRRs)\"", config->type);
+    if (config->flags & ~ALL_FLAGS)
+        return virtx_fail(error, VIRTX_E_INVALID, "config.flags",
+                          "has only bits of virtx_memslot_flag", config->flags);
+    if ((config->flags & VIRTX_MEMSLOT_WRITE_MMIO) && (config->rights & VIRTX_WRITE))
+        return virtx_fail(error, VIRTX_E_INVALID, "config.flags",
+                          "has VIRTX_MEMSLOT_WRITE_MMIO only with a read-only slot", config->flags);
+    if (!config->memory)
+        return virtx_fail(error, VIRTX_E_INVALID, "config.memory", "is not NULL", 0);
+    if ((uintptr_t)config->memory % VIRTX_PAGE_SIZE)
+        return virtx_fail(error, VIRTX_E_ALIGN, "config.memory", "is page-aligned",
+                          (uintptr_t)config->memory);
+    if (config->bytes % VIRTX_PAGE_SIZE)
+        return virtx_fail(error, VIRTX_E_ALIGN, "config.bytes", "is page-aligned", config->bytes);
+    if (!config->bytes)
+        return virtx_fail(error, VIRTX_E_RANGE, "config.bytes", "is not 0", 0);
+    if ((uintptr_t)config->memory + config->bytes < (uintptr_t)config->memory)
+        return virtx_fail(error, VIRTX_E_RANGE, "config.memory + bytes", "does not wrap",
+                          config->bytes);
+    return check_range(vm, config->gpa, config->bytes);
+}
+
+/* Everything of an addition that can fail. The log is made outside the slot, which it joins last. */
+static enum virtx_status add_prepare(struct virtx_vm *vm,
+                                     const struct virtx_memslot_config *config,
+                                     struct virtx_memslot **slot, struct dirty_log **log,
+                                     struct slot_table **table)
+{
+    enum virtx_status status = check_overlap(vm, config->gpa, config->bytes, NULL);
+
+    *slot = NULL;
+    *log = NULL;
+    *table = NULL;
+    if (status == VIRTX_OK && (config->flags & VIRTX_MEMSLOT_DIRTY_LOG))
+        status = log_alloc(vm, config->bytes, log);
+    if (status == VIRTX_OK)
+        status = table_alloc(vm, slots_now(vm) + 1, table);
+    if (status == VIRTX_OK) {
+        *slot = virtx_small_get(vm, &vm->error);
+        if (!*slot)
+            status = vm->error.status;
+    }
+    if (status != VIRTX_OK) {
+        if (*log)
+            virtx_pages_free(vm->virtx, *log, log_pages((*log)->words));
+        if (*table)
+            virtx_pages_free(vm->virtx, *table, (*table)->pages);
+    }
+    return status;
+}
+
+enum virtx_status virtx_memslot_add(struct virtx_vm *vm, const struct virtx_memslot_config *config,
+                                    struct virtx_memslot **out)
+{
+    struct virtx_memslot *slot;
+    struct slot_table *table;
+    struct dirty_log *log;
+    uint64_t flags = virtx_vm_lock(vm);
+    enum virtx_status status = check_config(vm, config);
+
+    virtx_reap(vm);
+    if (status == VIRTX_OK)
+        status = add_prepare(vm, config, &slot, &log, &table);
+    if (status == VIRTX_OK) {
+        slot->vm = vm;
+        slot->config = *config;
+        slot->config.size = sizeof(*config);
+        slot->log = log;
+        slot->next = vm->memslots;
+        vm->memslots = slot;
+        table_fill(table, vm, NULL);
+        table = publish(vm, table);
+        vm->virtx->backend->memory(vm, config->gpa, config->bytes, VIRTX_MEMORY_ADDED);
+        retire_table(vm, table);
+        if (out)
+            *out = slot;
+    }
+    virtx_vm_unlock(vm, flags);
+    return status;
+}
+
+static void unlink_slot(struct virtx_vm *vm, struct virtx_memslot *slot)
+{
+    struct virtx_memslot **link = &vm->memslots;
+
+    while (*link != slot)
+        link = &(*link)->next;
+    *link = slot->next;
+}
+
+/* Takes the slot's range out of the guest's sight. Its translations' dirty bits reach its log, though the
+ * slot is in no table any more. Returns the table to be retired, once the generation has begun. */
+static struct slot_table *withdraw(struct virtx_vm *vm, struct virtx_memslot *slot,
+                                   struct slot_table *table)
+{
+    struct slot_entry old;
+
+    fill_entry(&old, slot);
+    table_fill(table, vm, slot);
+    table = publish(vm, table);
+    atomic_store(&vm->departing, virtx_slot_find(table, slot->config.gpa));
+    vm->virtx->backend->memory(vm, old.gpa, old.end - old.gpa, VIRTX_MEMORY_REMOVED);
+    atomic_store(&vm->departing, NULL);
+    return table;
+}
+
+enum virtx_status virtx_memslot_remove(struct virtx_memslot *slot, uint64_t *generation)
+{
+    struct virtx_vm *vm = slot->vm;
+    struct slot_table *table;
+    uint64_t flags = virtx_vm_lock(vm), now;
+    enum virtx_status status;
+
+    virtx_reap(vm);
+    status = table_alloc(vm, slots_now(vm), &table);
+    if (status == VIRTX_OK) {
+        table = withdraw(vm, slot, table);
+        now = virtx_generation_next(vm);
+        retire_table(vm, table);
+        retire_log(vm, slot->log);
+        unlink_slot(vm, slot);
+        virtx_small_put(vm, slot);
+        if (generation)
+            *generation = now;
+    }
+    virtx_vm_unlock(vm, flags);
+    return status;
+}
+
+enum virtx_status virtx_memslot_move(struct virtx_memslot *slot, uint64_t gpa,
+                                     uint64_t *generation)
+{
+    struct virtx_vm *vm = slot->vm;
+    struct slot_table *hole = NULL, *table = NULL;
+    uint64_t flags = virtx_vm_lock(vm), now;
+    enum virtx_status status = check_range(vm, gpa, slot->config.bytes);
+
+    virtx_reap(vm);
+    if (status == VIRTX_OK)
+        status = check_overlap(vm, gpa, slot->config.bytes, slot);
+    if (status == VIRTX_OK)
+        status = table_alloc(vm, slots_now(vm), &hole);
+    if (status == VIRTX_OK)
+        status = table_alloc(vm, slots_now(vm), &table);
+    if (status == VIRTX_OK) {
+        /* Two steps with a hole between them: where the old and the new place meet, an address would
+         * else mean two pages at once. */
+        hole = withdraw(vm, slot, hole);
+        now = virtx_generation_next(vm);
+        retire_table(vm, hole);
+        slot->config.gpa = gpa;
+        table_fill(table, vm, NULL);
+        table = publish(vm, table);
+        vm->virtx->backend->memory(vm, gpa, slot->config.bytes, VIRTX_MEMORY_ADDED);
+        retire_table(vm, table);
+        if (generation)
+            *generation = now;
+    } else if (hole) {
+        virtx_pages_free(vm->virtx, hole, hole->pages);
+    }
+    virtx_vm_unlock(vm, flags);
+    return status;
+}
+
+enum virtx_status virtx_memslot_protect(struct virtx_memslot *slot, uint32_t rights,
+                                        uint64_t *generation)
+{
+    struct virtx_vm *vm = slot->vm;
+    struct slot_table *table;
+    uint64_t flags = virtx_vm_lock(vm), now = atomic_load(&vm->generation);
+    enum virtx_status status = check_rights(vm, rights);
+    uint32_t lost = slot->config.rights & ~rights;
+
+    virtx_reap(vm);
+    if (status == VIRTX_OK && (slot->config.flags & VIRTX_MEMSLOT_WRITE_MMIO) &&
+        (rights & VIRTX_WRITE))
+        status = virtx_fail(&vm->error, VIRTX_E_INVALID, "rights",
+                            "lack VIRTX_WRITE where writes are MMIO", rights);
+    if (status == VIRTX_OK && rights != slot->config.rights) {
+        status = table_alloc(vm, slots_now(vm), &table);
+        if (status == VIRTX_OK) {
+            slot->config.rights = rights;
+            table_fill(table, vm, NULL);
+            table = publish(vm, table);
+            vm->virtx->backend->memory(vm, slot->config.gpa, slot->config.bytes,
+                                       lost ? VIRTX_MEMORY_NARROWED : VIRTX_MEMORY_WIDENED);
+            now = virtx_generation_next(vm);
+            retire_table(vm, table);
+        }
+    }
+    if (status == VIRTX_OK && generation)
+        *generation = now;
+    virtx_vm_unlock(vm, flags);
+    return status;
+}
+
+enum virtx_status virtx_memslot_invalidate(struct virtx_memslot *slot, uint64_t offset,
+                                           uint64_t bytes, uint64_t *generation)
+{
+    struct virtx_vm *vm = slot->vm;
+    uint64_t flags = virtx_vm_lock(vm), now;
+    enum virtx_status status = VIRTX_OK;
+
+    if (offset % VIRTX_PAGE_SIZE || bytes % VIRTX_PAGE_SIZE)
+        status = virtx_fail(&vm->error, VIRTX_E_ALIGN, "offset, bytes", "are page-aligned",
+                            offset % VIRTX_PAGE_SIZE ? offset : bytes);
+    else if (!bytes || offset >= slot->config.bytes || bytes > slot->config.bytes - offset)
+        status = virtx_fail(&vm->error, VIRTX_E_RANGE, "offset + bytes",
+                            "is within the slot and not empty", offset + bytes);
+    if (status == VIRTX_OK) {
+        vm->virtx->backend->memory(vm, slot->config.gpa + offset, bytes, VIRTX_MEMORY_MOVED);
+        now = virtx_generation_next(vm);
+        if (generation)
+            *generation = now;
+    }
+    virtx_vm_unlock(vm, flags);
+    return status;
+}
+
+void virtx_memslot_query(const struct virtx_memslot *slot, struct virtx_memslot_config *config)
+{
+    uint64_t flags = virtx_vm_lock(slot->vm);
+
+    *config = slot->config;
+    virtx_vm_unlock(slot->vm, flags);
+}
+
+/* ---- The dirty log ---- */
+
+enum virtx_status virtx_memslot_log(struct virtx_memslot *slot, bool on)
+{
+    struct virtx_vm *vm = slot->vm;
+    struct dirty_log *log = NULL, *old;
+    struct slot_table *table = NULL;
+    uint64_t flags = virtx_vm_lock(vm);
+    enum virtx_status status = VIRTX_OK;
+
+    virtx_reap(vm);
+    if (on == (slot->log != NULL)) {
+        virtx_vm_unlock(vm, flags);
+        return VIRTX_OK;
+    }
+    if (on)
+        status = log_alloc(vm, slot->config.bytes, &log);
+    if (status == VIRTX_OK)
+        status = table_alloc(vm, slots_now(vm), &table);
+    if (status == VIRTX_OK) {
+        old = slot->log;
+        slot->log = log;
+        slot->config.flags &= ~(uint32_t)VIRTX_MEMSLOT_DIRTY_LOG;
+        slot->config.flags |= on ? VIRTX_MEMSLOT_DIRTY_LOG : 0;
+        table_fill(table, vm, NULL);
+        table = publish(vm, table);
+        vm->virtx->backend->memory(vm, slot->config.gpa, slot->config.bytes,
+                                   on ? VIRTX_MEMORY_NARROWED : VIRTX_MEMORY_WIDENED);
+        virtx_generation_next(vm);
+        retire_table(vm, table);
+        retire_log(vm, old);
+    } else if (log) {
+        virtx_pages_free(vm->virtx, log, log_pages(log->words));
+    }
+    virtx_vm_unlock(vm, flags);
+    return status;
+}
+
+static unsigned count_bits(uint64_t word)
+{
+    unsigned count = 0;
+
+    for (; word; word &= word - 1)
+        count++;
+    return count;
+}
+
+/* Reports what was taken, if nobody can write any more through a translation from before. */
+static uint64_t report(struct virtx_vm *vm, struct dirty_log *log, uint64_t *bitmap)
+{
+    uint64_t dirty = 0;
+
+    if (!log->any_taken || !virtx_is_settled(vm, log->generation))
+        return 0;
+    for (size_t i = 0; i < log->words; i++) {
+        bitmap[i] |= log->taken[i];
+        dirty += count_bits(log->taken[i]);
+        log->taken[i] = 0;
+    }
+    log->any_taken = false;
+    return dirty;
+}
+
+static bool take(struct dirty_log *log)
+{
+    bool any = false;
+
+    for (size_t i = 0; i < log->words; i++) {
+        if (!__atomic_load_n(&log->bits[i], __ATOMIC_RELAXED))
+            continue;
+        log->taken[i] |= __atomic_exchange_n(&log->bits[i], 0, __ATOMIC_ACQ_REL);
+        any = true;
+    }
+    log->any_taken |= any;
+    return any;
+}
+
+/*
+ * A page that is reported must be written through a new translation only, or a write that follows
+ * would be in no log. So what a harvest takes is reported once the generation that it begins has
+ * settled: at once where no vcpu is in run, else by a later call.
+ */
+enum virtx_status virtx_memslot_harvest(struct virtx_memslot *slot, uint64_t *bitmap, size_t words,
+                                        uint64_t *dirty)
+{
+    struct virtx_vm *vm = slot->vm;
+    struct dirty_log *log;
+    uint64_t flags = virtx_vm_lock(vm), count;
+
+    log = slot->log;
+    if (!log || words < log->words || !bitmap) {
+        enum virtx_status status =
+            !log ? virtx_fail(&vm->error, VIRTX_E_INVALID, "slot", "keeps a dirty log", 0)
+                 : virtx_fail(&vm->error, VIRTX_E_INVALID, "bitmap, words",
+                              "has one bit for each page of the slot", words);
+
+        virtx_vm_unlock(vm, flags);
+        return status;
+    }
+    count = report(vm, log, bitmap);
+    vm->virtx->backend->collect_dirty(vm, slot->config.gpa, slot->config.bytes);
+    if (take(log))
+        log->generation = virtx_generation_next(vm);
+    count += report(vm, log, bitmap);
+    if (dirty)
+        *dirty = count;
+    virtx_vm_unlock(vm, flags);
+    return VIRTX_OK;
+}
+
+void virtx_slots_destroy(struct virtx_vm *vm)
+{
+    struct slot_table *table = atomic_load(&vm->slots);
+
+    for (struct virtx_memslot *slot = vm->memslots; slot; slot = slot->next)
+        if (slot->log)
+            virtx_pages_free(vm->virtx, slot->log, log_pages(slot->log->words));
+    vm->memslots = NULL;
+    atomic_store(&vm->slots, NULL);
+    if (table)
+        virtx_pages_free(vm->virtx, table, table->pages);
+}
