@@ -24,6 +24,7 @@ struct guest_cpu guest_cpus[GUEST_CPUS];
 volatile struct guest_trap guest_trap;
 volatile uint64_t guest_vector_count[256];
 uint64_t guest_trap_resume;
+bool guest_has_svm;
 void (*guest_handler[256])(struct bare_frame *frame);
 
 struct fixup {
@@ -157,7 +158,7 @@ uint64_t guest_hypercall(uint64_t number)
 {
     uint64_t result;
 
-    if (backend_is("svm"))
+    if (guest_has_svm)
         __asm__ volatile("vmmcall" : "=a"(result) : "a"(number) : "memory");
     else
         __asm__ volatile("vmcall" : "=a"(result) : "a"(number) : "memory");

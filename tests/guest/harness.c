@@ -2,7 +2,6 @@
 /* The host's side of the harness: the machine, the run loop, and the verdicts. */
 #include "harness.h"
 #include "guest_cpu.h"
-#include "virtx_host.h"
 
 enum {
     VECTOR_WATCHDOG = 0x60,
@@ -14,7 +13,9 @@ enum {
 struct machine machine;
 uint64_t harness_disable;
 const struct virtx_host_profile *harness_profile;
+const struct virtx_host_ops *harness_ops;
 bool harness_exit_on_interrupt, harness_no_watchdog;
+uint32_t harness_memory_flags;
 
 /* ---- Verdicts ---- */
 
@@ -232,7 +233,7 @@ void machine_open_library(void)
     struct virtx_config config = {
         .size = sizeof(config),
         .max_cpus = BARE_MAX_CPUS,
-        .ops = &bare_virtx_ops,
+        .ops = harness_ops != NULL ? harness_ops : &bare_virtx_ops,
         .profile = harness_profile != NULL ? harness_profile : &virtx_profile_bare,
         .backends = backends,
         .paging = engines,
@@ -250,15 +251,17 @@ void machine_open_library(void)
         bare_panic("virtx_cpu_enable: %s: %s (%s)", virtx_status_text(status), e->what, e->rule);
     }
     cpu_on = true;
+    guest_has_svm = backend_is("svm");
 }
 
-static struct virtx_memslot *add_slot(struct virtx_vm *vm, uint64_t gpa, void *memory,
-                                      uint64_t bytes)
+struct virtx_memslot *slot_make(struct virtx_vm *vm, uint64_t gpa, void *memory, uint64_t bytes,
+                                uint32_t rights, uint32_t flags)
 {
     struct virtx_memslot_config config = {
         .size = sizeof(config),
-        .rights = VIRTX_READ | VIRTX_WRITE | VIRTX_EXECUTE,
+        .rights = rights,
         .type = VIRTX_MEMORY_WB,
+        .flags = flags,
         .gpa = gpa,
         .bytes = bytes,
         .memory = memory,
@@ -289,9 +292,11 @@ static struct virtx_vm *make_vm(struct virtx_memslot **image, struct virtx_memsl
 
     if (!CHECK_OK(virtx_vm_create(machine.virtx, &config, &vm)))
         bare_panic("no VM: %s", virtx_last_error(machine.virtx)->what);
-    *image = add_slot(vm, (uintptr_t)__image_start, __image_start,
-                      ((uintptr_t)__image_end - (uintptr_t)__image_start + 4095) & ~4095ul);
-    *memory = add_slot(vm, GUEST_MEMORY, machine.ram, GUEST_MEMORY_BYTES);
+    *image = slot_make(vm, (uintptr_t)__image_start, __image_start,
+                       ((uintptr_t)__image_end - (uintptr_t)__image_start + 4095) & ~4095ul,
+                       ALL_RIGHTS, 0);
+    *memory = slot_make(vm, GUEST_MEMORY, machine.ram, GUEST_MEMORY_BYTES, ALL_RIGHTS,
+                        harness_memory_flags);
     return vm;
 }
 
@@ -616,6 +621,8 @@ static bool run_case(const struct guest_case *test)
     skipped = bug = bug_active = NULL;
     harness_disable = 0;
     harness_profile = NULL;
+    harness_ops = NULL;
+    harness_memory_flags = 0;
     harness_exit_on_interrupt = harness_no_watchdog = false;
     guest_reset();
     watchdog_begin();

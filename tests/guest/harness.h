@@ -19,6 +19,7 @@
 #define TESTS_GUEST_HARNESS_H
 
 #include "bare.h"
+#include "virtx_host.h"
 #include <virtx/virtx.h>
 
 /* ---- Cases ---- */
@@ -70,6 +71,7 @@ enum {
     PORT_MARK = 0x504,       /* OUT here is counted in machine.marks */
     PORT_TRAP = 0x508,       /* an exception that the guest did not expect */
     GUEST_CPUS = 4,
+    ALL_RIGHTS = VIRTX_READ | VIRTX_WRITE | VIRTX_EXECUTE,
 };
 
 /* Selectors in the guest's GDT, in the order that SYSCALL and SYSENTER want. */
@@ -103,10 +105,15 @@ struct machine {
 extern struct machine machine;
 extern uint64_t harness_disable; /* virtx_config.disable */
 extern const struct virtx_host_profile *harness_profile; /* default: virtx_profile_bare */
+extern const struct virtx_host_ops *harness_ops;         /* default: bare_virtx_ops */
 extern bool harness_exit_on_interrupt;
+extern uint32_t harness_memory_flags; /* of the slot at GUEST_MEMORY */
 extern bool harness_no_watchdog; /* the case needs the host's timer, or exact counts */
 void machine_open(void);
 void machine_close(void);
+/* A slot of memory type WB. */
+struct virtx_memslot *slot_make(struct virtx_vm *vm, uint64_t gpa, void *memory, uint64_t bytes,
+                                uint32_t rights, uint32_t flags);
 /* Only the library and the CPU, without a VM; machine_close() undoes it too. */
 void machine_open_library(void);
 /* Another VM with the same two slots and one vcpu, or another vcpu. The case destroys them. */
@@ -175,7 +182,8 @@ static inline void guest_invlpg(uint64_t gva)
     __asm__ volatile("invlpg (%0)" : : "r"(gva) : "memory");
 }
 
-/* The hypercall instruction that this processor has. */
+/* The hypercall instruction that this processor has; which one it is. */
+extern bool guest_has_svm;
 uint64_t guest_hypercall(uint64_t number);
 
 /* What the last exception or interrupt in the guest was, and how many there have been. */
