@@ -10,6 +10,7 @@
 #include "virtx_host.h"
 #include "board.h"
 #include "guest.h"
+#include "muldiv.h"
 #include "stats.h"
 
 enum {
@@ -285,6 +286,10 @@ int bare_main(void)
 
     if (bytes < 4u << 20)
         return finish("error", 0, "memory= must be at least 4M");
+    if (bare_option_u64("cpus", 1) != 1)
+        return finish("error", 0, "guests with several processors are not supported yet");
+    if (after(bare_option("paging") ? bare_option("paging") : "auto", "shadow"))
+        return finish("error", 0, "shadow paging is not supported yet");
     find_files(&image);
     if (virtx_open(&config, &virtx, &error))
         return failed("virtx_open", &error);
