@@ -50,6 +50,11 @@ static void transmit(void *ctx, uint8_t byte)
     board->console[(board->console_head + board->console_count++) % CONSOLE_BYTES] = (char)byte;
 }
 
+static void com1_line(void *ctx, bool level)
+{
+    set_line(ctx, IRQ_COM1, level);
+}
+
 static void receive(struct board *board)
 {
     while (uart_can_receive(&board->uart) && bare_com1_ready() & BARE_COM1_INPUT) {
@@ -62,19 +67,28 @@ static void receive(struct board *board)
 
 /* ---- Ports ---- */
 
-static uint32_t read_port(struct board *board, uint16_t port, unsigned size)
+static uint8_t read_byte(struct board *board, uint16_t port, uint64_t now)
 {
-    uint64_t now = bare_tsc();
-
     if (port >= COM1 && port < COM1 + 8)
         return uart_read(&board->uart, port - COM1);
     if ((port >= 0x40 && port <= 0x43) || port == 0x61)
         return pit_read(&board->pit, port, now);
     if (port == 0x70 || port == 0x71)
         return rtc_read(&board->rtc, port, now);
+    return 0xff;
+}
+
+/* A wide access to the bus of 8-bit devices is several, from the lowest address up. */
+static uint32_t read_port(struct board *board, uint16_t port, unsigned size)
+{
+    uint64_t now = bare_tsc();
+    uint32_t value = 0;
+
     if (port >= ACPI_PORTS && port + size - 1 <= ACPI_PORTS_LAST)
         return acpi_pm_read(&board->pm, port, size, now);
-    return 0xffffffff;
+    for (unsigned i = 0; i < size; i++)
+        value |= (uint32_t)read_byte(board, (uint16_t)(port + i), now) << 8 * i;
+    return value;
 }
 
 static void end(struct board *board, enum board_end how, uint32_t value)
@@ -85,25 +99,33 @@ static void end(struct board *board, enum board_end how, uint32_t value)
     }
 }
 
+static void write_byte(struct board *board, uint16_t port, uint8_t value, uint64_t now)
+{
+    if (port >= COM1 && port < COM1 + 8) {
+        uart_write(&board->uart, port - COM1, value);
+    } else if ((port >= 0x40 && port <= 0x43) || port == 0x61) {
+        pit_write(&board->pit, port, value, now);
+    } else if (port == 0x70 || port == 0x71) {
+        rtc_write(&board->rtc, port, value, now);
+    } else if ((port == RESET_CONTROL && value & 4) || (port == SYSTEM_CONTROL_A && value & 1) ||
+               (port == KEYBOARD_COMMAND && value == 0xfe)) {
+        end(board, BOARD_RESET, 0);
+    }
+}
+
 static void write_port(struct board *board, uint16_t port, unsigned size, uint32_t value)
 {
     uint64_t now = bare_tsc();
 
-    if (port >= COM1 && port < COM1 + 8) {
-        uart_write(&board->uart, port - COM1, (uint8_t)value);
-    } else if ((port >= 0x40 && port <= 0x43) || port == 0x61) {
-        pit_write(&board->pit, port, (uint8_t)value, now);
-    } else if (port == 0x70 || port == 0x71) {
-        rtc_write(&board->rtc, port, (uint8_t)value, now);
+    if (port == DEBUG_EXIT) {
+        end(board, BOARD_DEBUG_EXIT, value);
     } else if (port >= ACPI_PORTS && port + size - 1 <= ACPI_PORTS_LAST) {
         acpi_pm_write(&board->pm, port, size, value);
         if (board->pm.off)
             end(board, BOARD_POWERED_OFF, 0);
-    } else if (port == DEBUG_EXIT) {
-        end(board, BOARD_DEBUG_EXIT, value);
-    } else if ((port == RESET_CONTROL && value & 4) || (port == SYSTEM_CONTROL_A && value & 1) ||
-               (port == KEYBOARD_COMMAND && value == 0xfe)) {
-        end(board, BOARD_RESET, 0);
+    } else {
+        for (unsigned i = 0; i < size; i++)
+            write_byte(board, (uint16_t)(port + i), (uint8_t)(value >> 8 * i), now);
     }
 }
 
@@ -121,7 +143,6 @@ void board_io(struct board *board, const struct virtx_exit_io *io, void *data)
             memcpy(bytes, &value, io->size);
         }
     }
-    set_line(board, IRQ_COM1, uart_irq(&board->uart));
 }
 
 /* ---- Time ---- */
@@ -158,7 +179,6 @@ void board_poll(struct board *board)
             virtx_lapic_advance(&board->lapic[i], now);
     drain_console(board);
     receive(board);
-    set_line(board, IRQ_COM1, uart_irq(&board->uart));
 }
 
 /* ---- Set-up ---- */
@@ -204,7 +224,7 @@ enum virtx_status board_init(struct board *board, struct virtx_vm *vm, uint64_t 
     board->pm.tsc_hz = tsc_hz;
     pit_init(&board->pit, tsc_hz);
     rtc_init(&board->rtc, tsc_hz, bare_tsc(), machine_time(), memory_bytes);
-    uart_init(&board->uart, transmit, board);
+    uart_init(&board->uart, transmit, com1_line, board);
     virtx_apic_bus_init(&board->bus, board->lapic_table, BOARD_CPUS);
     virtx_pic_init(&board->pic, pic_output, board);
     if (!virtx_ioapic_init(&board->ioapic, &ioapic) ||
