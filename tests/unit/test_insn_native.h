@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * Running one instruction natively, on registers and memory of the test's choice: the oracle for
- * the executor. 64-bit user space only.
+ * the executor. In 64-bit code, or in 32-bit code through the kernel's compatibility segment.
  */
 #ifndef TEST_INSN_NATIVE_H
 #define TEST_INSN_NATIVE_H
 
 #include <signal.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -75,8 +76,66 @@ __asm__(
                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                         "native_leave_end:\n"
                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                         ".popsection\n");
 
+/*
+ * The same in 32-bit code: over there by far return, back by far jump to a place that does not move
+ * with the length of the instruction. The upper halves of the registers are gone.
+ */
+__asm__(
+    ".pushsection .rodata\n"
+    "native_enter_32:\n"
+    "push %rbx; push %rbp; push %r12; push %r13; push %r14; push %r15\n"
+    "mov %rsp, " STATE(
+        0x88) "\n"
+              "mov $0x2b, %eax; mov %eax, %ds; mov %eax, %es\n"
+              "pushq $0x23\n"
+              "pushq $0x20010000 + (native_code_32 - native_enter_32)\n"
+              "pushq " STATE(
+                  0x80) "\n"
+                        "popfq\n"
+                        "lretq\n"
+                        ".code32\n"
+                        "native_code_32:\n"
+                        "mov " STATE(0x00) ", %eax; mov " STATE(0x08) ", %ecx; mov " STATE(
+                            0x10) ", %edx\n"
+                                  "mov " STATE(0x18) ", %ebx; mov " STATE(0x28) ", %ebp; "
+                                                                                "mov " STATE(
+                                                                                    0x30) ", %esi\n"
+                                                                                          "mov"
+                                                                                          " " STATE(0x38) ", %edi; mov " STATE(0x20) ", %esp\n"
+                                                                                                                                     "native_enter_32_end:\n"
+                                                                                                                                     "native_taken_32:\n"
+                                                                                                                                     "movl $1, " STATE(0x90) "\n"
+                                                                                                                                                             "native_leave_32:\n"
+                                                                                                                                                             "mov %eax, " STATE(
+                                                                                                                                                                 0x00) "; mov %ecx, " STATE(0x08) "; mov %edx, " STATE(0x10) "\n"
+                                                                                                                                                                                                                             "mov %ebx, " STATE(0x18) "; mov %esp, " STATE(0x20) "; mov %ebp, " STATE(0x28) "\n"
+                                                                                                                                                                                                                                                                                                            "mov %esi, " STATE(
+                                                                                                                                                                                                                                                                                                                0x30) "; mov %edi, " STATE(0x38) "\n"
+                                                                                                                                                                                                                                                                                                                                                 "mov $0x20001000, %esp\n"
+                                                                                                                                                                                                                                                                                                                                                 "pushf\n"
+                                                                                                                                                                                                                                                                                                                                                 "pop " STATE(
+                                                                                                                                                                                                                                                                                                                                                     0x80) "\n"
+                                                                                                                                                                                                                                                                                                                                                           "ljmp $0x33, $0x20011000\n"
+                                                                                                                                                                                                                                                                                                                                                           "native_leave_32_end:\n"
+                                                                                                                                                                                                                                                                                                                                                           ".code64\n"
+                                                                                                                                                                                                                                                                                                                                                           "native_exit_32:\n"
+                                                                                                                                                                                                                                                                                                                                                           "mov " STATE(0x88) ", %rsp\n"
+                                                                                                                                                                                                                                                                                                                                                                              "cld\n"
+                                                                                                                                                                                                                                                                                                                                                                              "xor %eax, %eax; mov %eax, %ds; mov %eax, %es\n"
+                                                                                                                                                                                                                                                                                                                                                                              "pop %r15; pop %r14; pop %r13; pop %r12; pop %rbp; pop %rbx\n"
+                                                                                                                                                                                                                                                                                                                                                                              "ret\n"
+                                                                                                                                                                                                                                                                                                                                                                              "native_exit_32_end:\n"
+                                                                                                                                                                                                                                                                                                                                                                              ".popsection\n");
+
 extern const uint8_t native_enter[], native_enter_end[], native_taken[], native_leave[],
     native_leave_end[];
+extern const uint8_t native_enter_32[], native_enter_32_end[], native_taken_32[], native_leave_32[],
+    native_leave_32_end[], native_exit_32[], native_exit_32_end[];
+
+/* The code before and after the instruction. */
+static struct {
+    const uint8_t *enter, *enter_end, *taken, *leave, *leave_end;
+} native_stub;
 
 /* Where the code that follows an instruction of this length begins, and a branch target for it. */
 static uint64_t native_after, native_target;
@@ -110,16 +169,34 @@ static void native_open(void)
     sigaction(SIGSEGV, &action, NULL);
     sigaction(SIGBUS, &action, NULL);
     sigaction(SIGILL, &action, NULL);
-    memcpy((void *)NATIVE_CODE, native_enter, (size_t)(native_enter_end - native_enter));
+    memcpy((void *)(NATIVE_CODE + 0x1000), native_exit_32,
+           (size_t)(native_exit_32_end - native_exit_32));
+}
+
+/* From now on instructions are 64-bit or 32-bit code. */
+static void native_mode(bool is_64bit)
+{
+    native_stub.enter = is_64bit ? native_enter : native_enter_32;
+    native_stub.enter_end = is_64bit ? native_enter_end : native_enter_32_end;
+    native_stub.taken = is_64bit ? native_taken : native_taken_32;
+    native_stub.leave = is_64bit ? native_leave : native_leave_32;
+    native_stub.leave_end = is_64bit ? native_leave_end : native_leave_32_end;
+    memcpy((void *)NATIVE_CODE, native_stub.enter,
+           (size_t)(native_stub.enter_end - native_stub.enter));
+}
+
+static uint64_t native_leave_size(void)
+{
+    return (uint64_t)(native_stub.leave_end - native_stub.leave);
 }
 
 /* The address the instruction runs at; sets native_after and native_target for its length. */
 static uint64_t native_place(unsigned length)
 {
-    uint64_t at = NATIVE_CODE + (uint64_t)(native_enter_end - native_enter);
+    uint64_t at = NATIVE_CODE + (uint64_t)(native_stub.enter_end - native_stub.enter);
 
     native_after = at + length;
-    native_target = native_after + (uint64_t)(native_leave_end - native_leave);
+    native_target = native_after + native_leave_size();
     return at;
 }
 
@@ -133,8 +210,9 @@ static void native_run(const uint8_t *bytes, unsigned length, struct native_stat
     uint8_t *at = (uint8_t *)native_place(length);
 
     memcpy(at, bytes, length);
-    memcpy((void *)native_after, native_leave, (size_t)(native_leave_end - native_leave));
-    memcpy((void *)native_target, native_taken, (size_t)(native_leave_end - native_taken));
+    memcpy((void *)native_after, native_stub.leave, native_leave_size());
+    memcpy((void *)native_target, native_stub.taken,
+           (size_t)(native_stub.leave_end - native_stub.taken));
     state->taken = state->vector = 0;
     memcpy((void *)NATIVE_STATE, state, sizeof(*state));
     code.call();
