@@ -37,8 +37,10 @@ static void drain_console(struct board *board)
 
 void board_flush_console(struct board *board)
 {
-    while (board->console_count && bare_com1_ready())
-        drain_console(board);
+    for (; board->console_count; board->console_count--) {
+        bare_com1_write(&board->console[board->console_head], 1);
+        board->console_head = (board->console_head + 1) % CONSOLE_BYTES;
+    }
 }
 
 static void transmit(void *ctx, uint8_t byte)
