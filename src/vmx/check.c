@@ -192,7 +192,7 @@ static bool injected_code(const struct check *c, unsigned arg)
 {
     (void)arg;
     return !injecting(c) || !(c->injection & INTERRUPTION_ERROR) ||
-           !(vmx_vmread(VMCS_ENTRY_ERROR_CODE) & 0xffff8000);
+           !(vmx_vmread(VMCS_ENTRY_ERROR_CODE) >> 16);
 }
 
 static bool injected_length(const struct check *c, unsigned arg)
@@ -255,7 +255,7 @@ const struct check_rule vmx_rules_controls[] = {
      VMCS_ENTRY_INTERRUPTION, injected_error, 0},
     {"injected event", ENTRY, "reserved bits must be 0", VMCS_ENTRY_INTERRUPTION, injected_reserved,
      0},
-    {"injected error code", ENTRY, "bits 31:15 must be 0", VMCS_ENTRY_ERROR_CODE, injected_code, 0},
+    {"injected error code", ENTRY, "bits 31:16 must be 0", VMCS_ENTRY_ERROR_CODE, injected_code, 0},
     {"injected instruction length", ENTRY, "must be 1 to 15 for software events", VMCS_ENTRY_LENGTH,
      injected_length, 0},
     {"VM-entry MSR-load area", ENTRY, "must be aligned to 16 bytes within the physical-address width",

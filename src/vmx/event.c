@@ -33,7 +33,7 @@ void vmx_inject(struct hw_vcpu *hv, const struct virtx_event *event)
 
     if (pushes_error(hv, event)) {
         info |= INTERRUPTION_ERROR;
-        vmx_set_field(v, VMCS_ENTRY_ERROR_CODE, event->error & 0x7fff);
+        vmx_set_field(v, VMCS_ENTRY_ERROR_CODE, event->error & 0xffff);
     }
     if (event->type >= VIRTX_EVENT_SOFT_INTERRUPT)
         vmx_set_field(v, VMCS_ENTRY_LENGTH, event->length);
@@ -132,4 +132,18 @@ void vmx_nmi_unblocked(struct vmx_vcpu *v)
         v->nmi_blockable = true;
         hw_change(&v->hw, VIRTX_STATE_INTR)->interruptibility |= VIRTX_BLOCKED_BY_NMI;
     }
+}
+
+/*
+ * After a fault-like exit no debug exception is pending, but for those that MOV SS holds back (Intel SDM "Saving Non-Register
+ * State"). Bochs 2.7 with TF set saves the single step of the instruction that has not been executed, which would
+ * be delivered before it; on a processor that works there is nothing to mend.
+ */
+void vmx_mend_pending_debug(struct vmx_vcpu *v)
+{
+    v->hw.vcpu->stats.control_reads++;
+    if (likely(!(vmx_vmread(VMCS_GUEST_PENDING_DEBUG) & PENDING_DEBUG_SINGLE_STEP)))
+        return;
+    if (!(hw_state(&v->hw, VIRTX_STATE_INTR)->interruptibility & VIRTX_BLOCKED_BY_MOV_SS))
+        hw_change(&v->hw, VIRTX_STATE_INTR)->pending_debug = 0;
 }

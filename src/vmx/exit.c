@@ -67,6 +67,7 @@ static unsigned exception(struct vmx_vcpu *v, struct virtx_exit *exit)
     }
     if ((info & INTERRUPTION_NMI_UNBLOCKED) && !interrupted && vector != VECTOR_DF)
         vmx_nmi_unblocked(v);
+    vmx_mend_pending_debug(v);
     exit->reason = VIRTX_EXIT_EXCEPTION;
     exit->exception = (struct virtx_exit_exception){
         .vector = (uint8_t)vector,
@@ -203,6 +204,7 @@ static unsigned ept_violation(struct vmx_vcpu *v, struct virtx_exit *exit)
     exit->raw.address = hv->fault.gpa;
     if (linear)
         hv->fault.gva = vmcs_guest_linear();
+    vmx_mend_pending_debug(v);
     if (!vmx_event_interrupted(v) && unlikely(qualification & EPT_QUALIFICATION_NMI_UNBLOCKED))
         vmx_nmi_unblocked(v);
     return 3;
@@ -215,6 +217,7 @@ static unsigned ept_misconfig(struct vmx_vcpu *v, struct virtx_exit *exit)
     exit->reason = HW_EXIT_PAGE_FAULT;
     hv->fault = (struct virtx_page_fault){.gpa = vmcs_guest_physical(), .misconfigured = true};
     exit->raw.address = hv->fault.gpa;
+    vmx_mend_pending_debug(v);
     vmx_event_interrupted(v);
     return 1;
 }

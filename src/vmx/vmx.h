@@ -234,6 +234,7 @@ void vmx_window(struct hw_vcpu *hv, bool interrupt, bool nmi);
 void vmx_window_open(struct vmx_vcpu *v, bool nmi);
 bool vmx_event_interrupted(struct vmx_vcpu *v);
 void vmx_nmi_unblocked(struct vmx_vcpu *v);
+void vmx_mend_pending_debug(struct vmx_vcpu *v);
 
 /* check.c */
 enum virtx_status vmx_check(struct hw_vcpu *hv, struct virtx_error *error);

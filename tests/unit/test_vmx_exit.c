@@ -426,10 +426,10 @@ START_TEST(injection)
     vmx_inject(hv, &event);
     ck_assert_uint_eq(vmcs[VMCS_ENTRY_INTERRUPTION], 0x80000030);
     event = (struct virtx_event){
-        .type = VIRTX_EVENT_EXCEPTION, .vector = VECTOR_GP, .has_error = true, .error = 0x50};
+        .type = VIRTX_EVENT_EXCEPTION, .vector = VECTOR_GP, .has_error = true, .error = 0xfff0};
     vmx_inject(hv, &event);
     ck_assert_uint_eq(vmcs[VMCS_ENTRY_INTERRUPTION], 0x80000b0d);
-    ck_assert_uint_eq(vmcs[VMCS_ENTRY_ERROR_CODE], 0x50);
+    ck_assert_uint_eq(vmcs[VMCS_ENTRY_ERROR_CODE], 0xfff0);
     event = (struct virtx_event){.type = VIRTX_EVENT_SOFT_INTERRUPT, .vector = 0x80, .length = 2};
     vmx_inject(hv, &event);
     ck_assert_uint_eq(vmcs[VMCS_ENTRY_INTERRUPTION], 0x80000480);
