@@ -32,12 +32,6 @@
  * It then gets the #PF of an entry that changed under a TLB, which guests must expect anyway. */
 #define FLAG_ATTEMPTS 64
 
-/* The slot in which the last table lay: most often it holds the next one too. */
-struct near {
-    uint64_t gpa, bytes; /* bytes 0: none yet */
-    uint8_t *memory;
-};
-
 /* The entries used, root first, for setting their flags afterwards. */
 struct path {
     uint64_t root;
@@ -47,38 +41,20 @@ struct path {
     uint8_t shift; /* of the root's index */
 };
 
-/* Guest RAM is mostly a few slots, of which the first ones are looked at in place. */
+/* Guest RAM is mostly one slot or two, which are looked at in place. */
 static inline __attribute__((always_inline)) const struct slot_entry *find_slot(
     const struct slot_table *slots, uint64_t gpa)
 {
-    uint32_t count = slots->count < 4 ? slots->count : 4;
-    for (const struct slot_entry *slot = slots->entry; count--; slot++)
-        if (gpa < slot->end)
-            return gpa >= slot->gpa ? slot : NULL;
-    return slots->count > 4 ? virtx_slot_find(slots, gpa) : NULL;
+    const struct slot_entry *slot = slots->entry;
+    if (unlikely(slots->count < 2))
+        return slots->count && gpa >= slot->gpa && gpa < slot->end ? slot : NULL;
+    if (gpa >= slot->end && unlikely(gpa >= (++slot)->end))
+        return virtx_slot_find(slots, gpa);
+    return gpa >= slot->gpa ? slot : NULL;
 }
 
-/* Host address of the table at a page-aligned GPA; false: it is not in memory, or in memory that need
- * not be there (see VIRTX_MEMSLOT_PINNED). */
-static inline __attribute__((always_inline)) bool quick_table(const struct slot_table *slots,
-                                                              struct near *near, uint64_t gpa,
-                                                              const uint8_t **table)
-{
-    uint64_t offset = gpa - near->gpa;
-    if (unlikely(offset >= near->bytes)) {
-        const struct slot_entry *slot = find_slot(slots, gpa);
-        if (!slot || !(slot->flags & (VIRTX_MEMSLOT_PINNED | VIRTX_MEMSLOT_CONTIGUOUS)))
-            return false;
-        near->gpa = slot->gpa;
-        near->bytes = slot->end - slot->gpa;
-        near->memory = slot->memory;
-        offset = gpa - slot->gpa;
-    }
-    *table = near->memory + offset;
-    return true;
-}
-
-/* The same for all memory. A page that the host keeps may be read until this vcpu settles. */
+/* Host address of the table at a page-aligned GPA; false: it is not in memory. A page that the host
+ * keeps may be read until this vcpu settles. */
 static bool find_table(const struct virtx_vm *vm, const struct slot_table *slots, uint64_t gpa,
                        const uint8_t **table)
 {
@@ -198,61 +174,83 @@ static inline __attribute__((always_inline)) uint64_t reserved_64(const struct w
     return mask;
 }
 
+/* The slot with the root table, in the quick walk. The others most often lie there too. */
+struct near {
+    uint64_t gpa, bytes;
+    uint64_t host; /* host address of GPA 0 of the slot, were it that long */
+};
+
+static inline __attribute__((always_inline)) bool near_read(const struct near *near, uint64_t table,
+                                                            uint64_t gva, unsigned shift,
+                                                            uint64_t *entry)
+{
+    table &= ADDRESS;
+    if (unlikely(table - near->gpa >= near->bytes))
+        return false;
+    *entry = read_entry((const uint8_t *)(near->host + table), gva, shift);
+    return true;
+}
+
+/* What the quick walk has put off, for a page of a constant size. */
+static inline __attribute__((always_inline)) bool quick_judge(const struct walk_mode *mode,
+                                                              uint64_t gva, uint64_t leaf,
+                                                              uint64_t size, uint64_t all,
+                                                              uint64_t any, uint32_t access,
+                                                              uint32_t flags,
+                                                              struct walk_result *result)
+{
+    if (!(all & ENTRY_P) || (any & ADDRESS) >> mode->physical_bits)
+        return false;
+    if (flags & WALK_SET_FLAGS) {
+        if (!(all & ENTRY_A) || ((access & VIRTX_WRITE) && !(leaf & ENTRY_D)))
+            return false;
+    }
+    result->gpa = (leaf & ADDRESS & ~OFFSET(size)) | (gva & OFFSET(size));
+    result->bytes = size;
+    return judge(mode, all, any, leaf, access, flags, result) == VIRTX_OK;
+}
+
 /*
- * The quick walk: 4 levels with EFER.NXE, to a page of 4 KiB or 2 MiB. Reading a table
- * named by an unusable entry does no harm as long as it is in a slot, so presence and reserved bits
- * are tested once at the end. False: nothing is known.
+ * The quick walk: 4 levels with EFER.NXE, to a page of 4 KiB or 2 MiB, through tables in one slot that is
+ * always there (VIRTX_MEMSLOT_PINNED). Reading a table named by an unusable entry does no harm as long as
+ * it is in the slot, so presence and reserved bits are tested once at the end. False: nothing is known.
  */
 static inline __attribute__((always_inline)) bool walk_quick(
     struct virtx_vm *vm, const struct walk_mode *mode, uint64_t gva, uint32_t access,
     uint32_t flags, struct walk_result *result)
 {
-    const struct slot_table *slots = virtx_slots(vm);
-    struct near near = {0, 0, NULL};
-    uint64_t entry, all, any, size = SIZE_2M, set = ENTRY_P;
-    const uint8_t *table;
+    uint64_t root = mode->cr3 & ADDRESS, entry, all, any;
+    const struct slot_entry *slot;
+    struct near near;
 
-    if ((mode->efer & (EFER_LMA | EFER_NXE)) != (EFER_LMA | EFER_NXE))
+    if (unlikely((mode->efer & (EFER_LMA | EFER_NXE)) != (EFER_LMA | EFER_NXE)))
         return false;
-    if (!quick_table(slots, &near, mode->cr3 & ADDRESS, &table))
+    slot = find_slot(virtx_slots(vm), root);
+    if (unlikely(!slot) ||
+        unlikely(!(slot->flags & (VIRTX_MEMSLOT_PINNED | VIRTX_MEMSLOT_CONTIGUOUS))))
         return false;
-    entry = read_entry(table, gva, 39);
+    near.gpa = slot->gpa;
+    near.bytes = slot->end - slot->gpa;
+    near.host = (uint64_t)slot->memory - slot->gpa;
+
+    entry = read_entry((const uint8_t *)(near.host + root), gva, 39);
     all = any = entry;
-
-    if (!quick_table(slots, &near, entry & ADDRESS, &table))
+    if (!near_read(&near, entry, gva, 30, &entry))
         return false;
-    entry = read_entry(table, gva, 30);
     all &= entry;
     any |= entry;
-    if (any & ENTRY_PS)
+    if (unlikely(any & ENTRY_PS) || !near_read(&near, entry, gva, 21, &entry))
         return false;
-
-    if (!quick_table(slots, &near, entry & ADDRESS, &table))
-        return false;
-    entry = read_entry(table, gva, 21);
     all &= entry;
     any |= entry;
-    if (!(entry & ENTRY_PS)) {
-        if (!quick_table(slots, &near, entry & ADDRESS, &table))
-            return false;
-        entry = read_entry(table, gva, 12);
-        all &= entry;
-        any |= entry;
-        size = SIZE_4K;
-    } else if (entry & bits_mask(20, 13)) {
+    if (entry & ENTRY_PS)
+        return !(entry & bits_mask(20, 13)) &&
+               quick_judge(mode, gva, entry, SIZE_2M, all, any, access, flags, result);
+    if (!near_read(&near, entry, gva, 12, &entry))
         return false;
-    }
-
-    if (flags & WALK_SET_FLAGS) {
-        set |= ENTRY_A;
-        if ((access & VIRTX_WRITE) && !(entry & ENTRY_D))
-            return false;
-    }
-    if ((all & set) != set || (any & ADDRESS) >> mode->physical_bits)
-        return false;
-    result->gpa = (entry & ADDRESS & ~OFFSET(size)) | (gva & OFFSET(size));
-    result->bytes = size;
-    return judge(mode, all, any, entry, access, flags, result) == VIRTX_OK;
+    all &= entry;
+    any |= entry;
+    return quick_judge(mode, gva, entry, SIZE_4K, all, any, access, flags, result);
 }
 
 static enum virtx_status walk_4level(struct virtx_vm *vm, const struct walk_mode *mode,
