@@ -909,7 +909,7 @@ START_TEST(test_set_refuses_nonsense)
     REFUSED(VIRTX_STATE_RFLAGS, state.rflags |= 1u << 3);
     REFUSED(VIRTX_STATE_CR, state.cr0 = CR0_PG);
     REFUSED(VIRTX_STATE_CR, state.cr4 |= CR4_VMXE);
-    REFUSED(VIRTX_STATE_CR, state.cr3 = 1ull << 45);
+    REFUSED(VIRTX_STATE_CR, state.cr3 = 1ull << 50);
     REFUSED(VIRTX_STATE_CR, state.efer |= EFER_SVME);
     REFUSED(VIRTX_STATE_CR, state.cr8 = 16);
     REFUSED(VIRTX_STATE_DR, state.dr7 |= 1ull << 32);
