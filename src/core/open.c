@@ -191,7 +191,8 @@ static enum virtx_status choose_backend(struct virtx *virtx,
             return VIRTX_OK;
         if (detail.status != status)
             virtx_fail(&detail, status, (*backends)->name, "the backend refuses this processor", 0);
-        if (result == VIRTX_OK || result == VIRTX_E_UNSUPPORTED) {
+        if (result == VIRTX_OK ||
+            (result == VIRTX_E_UNSUPPORTED && status != VIRTX_E_UNSUPPORTED)) {
             result = status;
             *error = detail;
         }
