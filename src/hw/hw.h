@@ -235,6 +235,9 @@ static inline struct virtx_state *hw_change(struct hw_vcpu *hv, uint32_t groups)
 void hw_host_nmi(struct virtx *virtx);
 void hw_host_machine_check(struct virtx *virtx);
 
+/* trapped.c: RDMSR of a register that may not exist; 0 and *trapped where it does not. */
+uint64_t hw_rdmsr_trapped(uint32_t index, bool *trapped);
+
 /* fetch.c: copies instruction bytes at the current CS:RIP into buf (15 at most, fewer at a page
  * without translation). Uses the guest's own tables. Returns how many. */
 unsigned hw_fetch(struct hw_vcpu *hv, uint8_t *buf);

@@ -28,62 +28,6 @@
     (~(uint64_t)(VIRTX_FEATURE_TSC_SCALING | VIRTX_FEATURE_PAUSE_FILTER |                          \
                  VIRTX_FEATURE_VIRTUAL_GIF))
 
-#ifndef VIRTX_UNIT
-
-struct trap_gate {
-    uint64_t low, high;
-};
-
-struct __attribute__((packed)) idt_pointer {
-    uint16_t limit;
-    uint64_t base;
-};
-
-extern char svm_trap_gate[];
-
-/*
- * RDMSR of a register that the processor may lack. The library has no exception handlers of its
- * own, so for this one instruction it puts a copy of the host's exception gates in the IDT's place
- * in which #GP is its own; NMI and machine check keep going to the host.
- */
-uint64_t svm_rdmsr_trapped(uint32_t index, bool *trapped)
-{
-    struct trap_gate gates[32] = {0};
-    struct idt_pointer host, ours = {sizeof(gates) - 1, (uintptr_t)gates};
-    uint64_t entry = (uintptr_t)svm_trap_gate;
-    uint64_t flags = x86_irq_save();
-    uint32_t low, high;
-    uint16_t cs;
-    register uint32_t fault __asm__("r8") = 0;
-
-    __asm__ volatile("sidt %0" : "=m"(host));
-    __asm__ volatile("movw %%cs, %0" : "=r"(cs));
-    memcpy(gates, (const void *)(uintptr_t)host.base,
-           min_u64(sizeof(gates), (uint64_t)host.limit + 1));
-    gates[VECTOR_GP].low =
-        (entry & 0xffff) | (uint64_t)cs << 16 | 0x8eull << 40 | (entry >> 16 & 0xffff) << 48;
-    gates[VECTOR_GP].high = entry >> 32;
-    __asm__ volatile("lidt %5\n\t"
-                     "rdmsr\n\t"
-                     "lidt %6"
-                     : "=a"(low), "=d"(high), "+r"(fault)
-                     : "c"(index), "m"(gates), "m"(ours), "m"(host)
-                     : "memory", "cc");
-    x86_irq_restore(flags);
-    *trapped = fault != 0;
-    return fault ? 0 : (uint64_t)high << 32 | low;
-}
-
-#else
-
-uint64_t svm_rdmsr_trapped(uint32_t index, bool *trapped)
-{
-    *trapped = false;
-    return x86_rdmsr(index);
-}
-
-#endif
-
 static uint64_t hardware_features(uint32_t edx, uint32_t asids)
 {
     static const struct {
@@ -158,7 +102,7 @@ static void address_widths(struct virtx_caps *caps)
 static bool locked_out(void)
 {
     bool trapped;
-    uint64_t vm_cr = svm_rdmsr_trapped(MSR_VM_CR, &trapped);
+    uint64_t vm_cr = hw_rdmsr_trapped(MSR_VM_CR, &trapped);
 
     return !trapped && (vm_cr & VM_CR_SVMDIS);
 }

@@ -149,14 +149,4 @@ svm_stgi:
     stgi
     ret
 
-/* Gate for #GP while svm_rdmsr_trapped() tries an MSR: skips the RDMSR and leaves word in R8. */
-    .balign 16
-    .globl svm_trap_gate
-svm_trap_gate:
-    endbr64
-    addq $8, %rsp
-    addq $2, (%rsp)
-    movl $1, %r8d
-    iretq
-
     .section .note.GNU-stack, "", @progbits

@@ -117,7 +117,6 @@ static inline bool svm_is_64bit(const struct svm_vcpu *sv)
 /* caps.c */
 enum virtx_status svm_probe(struct virtx *virtx, uint64_t disable, struct virtx_caps *caps,
                             struct virtx_error *error);
-uint64_t svm_rdmsr_trapped(uint32_t index, bool *trapped);
 
 /* cpu.c */
 enum virtx_status svm_cpu_enable(struct virtx *virtx, void *cpu, struct virtx_error *error);

@@ -133,7 +133,12 @@ void vmx_host_save(struct vmx_vcpu *v)
     host->cr4 = x86_read_cr4();
     host->fs_base = x86_rdmsr(MSR_FS_BASE);
     host->gs_base = x86_rdmsr(MSR_GS_BASE);
-    host->debugctl = profile & VIRTX_HOST_DEBUGCTL ? x86_rdmsr(MSR_DEBUGCTL) : 0;
+    host->debugctl = 0;
+    if (profile & VIRTX_HOST_DEBUGCTL) {
+        bool trapped; /* Bochs has the VMCS fields of IA32_DEBUGCTL, but no such MSR */
+
+        host->debugctl = hw_rdmsr_trapped(MSR_DEBUGCTL, &trapped);
+    }
     for (unsigned i = 0; i < VMX_LIVE_MSRS; i++)
         host->msr[i] = profile & live[i].profile ? x86_rdmsr(live[i].index) : 0;
     vmx_set_field(v, VMCS_HOST_CR0, host->cr0);
