@@ -39,6 +39,8 @@ static void finish(uint8_t *table, const char *signature, unsigned bytes, uint8_
 
 static void build_fadt(uint8_t *t)
 {
+    static const uint8_t reset_register[] = {1, 8, 0, 1, 0xf9, 0x0c}; /* a byte at port 0xcf9 */
+
     put32(t + 36, ACPI_TABLES + FACS);
     put32(t + 40, ACPI_TABLES + DSDT);
     put16(t + 46, ACPI_SCI);
@@ -52,7 +54,10 @@ static void build_fadt(uint8_t *t)
     put16(t + 98, 0xffff);  /* … and no C3 */
     t[108] = 0x32;          /* CMOS index of the century */
     put16(t + 109, 1 | 4);  /* legacy devices, no VGA, no keyboard controller */
-    put32(t + 112, 1 | 4 | 0x100 | 0x10 | 0x20); /* WBINVD works, C1, 32-bit timer, no buttons */
+    /* WBINVD works, C1, no buttons, no RTC wake-up status, 32-bit timer, reset register */
+    put32(t + 112, 1 | 4 | 0x10 | 0x20 | 0x40 | 0x100 | 0x400);
+    memcpy(t + 116, reset_register, sizeof(reset_register));
+    t[128] = 6;
     put64(t + 132, ACPI_TABLES + FACS);
     put64(t + 140, ACPI_TABLES + DSDT);
     finish(t, "FACP", 244, 4);
@@ -113,6 +118,7 @@ uint64_t acpi_build(uint8_t *low, unsigned cpus)
     build_madt(t + MADT, cpus);
     memcpy(t + FACS, "FACS", 4);
     put32(t + FACS + 4, 64);
+    t[FACS + 32] = 2; /* version */
     put64(t + XSDT + HEADER, ACPI_TABLES + FADT);
     put64(t + XSDT + HEADER + 8, ACPI_TABLES + MADT);
     finish(t + XSDT, "XSDT", HEADER + 16, 1);
@@ -126,31 +132,38 @@ uint64_t acpi_build(uint8_t *low, unsigned cpus)
     return ACPI_TABLES;
 }
 
-enum { PM1_STATUS = 0, PM1_ENABLE = 2, PM1_CONTROL = 4, PM_TIMER = 8, PM_TIMER_HZ = 3579545,
-       CONTROL_SCI = 1, CONTROL_SLEEP = 0x2000 };
+/* ---- Fixed hardware ---- */
 
-uint32_t acpi_pm_read(struct acpi_pm *pm, uint16_t port, unsigned size, uint64_t now)
+enum { PM1_STATUS = 0, PM1_ENABLE = 2, PM1_CONTROL = 4, PM_TIMER = 8, PM_BYTES = 12,
+       PM_TIMER_HZ = 3579545, CONTROL_SCI = 1, CONTROL_SLEEP = 0x2000 };
+
+/* The registers as bytes, so that an access may have any width. Nothing ever sets a status bit. */
+static void pm_bytes(const struct acpi_pm *pm, uint64_t now, uint8_t bytes[PM_BYTES + 4])
 {
-    unsigned offset = port - ACPI_PORTS;
-    uint8_t bytes[12 + 4] = {0};
-
-    put16(bytes + PM1_STATUS, 0);
+    memset(bytes, 0, PM_BYTES + 4);
     put16(bytes + PM1_ENABLE, pm->enable);
     put16(bytes + PM1_CONTROL, pm->control | CONTROL_SCI); /* always in ACPI mode */
     put32(bytes + PM_TIMER, (uint32_t)muldiv(now, PM_TIMER_HZ, pm->tsc_hz));
-    return get32(bytes + offset) & (0xffffffffu >> (32 - 8 * size));
+}
+
+uint32_t acpi_pm_read(const struct acpi_pm *pm, uint16_t port, unsigned size, uint64_t now)
+{
+    uint8_t bytes[PM_BYTES + 4];
+
+    pm_bytes(pm, now, bytes);
+    return get32(bytes + (port - ACPI_PORTS)) & (0xffffffffu >> (32 - 8 * size));
 }
 
 void acpi_pm_write(struct acpi_pm *pm, uint16_t port, unsigned size, uint32_t value)
 {
-    unsigned offset = port - ACPI_PORTS;
+    uint8_t bytes[PM_BYTES + 4];
+    uint16_t control;
 
-    if (offset == PM1_ENABLE && size == 2)
-        pm->enable = (uint16_t)value;
-    if (offset == PM1_STATUS && size == 4)
-        pm->enable = (uint16_t)(value >> 16);
-    if (offset == PM1_CONTROL) {
-        pm->control = (uint16_t)(value & ~CONTROL_SLEEP);
-        pm->off = value & CONTROL_SLEEP && (value >> 10 & 7) == SLEEP_TYPE_OFF;
-    }
+    pm_bytes(pm, 0, bytes);
+    for (unsigned i = 0; i < size; i++)
+        bytes[port - ACPI_PORTS + i] = (uint8_t)(value >> 8 * i);
+    control = get16(bytes + PM1_CONTROL);
+    pm->enable = get16(bytes + PM1_ENABLE);
+    pm->control = control & ~CONTROL_SLEEP; /* which reads as zero */
+    pm->off |= control & CONTROL_SLEEP && (control >> 10 & 7) == SLEEP_TYPE_OFF;
 }

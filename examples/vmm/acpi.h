@@ -20,7 +20,8 @@ struct acpi_pm {
     bool off; /* the guest has switched the machine off */
 };
 
-uint32_t acpi_pm_read(struct acpi_pm *pm, uint16_t port, unsigned size, uint64_t now);
+/* The access must lie within the ports. */
+uint32_t acpi_pm_read(const struct acpi_pm *pm, uint16_t port, unsigned size, uint64_t now);
 void acpi_pm_write(struct acpi_pm *pm, uint16_t port, unsigned size, uint32_t value);
 
 #endif

@@ -3,6 +3,7 @@
  * swallow writes, as on a PC's bus. */
 #include "bare.h"
 #include "board.h"
+#include "guest.h"
 
 enum {
     COM1 = 0x3f8,
@@ -220,12 +221,13 @@ enum virtx_status board_init(struct board *board, struct virtx_vm *vm, uint64_t 
 {
     struct virtx_ioapic_config ioapic = {.size = sizeof(ioapic), .version = 0x11,
                                          .ignore_polarity = true, .bus = &board->bus};
+    uint64_t low = memory_bytes < GUEST_LOW_MAX ? memory_bytes : GUEST_LOW_MAX;
     enum virtx_status status;
 
     board->tsc_hz = tsc_hz;
     board->pm.tsc_hz = tsc_hz;
     pit_init(&board->pit, tsc_hz);
-    rtc_init(&board->rtc, tsc_hz, bare_tsc(), machine_time(), memory_bytes);
+    rtc_init(&board->rtc, tsc_hz, bare_tsc(), machine_time(), low, memory_bytes - low);
     uart_init(&board->uart, transmit, com1_line, board);
     virtx_apic_bus_init(&board->bus, board->lapic_table, BOARD_CPUS);
     virtx_pic_init(&board->pic, pic_output, board);

@@ -9,14 +9,19 @@
 #define PIT_HZ 1193182
 
 struct pit_channel {
-    uint64_t start;     /* TSC at which the count was loaded */
-    uint64_t served;    /* periods (modes 2, 3) or 1 whose interrupt has been raised */
-    uint16_t reload;    /* 0 means 0x10000 */
+    uint64_t start;    /* TSC at which counting began, while `counting` */
+    uint64_t held;     /* ticks counted before that */
+    uint64_t served;   /* periods (modes 2, 3) or 1 whose interrupt has been taken */
+    uint32_t period;   /* 1 to 0x10000 */
+    uint32_t next;     /* a count written while another is running; 0: none */
     uint16_t latch;
     uint8_t mode, access; /* access: 1 low, 2 high, 3 low then high */
     uint8_t write_low, status;
-    bool write_high_next, read_high_next;
-    bool latched, status_latched, loaded, gate;
+    bool bcd, write_high_next, read_high_next, latched, status_latched;
+    bool loaded;       /* a count has been written since the control word */
+    bool counting;
+    bool owed;         /* an interrupt of an earlier programming has not been taken */
+    bool gate;
 };
 
 struct pit {
