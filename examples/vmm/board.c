@@ -110,10 +110,14 @@ static void write_byte(struct board *board, uint16_t port, uint8_t value, uint64
         pit_write(&board->pit, port, value, now);
     } else if (port == 0x70 || port == 0x71) {
         rtc_write(&board->rtc, port, value, now);
-    } else if ((port == RESET_CONTROL && value & 4) || (port == SYSTEM_CONTROL_A && value & 1) ||
-               (port == KEYBOARD_COMMAND && value == 0xfe)) {
-        end(board, BOARD_RESET, 0);
     }
+}
+
+/* Only bytes do: a wide write at 0xcf8 is an address for PCI configuration. */
+static bool asks_for_reset(uint16_t port, uint32_t value)
+{
+    return (port == RESET_CONTROL && value & 4) || (port == SYSTEM_CONTROL_A && value & 1) ||
+           (port == KEYBOARD_COMMAND && value == 0xfe);
 }
 
 static void write_port(struct board *board, uint16_t port, unsigned size, uint32_t value)
@@ -122,6 +126,8 @@ static void write_port(struct board *board, uint16_t port, unsigned size, uint32
 
     if (port == DEBUG_EXIT) {
         end(board, BOARD_DEBUG_EXIT, value);
+    } else if (size == 1 && asks_for_reset(port, value)) {
+        end(board, BOARD_RESET, 0);
     } else if (port >= ACPI_PORTS && port + size - 1 <= ACPI_PORTS_LAST) {
         acpi_pm_write(&board->pm, port, size, value);
         if (board->pm.off)
