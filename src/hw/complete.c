@@ -217,6 +217,15 @@ enum virtx_status hw_complete(struct virtx_vcpu *vcpu, const void *value)
     struct virtx_exit *exit = &vcpu->exit;
 
     exit->pending = false;
+    if (exit->reason == VIRTX_EXIT_IO && !exit->io.string) {
+        if (exit->io.access == VIRTX_READ) {
+            if (value)
+                memcpy(&exit->io.value, value, exit->io.size);
+            hw_gpr_write(hv, VIRTX_RAX, exit->io.value, exit->io.size);
+        }
+        hw_retire(hv);
+        return VIRTX_OK;
+    }
     if (exit->reason == VIRTX_EXIT_MMIO)
         return hw_mmio_complete(hv, value);
     if (value)

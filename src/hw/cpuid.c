@@ -9,8 +9,9 @@
 
 void hw_cpuid_forget(struct hw_vcpu *hv)
 {
+    /* No line holds a leaf that belongs to another one: leaf 0 is line 0's, leaf 1 is line 1's. */
     for (unsigned i = 0; i < HW_CPUID_LINES; i++)
-        hv->soft->cpuid[i].valid = 0;
+        hv->soft->cpuid[i].leaf = i == 0;
 }
 
 /* Bytes of a standard-format XSAVE area for these components (Intel SDM "Standard Format of the XSAVE
@@ -64,7 +65,6 @@ bool hw_cpuid_fill(struct hw_vcpu *hv, struct hw_cpuid_line *line, uint32_t leaf
     line->ebx = entry.ebx;
     line->ecx = entry.ecx;
     line->edx = entry.edx;
-    line->valid = 1;
 
     /* A leaf out of range may be answered by another one, which then fills in the blanks. */
     switch (entry.leaf) {

@@ -16,13 +16,11 @@
 enum insn_mode hw_insn_mode(struct hw_vcpu *hv)
 {
     const struct virtx_state *state =
-        hw_state(hv, VIRTX_STATE_CR | VIRTX_STATE_SEG | VIRTX_STATE_RFLAGS);
+        hw_state(hv, VIRTX_STATE_CR | VIRTX_STATE_SEG);
     uint32_t attributes = state->seg[VIRTX_CS].attributes;
 
     if ((state->efer & EFER_LMA) && (attributes & VIRTX_SEG_L))
         return hv->soft->policy.amd ? INSN_64_AMD : INSN_64;
-    if (!(state->cr0 & CR0_PE) || (state->rflags & RFLAGS_VM))
-        return attributes & VIRTX_SEG_DB ? INSN_32 : INSN_16;
     return attributes & VIRTX_SEG_DB ? INSN_32 : INSN_16;
 }
 
@@ -451,9 +449,10 @@ bool hw_execute(struct hw_vcpu *hv, enum virtx_status *status)
     struct hw_emulation *em = hv->emulation;
     struct virtx_event event;
     enum hw_access_result access;
+    enum insn_mode mode;
 
-    em->got = (uint8_t)hw_fetch_event(hv, em->bytes, &event, &access);
-    switch (insn_decode(&em->insn, em->bytes, em->got, hw_insn_mode(hv))) {
+    em->got = (uint8_t)hw_fetch_event(hv, em->bytes, &mode, &event, &access);
+    switch (insn_decode(&em->insn, em->bytes, em->got, mode)) {
     case INSN_OK:
         return hw_execute_insn(hv, &em->insn, em->bytes, em->got, status);
     case INSN_MORE:

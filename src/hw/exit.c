@@ -5,11 +5,6 @@
  */
 #include "hw/service.h"
 
-static uint64_t size_mask(unsigned bytes)
-{
-    return bytes >= 8 ? UINT64_MAX : (1ull << bytes * 8) - 1;
-}
-
 /* Offers the record to its intercept. */
 bool hw_offer(struct hw_vcpu *hv, enum virtx_status *status)
 {
@@ -31,17 +26,10 @@ bool hw_offer(struct hw_vcpu *hv, enum virtx_status *status)
 
 static bool io_exit(struct hw_vcpu *hv, enum virtx_status *status)
 {
-    struct virtx_exit_io *io = &hv->vcpu->exit.io;
-    uint64_t mask = size_mask(io->size);
-
-    if (io->string)
+    if (hv->vcpu->exit.io.string)
         return hw_io(hv, status);
-    io->count = 1;
-    io->data = &io->value;
-    io->value = io->access == VIRTX_WRITE ? hv->state.gpr[VIRTX_RAX] & mask : mask;
-    if (hv->rules_port)
-        return hw_offer(hv, status);
-    return hw_to_loop(hv, true);
+    hw_io_record(hv);
+    return hv->rules_port ? hw_offer(hv, status) : hw_to_loop(hv, true);
 }
 
 static bool msr_default(struct hw_vcpu *hv)

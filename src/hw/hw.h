@@ -98,8 +98,15 @@ struct hw_vcpu {
 
     struct virtx_page_fault fault; /* with HW_EXIT_PAGE_FAULT */
     struct virtx_event reinject;   /* an event whose delivery the last exit interrupted … */
-    bool has_reinject;             /* … set by the vendor's enter(), taken by src/hw */
-    bool injected;                 /* the coming (or last) entry injects: set by src/hw */
+    union {
+        struct {
+            bool has_reinject; /* … set by the vendor's enter(), taken by src/hw */
+            bool injected;     /* the coming (or last) entry injects: set by src/hw */
+            bool switch_exit;  /* the profile wants host state back at every exit */
+            bool unused;
+        };
+        uint32_t after_exit;   /* not 0: any of these; there is more to an exit than its service */
+    };
     bool host_if;                  /* RFLAGS.IF when run was called */
     bool fpu_loaded;               /* the guest's FPU state is in the processor */
     bool debug_loaded;             /* the guest's DR0-3, DR6 are in the processor */
@@ -123,10 +130,16 @@ struct hw_vcpu {
     /* The rest is src/hw's own. */
     bool serve_cpuid;     /* no intercept wants CPUID: answer from the cache */
     bool rules_port, rules_msr, rules_mmio, rules_hypercall; /* whether any intercept exists */
-    bool switch_exit;     /* the profile wants host state back at every exit */
     struct virtx_event inflight; /* what the coming (or last) entry injects, when `injected` */
     uint64_t port_rules, msr_rules; /* as in struct hw_vm, for the vcpu's own bitmaps */
     struct hw_soft *soft; /* see service.h */
+};
+
+/* What instruction fetch needs to know of the segments. */
+struct hw_code {
+    uint64_t base;       /* of CS; need not be filled in when L is set in 64-bit mode */
+    uint32_t attributes; /* of CS, as in struct virtx_segment */
+    uint32_t cpl;
 };
 
 /* The vendor plug-in: one constant table a vendor. All operations are required. */
@@ -167,6 +180,9 @@ struct virtx_hw {
 
     /* Makes `groups` of hv->state valid. */
     void (*read)(struct hw_vcpu *hv, uint32_t groups);
+    /* The same for what is wanted most, without moving the whole group. NULL: VIRTX_STATE_SEG is read. Called
+     * while that group is neither valid nor dirty. */
+    void (*code)(struct hw_vcpu *hv, struct hw_code *code);
     /* Retires the exit's instruction: RIP += length (wrapping as CS says), clears RF and the
      * interrupt shadow, and leaves a pending single-step #DB when TF is set. */
     void (*advance)(struct hw_vcpu *hv);

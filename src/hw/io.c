@@ -25,9 +25,10 @@ static bool decode(struct hw_vcpu *hv, struct insn *insn, enum virtx_status *sta
     uint8_t bytes[15];
     struct virtx_event event;
     enum hw_access_result result;
-    unsigned got = hw_fetch_event(hv, bytes, &event, &result);
+    enum insn_mode mode;
+    unsigned got = hw_fetch_event(hv, bytes, &mode, &event, &result);
 
-    if (insn_decode(insn, bytes, got, hw_insn_mode(hv)) == INSN_OK &&
+    if (insn_decode(insn, bytes, got, mode) == INSN_OK &&
         (insn->op == INSN_OP_INS || insn->op == INSN_OP_OUTS)) {
         hv->vcpu->exit.length = insn->length;
         return true;

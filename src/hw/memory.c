@@ -14,7 +14,8 @@ void hw_walk_mode(struct hw_vcpu *hv, struct walk_mode *mode)
     mode->cr4 = state->cr4;
     mode->efer = state->efer;
     mode->rflags = state->rflags;
-    memcpy(mode->pdpte, state->pdpte, sizeof(mode->pdpte));
+    if (!(state->efer & EFER_LMA))
+        memcpy(mode->pdpte, state->pdpte, sizeof(mode->pdpte));
     mode->pkru = state->cr4 & CR4_PKE ? hw_guest_pkru(hv) : 0;
     mode->physical_bits = hv->soft->policy.physical_bits;
     mode->no_1g = hv->soft->policy.no_1g;
@@ -161,46 +162,96 @@ bool hw_segment_address(struct hw_vcpu *hv, unsigned segment, uint64_t offset, u
     return good && last <= seg->limit;
 }
 
-/* Reads instruction bytes from one page; 0 when that cannot be. */
-static unsigned fetch_piece(struct hw_vcpu *hv, uint64_t linear, uint8_t *buf, unsigned bytes,
-                            struct virtx_event *event, enum hw_access_result *result)
+/* CS and the privilege level, the cheapest way. */
+static void code_segment(struct hw_vcpu *hv, struct hw_code *code)
 {
-    uint64_t gpa;
+    const struct virtx_segment *cs;
+
+    if (hv->ops->code && !((hv->valid | hv->dirty) & VIRTX_STATE_SEG)) {
+        hv->ops->code(hv, code);
+        return;
+    }
+    cs = &hw_state(hv, VIRTX_STATE_SEG)->seg[VIRTX_CS];
+    code->base = cs->base;
+    code->attributes = cs->attributes;
+    code->cpl = hw_cpl(hv);
+}
+
+/* Reads instruction bytes from one page; 0 when that cannot be. The processor has been there: the accessed flags
+ * are its business. */
+static unsigned fetch_piece(struct hw_vcpu *hv, const struct hw_code *code, uint64_t linear,
+                            uint8_t *buf, unsigned bytes, struct virtx_event *event,
+                            enum hw_access_result *result)
+{
+    struct walk_result walk;
+    struct walk_mode mode;
     const void *from;
 
-    *result = hw_translate(hv, linear, VIRTX_EXECUTE, 0, &gpa, event);
-    if (*result != HW_ACCESS_OK)
+    hw_walk_mode(hv, &mode);
+    switch (walk_guest(hv->vcpu->vm, &mode, linear, VIRTX_EXECUTE, code->cpl == 3 ? WALK_USER : 0,
+                       &walk)) {
+    case VIRTX_OK:
+        break;
+    case VIRTX_E_FAULT:
+        *result = HW_ACCESS_FAULT;
+        *event = (struct virtx_event){.type = VIRTX_EVENT_EXCEPTION,
+                                      .vector = VECTOR_PF,
+                                      .has_error = true,
+                                      .error = walk.error,
+                                      .address = linear};
         return 0;
-    from = virtx_gpa_pointer(hv->vcpu->vm, gpa, bytes, VIRTX_READ);
+    default:
+        *result = HW_ACCESS_NONE;
+        return 0;
+    }
+    from = virtx_gpa_pointer(hv->vcpu->vm, walk.gpa, bytes, VIRTX_READ);
     if (!from) {
         *result = HW_ACCESS_MMIO;
         return 0;
     }
-    memcpy(buf, from, bytes);
+    *result = HW_ACCESS_OK;
+    if (likely(bytes == 15)) { /* two overlapping halves */
+        uint64_t half;
+
+        memcpy(&half, from, sizeof(half));
+        memcpy(buf, &half, sizeof(half));
+        memcpy(&half, (const uint8_t *)from + 7, sizeof(half));
+        memcpy(buf + 7, &half, sizeof(half));
+    } else {
+        memcpy(buf, from, bytes);
+    }
     return bytes;
 }
 
-unsigned hw_fetch_event(struct hw_vcpu *hv, uint8_t *buf, struct virtx_event *event,
-                        enum hw_access_result *result)
+unsigned hw_fetch_event(struct hw_vcpu *hv, uint8_t *buf, enum insn_mode *mode,
+                        struct virtx_event *event, enum hw_access_result *result)
 {
-    const struct virtx_state *state =
-        hw_state(hv, VIRTX_STATE_RIP | VIRTX_STATE_SEG | VIRTX_STATE_CR | VIRTX_STATE_RFLAGS);
-    const struct virtx_segment *cs = &state->seg[VIRTX_CS];
-    bool wide = (state->efer & EFER_LMA) && (cs->attributes & VIRTX_SEG_L);
-    uint64_t linear = wide ? state->rip : (uint32_t)(cs->base + (uint32_t)state->rip);
-    unsigned first = (unsigned)min_u64(15, to_page_end(linear)), got;
+    const struct virtx_state *state = hw_state(hv, VIRTX_STATE_RIP | VIRTX_STATE_CR);
+    struct hw_code code;
+    uint64_t linear;
+    unsigned first, got;
+    bool wide;
 
-    got = fetch_piece(hv, linear, buf, first, event, result);
-    if (got < first || got == 15)
+    code_segment(hv, &code);
+    wide = (state->efer & EFER_LMA) && (code.attributes & VIRTX_SEG_L);
+    linear = wide ? state->rip : (uint32_t)(code.base + (uint32_t)state->rip);
+    if (wide)
+        *mode = hv->soft->policy.amd ? INSN_64_AMD : INSN_64;
+    else
+        *mode = code.attributes & VIRTX_SEG_DB ? INSN_32 : INSN_16;
+    first = (unsigned)min_u64(15, to_page_end(linear));
+    got = fetch_piece(hv, &code, linear, buf, first, event, result);
+    if (likely(got == 15) || got < first)
         return got;
     linear = wide ? linear + first : (uint32_t)(linear + first);
-    return got + fetch_piece(hv, linear, buf + got, 15 - got, event, result);
+    return got + fetch_piece(hv, &code, linear, buf + got, 15 - got, event, result);
 }
 
 unsigned hw_fetch(struct hw_vcpu *hv, uint8_t *buf)
 {
     struct virtx_event event;
     enum hw_access_result result;
+    enum insn_mode mode;
 
-    return hw_fetch_event(hv, buf, &event, &result);
+    return hw_fetch_event(hv, buf, &mode, &event, &result);
 }

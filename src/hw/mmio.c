@@ -144,6 +144,7 @@ bool hw_mmio(struct hw_vcpu *hv, enum virtx_status *status)
     struct virtx_event event;
     enum hw_access_result result;
     const struct insn *insn;
+    enum insn_mode mode;
     uint8_t bytes[16];
     uint64_t value = 0;
     unsigned got;
@@ -152,8 +153,8 @@ bool hw_mmio(struct hw_vcpu *hv, enum virtx_status *status)
         return hw_emulation_exit(hv, NULL, 0);
     if (hv->fault.table_walk)
         return hw_memory_exit(hv);
-    got = hw_fetch_event(hv, bytes, &event, &result);
-    insn = decoded(em, bytes, got, hw_insn_mode(hv), hv->state.rip);
+    got = hw_fetch_event(hv, bytes, &mode, &event, &result);
+    insn = decoded(em, bytes, got, mode, hv->state.rip);
     if (!insn) {
         if (result == HW_ACCESS_FAULT) {
             hw_raise(hv, &event);

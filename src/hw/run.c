@@ -107,13 +107,23 @@ static void leave_tier(struct hw_vcpu *hv, uint32_t tier)
     hv->ops->to_host(hv, tier);
 }
 
+/* What an exit needs beyond its service. */
+static __attribute__((noinline)) void after_exit(struct hw_vcpu *hv)
+{
+    if (hv->switch_exit)
+        leave_tier(hv, hv->vcpu->virtx->profile.at_exit);
+    if (hv->injected | hv->has_reinject)
+        hw_events_delivered(hv);
+}
+
+/* The exits that come by the million are served right here; hw_exit() knows them all. */
 static enum virtx_status loop(struct hw_vcpu *hv)
 {
     struct virtx_vcpu *vcpu = hv->vcpu;
     const struct virtx_hw *ops = hv->ops;
-    enum virtx_status status = VIRTX_OK;
 
     for (;;) {
+        enum virtx_status status;
         uint32_t reason;
 
         if (unlikely(atomic_load_explicit(&vcpu->requests, memory_order_relaxed) | hv->work)) {
@@ -126,21 +136,26 @@ static enum virtx_status loop(struct hw_vcpu *hv)
             refused(hv);
             return status;
         }
-        if (unlikely(hv->switch_exit))
-            leave_tier(hv, vcpu->virtx->profile.at_exit);
-        if (unlikely(hv->injected | hv->has_reinject))
-            hw_events_delivered(hv);
+        if (unlikely(hv->after_exit))
+            after_exit(hv);
         reason = vcpu->exit.reason;
-        if (likely(reason < ARRAY_SIZE(vcpu->stats.exits)))
-            vcpu->stats.exits[reason]++;
         if (reason == VIRTX_EXIT_CPUID && likely(hv->serve_cpuid)) {
-            hw_cpuid_store(hv, hw_cpuid_answer(hv, (uint32_t)hv->state.gpr[VIRTX_RAX],
-                                               (uint32_t)hv->state.gpr[VIRTX_RCX]));
+            vcpu->stats.exits[VIRTX_EXIT_CPUID]++;
+            hw_cpuid_serve(hv);
             ops->advance(hv);
             continue;
         }
-        if (!hw_exit(hv, &status))
-            return status;
+        if (likely(reason < ARRAY_SIZE(vcpu->stats.exits)))
+            vcpu->stats.exits[reason]++;
+        if (reason == VIRTX_EXIT_IO && !vcpu->exit.io.string) {
+            hw_io_record(hv);
+            if (!hv->rules_port) {
+                vcpu->exit.pending = true;
+                return VIRTX_OK;
+            }
+        }
+        if (!hw_exit(hv, &hv->soft->status))
+            return hv->soft->status;
     }
 }
 
@@ -151,6 +166,7 @@ enum virtx_status hw_run(struct virtx_vcpu *vcpu)
     enum virtx_status status;
 
     hv->host_if = (flags & RFLAGS_IF) != 0;
+    hv->soft->status = VIRTX_OK;
     status = loop(hv);
     vcpu->stats.returns++;
     leave_tier(hv, vcpu->virtx->profile.at_exit | vcpu->virtx->profile.at_return);

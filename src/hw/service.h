@@ -20,7 +20,7 @@ struct hw_cpuid_line {
     uint32_t leaf, subleaf;
     uint32_t subleaf_mask; /* 0: the answer does not depend on ECX */
     uint32_t eax, ebx, ecx, edx;
-    uint32_t valid;
+    uint32_t unused;
 };
 
 #define HW_MTRR_VARIABLE 8u
@@ -63,6 +63,7 @@ struct hw_string {
 };
 
 struct hw_soft {
+    enum virtx_status status; /* what run answers */
     struct hw_cpuid_line cpuid[HW_CPUID_LINES];
     struct hw_policy policy;
     uint64_t mtrr_variable[2 * HW_MTRR_VARIABLE];
@@ -139,17 +140,20 @@ static inline struct hw_cpuid_line *hw_cpuid_answer(struct hw_vcpu *hv, uint32_t
 {
     struct hw_cpuid_line *line = &hv->soft->cpuid[(leaf ^ leaf >> 27) % HW_CPUID_LINES];
 
-    if (unlikely(line->leaf != leaf || (line->subleaf != (subleaf & line->subleaf_mask)) ||
-                 !line->valid))
+    if (unlikely(line->leaf != leaf || line->subleaf != (subleaf & line->subleaf_mask)))
         hw_cpuid_fill(hv, line, leaf, subleaf);
     return line;
 }
-static inline void hw_cpuid_store(struct hw_vcpu *hv, const struct hw_cpuid_line *line)
+static inline void hw_cpuid_serve(struct hw_vcpu *hv)
 {
-    hv->state.gpr[VIRTX_RAX] = line->eax;
-    hv->state.gpr[VIRTX_RBX] = line->ebx;
-    hv->state.gpr[VIRTX_RCX] = line->ecx;
-    hv->state.gpr[VIRTX_RDX] = line->edx;
+    uint64_t *gpr = hv->state.gpr;
+    const struct hw_cpuid_line *line =
+        hw_cpuid_answer(hv, (uint32_t)gpr[VIRTX_RAX], (uint32_t)gpr[VIRTX_RCX]);
+
+    gpr[VIRTX_RAX] = line->eax;
+    gpr[VIRTX_RBX] = line->ebx;
+    gpr[VIRTX_RCX] = line->ecx;
+    gpr[VIRTX_RDX] = line->edx;
 }
 
 /* msr.c */
@@ -174,6 +178,20 @@ void hw_control_changed(struct hw_vcpu *hv, uint64_t cr0, uint64_t cr3, uint64_t
 void hw_owe(struct hw_vcpu *hv, uint32_t debts);
 
 /* io.c */
+static inline uint64_t hw_size_mask(unsigned bytes)
+{
+    return UINT64_MAX >> (64 - 8 * bytes); /* 1 to 8 */
+}
+/* Fills in what is the same on all processors, for one unit. */
+static inline void hw_io_record(struct hw_vcpu *hv)
+{
+    struct virtx_exit_io *io = &hv->vcpu->exit.io;
+    uint64_t mask = hw_size_mask(io->size);
+
+    io->count = 1;
+    io->data = &io->value;
+    io->value = io->access == VIRTX_WRITE ? hv->state.gpr[VIRTX_RAX] & mask : mask;
+}
 bool hw_io(struct hw_vcpu *hv, enum virtx_status *status);
 void hw_io_complete(struct hw_vcpu *hv);
 /* instruction.c: what an intercepted instruction does when nobody has another idea. */
@@ -208,9 +226,9 @@ void hw_walk_mode(struct hw_vcpu *hv, struct walk_mode *mode);
 /* `flags`: WALK_IMPLICIT or 0; the privilege is the guest's own. */
 enum hw_access_result hw_translate(struct hw_vcpu *hv, uint64_t linear, uint32_t access,
                                    uint32_t flags, uint64_t *gpa, struct virtx_event *event);
-/* As hw_fetch(), and why it got no more. */
-unsigned hw_fetch_event(struct hw_vcpu *hv, uint8_t *buf, struct virtx_event *event,
-                        enum hw_access_result *result);
+/* As hw_fetch(), in which mode the bytes are to be read, and why there are no more. */
+unsigned hw_fetch_event(struct hw_vcpu *hv, uint8_t *buf, enum insn_mode *mode,
+                        struct virtx_event *event, enum hw_access_result *result);
 enum hw_access_result hw_linear_read(struct hw_vcpu *hv, uint64_t linear, void *buffer,
                                      size_t bytes, struct virtx_event *event);
 enum hw_access_result hw_linear_probe_write(struct hw_vcpu *hv, uint64_t linear, size_t bytes,

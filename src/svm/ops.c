@@ -20,6 +20,7 @@ const struct virtx_hw svm_hw = {
     .put = svm_put,
     .enter = svm_enter,
     .read = svm_read,
+    .code = svm_code,
     .advance = svm_advance,
     .inject = svm_inject,
     .can_interrupt = svm_can_interrupt,

@@ -170,6 +170,15 @@ void svm_read(struct hw_vcpu *hv, uint32_t groups)
     hv->valid |= groups;
 }
 
+void svm_code(struct hw_vcpu *hv, struct hw_code *code)
+{
+    const struct vmcb_save *save = &svm_of(hv)->vmcb.save;
+
+    code->base = save->cs.base;
+    code->attributes = svm_attributes_from_vmcb(save->cs.attributes);
+    code->cpl = save->cpl & 3;
+}
+
 static void write_segments(struct svm_vcpu *sv)
 {
     const struct virtx_segment *seg = sv->hw.state.seg;

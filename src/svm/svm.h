@@ -177,6 +177,7 @@ void svm_decode_wbinvd(struct svm_vcpu *sv, struct virtx_exit *exit);
 uint16_t svm_attributes_to_vmcb(uint32_t attributes);
 uint32_t svm_attributes_from_vmcb(uint16_t attributes);
 void svm_read(struct hw_vcpu *hv, uint32_t groups);
+void svm_code(struct hw_vcpu *hv, struct hw_code *code);
 void svm_write(struct svm_vcpu *sv);
 void svm_extra_save(struct svm_vcpu *sv);
 

@@ -20,6 +20,7 @@ const struct virtx_hw vmx_hw = {
     .put = vmx_put,
     .enter = vmx_enter,
     .read = vmx_read,
+    .code = vmx_code,
     .advance = vmx_advance,
     .inject = vmx_inject,
     .can_interrupt = vmx_can_interrupt,

@@ -119,6 +119,19 @@ void vmx_read(struct hw_vcpu *hv, uint32_t groups)
     hv->vcpu->stats.control_reads += reads;
 }
 
+void vmx_code(struct hw_vcpu *hv, struct hw_code *code)
+{
+    unsigned reads = 2;
+
+    code->attributes = (uint32_t)vmx_vmread(VMCS_GUEST_CS_ATTRIBUTES);
+    code->cpl = (uint32_t)vmx_vmread(VMCS_GUEST_SS_ATTRIBUTES) >> VIRTX_SEG_DPL_SHIFT & 3;
+    if (!(code->attributes & VIRTX_SEG_L)) {
+        code->base = vmx_vmread(vmcs_seg_base(VIRTX_CS));
+        reads++;
+    }
+    hv->vcpu->stats.control_reads += reads;
+}
+
 /* G says in which unit the limit was given; the cache keeps bytes, and entries want the two to agree. */
 static uint32_t fix_granularity(uint32_t attributes, uint32_t limit)
 {
