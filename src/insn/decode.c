@@ -1,75 +1,19 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * The instruction decoder: prefixes, opcode, addressing and operands, driven by the opcode tables.
+ * The general decoder: prefixes, opcode, addressing and operands, driven by the opcode tables.
  */
-#include "insn/tables.h"
+#include "insn/decode.h"
 
-/*
- * Bytes are read from a copy that is padded with zeros, so that no step has to ask whether there
- * are enough; that is asked once, at the end, and nothing decided on padding is ever returned. The
- * longest run is 14 prefixes, 3 opcode bytes, ModRM, SIB, 4 bytes of displacement, 8 of immediate.
- */
-enum { PADDED = 32 };
-
-/* A table entry in one register: op, forms and attr from bit 0. */
-typedef uint64_t entry_word;
-
-static inline entry_word pack(const struct insn_entry *entry)
-{
-    entry_word word;
-
-    __builtin_memcpy(&word, entry, sizeof(word));
-    return word;
-}
-
-static inline uint32_t attr_of(entry_word entry)
-{
-    return (uint32_t)(entry >> 32);
-}
-
-/* Where reading has got to, and whether the encoding is valid so far; travels in registers. */
-struct step {
-    const uint8_t *at;
-    uint64_t valid;
+const uint16_t insn_default_sizes[12] = {
+    0x0202, 0x0204, 0x0402, 0x0404, /* INSN_16 */
+    0x0404, 0x0402, 0x0204, 0x0202, /* INSN_32 */
+    0x0804, 0x0802, 0x0404, 0x0402, /* INSN_64 */
 };
 
-/* Little-endian, zero-extended; bytes is 1, 2, 4 or 8. */
-static inline uint64_t load(const uint8_t *at, unsigned bytes)
-{
-    uint16_t word;
-    uint32_t dword;
-    uint64_t qword;
-
-    switch (bytes) {
-    case 1:
-        return *at;
-    case 2:
-        __builtin_memcpy(&word, at, 2);
-        return word;
-    case 4:
-        __builtin_memcpy(&dword, at, 4);
-        return dword;
-    default:
-        __builtin_memcpy(&qword, at, 8);
-        return qword;
-    }
-}
-
-static inline uint64_t load_signed(const uint8_t *at, unsigned bytes)
-{
-    uint64_t value = load(at, bytes);
-
-    switch (bytes) {
-    case 1:
-        return (uint64_t)(int64_t)(int8_t)value;
-    case 2:
-        return (uint64_t)(int64_t)(int16_t)value;
-    case 4:
-        return (uint64_t)(int64_t)(int32_t)value;
-    default:
-        return value;
-    }
-}
+const uint8_t insn_form_sizes[2][8][4] = {
+    {{0}, {1, 1, 1}, {2, 2, 2}, {4, 4, 4}, {2, 4, 8}, {2, 4, 4}, {4, 4, 8}, {4, 4, 4}},
+    {{0}, {1, 1, 1}, {2, 2, 2}, {4, 4, 4}, {2, 4, 8}, {2, 4, 4}, {4, 4, 8}, {8, 8, 8}},
+};
 
 static void legacy_prefix(struct insn *insn, uint8_t byte)
 {
@@ -132,20 +76,6 @@ static inline unsigned mandatory_prefix(const struct insn *insn)
     return insn->prefixes & INSN_PREFIX_OPSIZE ? MANDATORY_66 : MANDATORY_NONE;
 }
 
-/* Sizes by mode, operand-size and address-size prefix: operand in bits 7:0, address in 15:8. */
-static const uint16_t default_sizes[12] = {
-    0x0202, 0x0204, 0x0402, 0x0404, /* INSN_16 */
-    0x0404, 0x0402, 0x0204, 0x0202, /* INSN_32 */
-    0x0804, 0x0802, 0x0404, 0x0402, /* INSN_64 */
-};
-
-static inline void set_sizes(struct insn *insn, unsigned mode, unsigned prefixes)
-{
-    _Static_assert(offsetof(struct insn, address_size) == offsetof(struct insn, operand_size) + 1,
-                   "both sizes are stored at once");
-    __builtin_memcpy(&insn->operand_size, &default_sizes[mode * 4 + ((prefixes >> 3) & 3)], 2);
-}
-
 /* Operand size in 64-bit mode where it is not the default. */
 static uint8_t operand_size_64(const struct insn *insn, uint32_t attr, bool amd)
 {
@@ -156,89 +86,6 @@ static uint8_t operand_size_64(const struct insn *insn, uint32_t attr, bool amd)
     if (insn->rex & 8)
         return 8;
     return other ? 2 : 8;
-}
-
-/* Intel SDM, "16-Bit Addressing Forms with the ModR/M Byte". */
-static const uint8_t *address_16(struct insn *insn, const uint8_t *at)
-{
-    enum { BX = 3, BP = 5, SI = 6, DI = 7, NO = INSN_NO_REGISTER };
-    static const uint8_t bases[8] = {BX, BX, BP, BP, SI, DI, BP, BX};
-    static const uint8_t indices[8] = {SI, DI, SI, DI, NO, NO, NO, NO};
-    unsigned mod = insn->modrm >> 6, rm = insn->modrm & 7;
-
-    insn->mem.base = bases[rm];
-    insn->mem.index = indices[rm];
-    if (mod == 0 && rm == 6) {
-        insn->mem.base = INSN_NO_REGISTER;
-        mod = 2;
-    }
-    if (mod != 0)
-        insn->disp = (int64_t)load_signed(at, mod);
-    return at + mod;
-}
-
-/* "32-Bit Addressing Forms with the ModR/M Byte", and with SIB; REX and RIP in 64-bit mode. */
-static inline const uint8_t *address_32(struct insn *insn, unsigned modrm, unsigned rex,
-                                        const uint8_t *at)
-{
-    unsigned mod = modrm >> 6, rm = modrm & 7;
-    unsigned base = rm | (rex & 1u) << 3, index = INSN_NO_REGISTER, scale = 0;
-
-    if (rm == 4) {
-        unsigned sib = *at++;
-
-        insn->sib = (uint8_t)sib;
-        rm = sib & 7;
-        base = rm | (rex & 1u) << 3;
-        index = ((sib >> 3) & 7u) | (rex & 2u) << 2;
-        scale = sib >> 6;
-        if (index == 4) {
-            index = INSN_NO_REGISTER;
-            scale = 0;
-        }
-        if (mod == 0 && rm == 5) {
-            base = INSN_NO_REGISTER;
-            mod = 2;
-        }
-    } else if (mod == 0 && rm == 5) {
-        base = insn->mode == INSN_64 ? INSN_BASE_RIP : INSN_NO_REGISTER;
-        mod = 2;
-    }
-    insn->mem.base = (uint8_t)base;
-    insn->mem.index = (uint8_t)index;
-    insn->mem.scale = (uint8_t)scale;
-    if (mod == 1) {
-        insn->disp = (int8_t)*at++;
-    } else if (mod == 2) {
-        insn->disp = (int64_t)load_signed(at, 4);
-        at += 4;
-    }
-    return at;
-}
-
-static inline const uint8_t *read_address(struct insn *insn, unsigned modrm, unsigned rex,
-                                          const uint8_t *at)
-{
-    at = insn->address_size == 2 ? address_16(insn, at) : address_32(insn, modrm, rex, at);
-    /* rSP and rBP as a base mean the stack segment, unless overridden. */
-    if (!(insn->prefixes & INSN_PREFIX_SEGMENT))
-        insn->mem.segment = (insn->mem.base & ~1u) == 4 ? INSN_SS : INSN_DS;
-    return at;
-}
-
-/* Sizes of operand forms, by mode (64-bit or not), enum form_size and log2 of words. */
-static const uint8_t form_sizes[2][8][4] = {
-    {{0}, {1, 1, 1}, {2, 2, 2}, {4, 4, 4}, {2, 4, 8}, {2, 4, 4}, {4, 4, 8}, {4, 4, 4}},
-    {{0}, {1, 1, 1}, {2, 2, 2}, {4, 4, 4}, {2, 4, 8}, {2, 4, 4}, {4, 4, 8}, {8, 8, 8}},
-};
-
-/* An operand as the bytes of struct insn_operand. */
-static inline uint32_t register_operand(unsigned reg, unsigned size, unsigned rex)
-{
-    /* Without REX, byte registers 4 to 7 are AH, CH, DH, BH. */
-    if (size == 1 && !rex && reg >= 4)
-        return INSN_REG_HIGH | (reg & 3) << 8 | 1 << 16;
-    return INSN_REG | reg << 8 | size << 16;
 }
 
 static void set_register(const struct insn *insn, struct insn_operand *operand, unsigned reg)
@@ -429,71 +276,6 @@ static inline struct step decode_operand(struct insn *insn, struct insn_operand 
     return step;
 }
 
-/* Is this byte, C4, C5, 62 or 8F, a VEX, EVEX or XOP prefix here? */
-static bool is_vex(const struct insn *insn, const uint8_t *at)
-{
-    if (*at == 0x8f) /* POP has ModRM.reg 0; XOP's map is 8 or more */
-        return (at[1] & 0x1f) >= 8;
-    return insn->mode == INSN_64 || at[1] >= 0xc0;
-}
-
-/* The prefix itself: encoding, map and REX bits; false if it is not a valid one. */
-static bool vex_prefix(struct insn *insn, const uint8_t *at)
-{
-    uint8_t byte = at[0], payload = at[1], second = at[2];
-    bool valid = true;
-
-    insn->encoding = byte == 0x8f ? INSN_XOP : byte == 0x62 ? INSN_EVEX : INSN_VEX;
-    if (byte == 0xc5) {
-        insn->map = INSN_MAP_0F;
-        insn->rex = 0x40 | (~payload >> 5 & 4);
-        return true;
-    }
-    insn->map = payload & (byte == 0x62 ? 7 : 31);
-    insn->rex = (uint8_t)(0x40 | (~payload >> 5 & 7) | (second >> 4 & 8));
-    if (insn->encoding == INSN_XOP)
-        return insn->map >= 8 && insn->map <= 10;
-    if (insn->encoding == INSN_EVEX)
-        valid = !(payload & 8) && (second & 4);
-    return valid && insn->map != 0 &&
-           (insn->map <= 3 || (insn->encoding == INSN_EVEX && insn->map >= 5 && insn->map <= 6));
-}
-
-static unsigned vex_immediate(const struct insn *insn)
-{
-    if (insn->encoding == INSN_XOP)
-        return insn->map == 8 ? 1 : insn->map == 10 ? 4 : 0;
-    if (insn->map == INSN_MAP_0F)
-        return (insn->opcode & 0xfc) == 0x70 || (insn->opcode >= 0xc2 && insn->opcode <= 0xc6);
-    return insn->map == INSN_MAP_0F3A;
-}
-
-/*
- * VEX, EVEX and XOP instructions are not modelled: find their length. One of the legacy prefixes
- * 66, F2, F3, LOCK or REX before them is #UD. Intel SDM, "Instruction Encoding: VEX Prefix, EVEX
- * Prefix"; AMD APM, "VEX/XOP Prefix".
- */
-static __attribute__((noinline)) struct step decode_vex(struct insn *insn, const uint8_t *at)
-{
-    unsigned rejected = INSN_PREFIX_LOCK | INSN_PREFIX_REP | INSN_PREFIX_REPNE | INSN_PREFIX_OPSIZE;
-    bool valid = !insn->rex && !(insn->prefixes & rejected);
-
-    valid &= vex_prefix(insn, at);
-    at += *at == 0xc5 ? 2 : *at == 0x62 ? 4 : 3;
-    if (insn->mode != INSN_64)
-        insn->rex = 0;
-    insn->opcode = *at++;
-    insn->operand_size = insn->rex & 8 ? 8 : 4;
-    if (insn->encoding == INSN_VEX && insn->map == INSN_MAP_0F && insn->opcode == 0x77)
-        return (struct step){at, valid}; /* VZEROUPPER, VZEROALL */
-    insn->has_modrm = 1;
-    insn->modrm = *at++;
-    if (insn->modrm < 0xc0)
-        at = read_address(insn, insn->modrm, insn->rex, at);
-    insn->imm = *at;
-    return (struct step){at + vex_immediate(insn), valid};
-}
-
 /* An opcode behind 0F 0F, 0F 38 or 0F 3A; returns where reading continues. */
 static __attribute__((noinline)) const uint8_t *far_map(struct insn *insn, const uint8_t *at)
 {
@@ -557,7 +339,7 @@ static __attribute__((noinline)) struct step decode_vector(struct insn *insn, en
 
 static inline struct step decode_operands(struct insn *insn, entry_word entry, const uint8_t *at)
 {
-    const uint8_t *sizes = &form_sizes[insn->mode == INSN_64][0][insn->operand_size >> 2];
+    const uint8_t *sizes = &insn_form_sizes[insn->mode == INSN_64][0][insn->operand_size >> 2];
     uint32_t attr = attr_of(entry);
     struct step step = {at, 1};
     uint64_t valid = 1;
@@ -640,36 +422,15 @@ static inline struct step decode_padded(struct insn *insn, unsigned mode, bool a
             entry = pack(&insn_map_0f[*at]);
             if (attr_of(entry) & ATTR_ESCAPE)
                 at = far_map(insn, at + 1) - 1;
-        } else if (is_vex(insn, at)) {
-            return decode_vex(insn, at);
+        } else if (insn_is_vex(insn, at)) {
+            return insn_decode_vex(insn, at);
         }
     }
     return decode_entry(insn, entry, amd, at + 1);
 }
 
-/* struct insn from length to address_size, for one store where all is known. */
-#define HEAD(length, op, map, opcode)                                                              \
-    ((uint64_t)(length) | (uint64_t)(op) << 8 | (uint64_t)(map) << 16 | (uint64_t)(opcode) << 24)
-
-_Static_assert(sizeof(struct insn) == 48 && offsetof(struct insn, length) == 16 &&
-                   offsetof(struct insn, opcode) == 19 && offsetof(struct insn, mode) == 24,
-               "clear stores struct insn in six pieces");
-
-/* Not memset or an initializer: GCC would make them REP STOS, slower than six stores. */
-static inline void clear(struct insn *insn, uint64_t head, unsigned mode)
-{
-    uint64_t words[6] = {0, 0, head, mode, 0, 0};
-
-    __builtin_memcpy((uint8_t *)insn, &words[0], 8);
-    __builtin_memcpy((uint8_t *)insn + 8, &words[1], 8);
-    __builtin_memcpy((uint8_t *)insn + 16, &words[2], 8);
-    __builtin_memcpy((uint8_t *)insn + 24, &words[3], 8);
-    __builtin_memcpy((uint8_t *)insn + 32, &words[4], 8);
-    __builtin_memcpy((uint8_t *)insn + 40, &words[5], 8);
-}
-
-static __attribute__((noinline)) enum insn_result
-decode_general(struct insn *insn, const uint8_t *bytes, size_t available, enum insn_mode mode)
+enum insn_result insn_decode_general(struct insn *insn, const uint8_t *bytes, size_t available,
+                                     enum insn_mode mode)
 {
     unsigned plain = mode == INSN_64_AMD ? INSN_64 : mode;
     uint8_t padded[PADDED];
@@ -697,29 +458,4 @@ decode_general(struct insn *insn, const uint8_t *bytes, size_t available, enum i
     if (!step.valid)
         return INSN_INVALID;
     return insn->op == INSN_OP_UNKNOWN ? INSN_UNKNOWN : INSN_OK;
-}
-
-/* What exits most often, CPUID, RDMSR, HLT and the like, is an opcode and nothing else. */
-enum insn_result insn_decode(struct insn *insn, const uint8_t *bytes, size_t available,
-                             enum insn_mode mode)
-{
-    unsigned plain = mode == INSN_64_AMD ? INSN_64 : mode;
-    entry_word entry;
-    uint64_t head;
-
-    if (available < 2)
-        return decode_general(insn, bytes, available, mode);
-    if (bytes[0] == 0x0f) {
-        entry = pack(&insn_map_0f[bytes[1]]);
-        head = HEAD(2, 0, 1, bytes[1]);
-    } else {
-        entry = pack(&insn_map_one[bytes[0]]);
-        head = HEAD(1, 0, 0, bytes[0]);
-    }
-    /* Neither attributes nor operand forms, and modelled. */
-    if (entry - 1 > 0xfe)
-        return decode_general(insn, bytes, available, mode);
-    clear(insn, head | entry << 8, plain);
-    set_sizes(insn, plain, 0);
-    return INSN_OK;
 }

@@ -72,15 +72,39 @@
 #define L_  (RW_ | ATTR_LOCK)
 #define M_  ATTR_MODRM
 
-#define OP(op, f0, f1, f2, attr) {INSN_OP_##op, {f0, f1, f2}, attr}
-#define OP0(op, attr)            {INSN_OP_##op, {0, 0, 0}, attr}
-#define GRP(group, f0, f1, attr) {group, {f0, f1, 0}, (attr) | ATTR_MODRM | ATTR_GROUP}
-#define SPEC(attr)               {0, {0, 0, 0}, (attr) | ATTR_SPECIAL}
-#define BAD                      {0, {0, 0, 0}, ATTR_INVALID}
+#define OP(op, f0, f1, f2, attr)                                                                   \
+    {                                                                                              \
+        INSN_OP_##op, {f0, f1, f2}, attr                                                           \
+    }
+#define OP0(op, attr)                                                                              \
+    {                                                                                              \
+        INSN_OP_##op, {0, 0, 0}, attr                                                              \
+    }
+#define GRP(group, f0, f1, attr)                                                                   \
+    {                                                                                              \
+        group, {f0, f1, 0}, (attr) | ATTR_MODRM | ATTR_GROUP                                       \
+    }
+#define SPEC(attr)                                                                                 \
+    {                                                                                              \
+        0, {0, 0, 0}, (attr) | ATTR_SPECIAL                                                        \
+    }
+#define BAD                                                                                        \
+    {                                                                                              \
+        0, {0, 0, 0}, ATTR_INVALID                                                                 \
+    }
 /* Vector opcodes with ModRM and i immediate bytes, valid as the mask says. */
-#define V(mask)        {0, {0, mask, 0}, ATTR_VECTOR | ATTR_MODRM}
-#define VI(mask, imms) {0, {imms, mask, 0}, ATTR_VECTOR | ATTR_MODRM}
+#define V(mask)                                                                                    \
+    {                                                                                              \
+        0, {0, mask, 0}, ATTR_VECTOR | ATTR_MODRM                                                  \
+    }
+#define VI(mask, imms)                                                                             \
+    {                                                                                              \
+        0, {imms, mask, 0}, ATTR_VECTOR | ATTR_MODRM                                               \
+    }
 /* Opcodes without ModRM that are not modelled. */
-#define OTHER {0, {0, 0, 0}, 0}
+#define OTHER                                                                                      \
+    {                                                                                              \
+        0, {0, 0, 0}, 0                                                                            \
+    }
 
 #endif

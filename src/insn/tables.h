@@ -109,6 +109,16 @@ extern const uint8_t insn_valid_0f38[256];
 extern const uint8_t insn_valid_0f3a[256];
 extern const uint64_t insn_valid_3dnow[4]; /* a bit for each trailing opcode byte */
 
+/* 0F 01 with a register form: what it is without a mandatory prefix, and the prefixes (a bit for
+   each enum mandatory_prefix) with which anything exists there. */
+struct register_form {
+    uint8_t op;
+    uint8_t valid;
+    uint8_t only64; /* exists in 64-bit mode only with these prefixes */
+};
+
+extern const struct register_form insn_group7_register[64];
+
 /*
  * The entry of an opcode that prefixes, ModRM or the mode complete. Opcode, prefixes, rex, mode and
  * modrm of insn are known.

@@ -125,18 +125,10 @@ const uint8_t insn_valid_0f3a[256] = {
 /* AMD APM, "3DNow! Opcodes". */
 const uint64_t insn_valid_3dnow[4] = {0x0000000030003000, 0x0000000000000000, 0x88d144d144d14400, 0x0000000000000000};
 
-/* 0F 01 with a register form: what it is without a mandatory prefix, and the prefixes with which
-   anything exists there. */
-struct register_form {
-    uint8_t op;
-    uint8_t valid;
-    uint8_t only64; /* exists in 64-bit mode only with these prefixes */
-};
-
 #define F(op, valid)      {INSN_OP_##op, valid, 0}
 #define F64(valid, only64) {INSN_OP_UNKNOWN, valid, only64}
 
-static const struct register_form group7_register[64] = {
+const struct register_form insn_group7_register[64] = {
     [0x00] = F(UNKNOWN, 1), F(VMCALL, 1), F(VMLAUNCH, 1), F(VMRESUME, 1), F(VMXOFF, 1),
     F(UNKNOWN, 1),
     [0x08] = F(MONITOR, 1), F(MWAIT, 1), F(CLAC, 1), F(STAC, 1), F(UNKNOWN, 2), F64(2, 2),
@@ -180,7 +172,7 @@ static struct insn_entry plain(uint8_t op)
 static struct insn_entry group_7(const struct insn *insn, unsigned mandatory)
 {
     unsigned reg = (insn->modrm >> 3) & 7;
-    const struct register_form *form = &group7_register[insn->modrm & 63];
+    const struct register_form *form = &insn_group7_register[insn->modrm & 63];
     uint8_t op = form->op;
 
     if (insn->modrm < 0xc0 && reg == 5) /* RSTORSSP */

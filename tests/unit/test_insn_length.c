@@ -74,6 +74,16 @@ static void mismatch(const uint8_t *bytes, int mode, const char *what, unsigned 
     ck_abort_msg("mode %d, %s: %s (Zydis %u, ours %u)", mode, text, what, theirs, ours);
 }
 
+/* With fewer than 15 bytes at hand the fast decoder is not tried: both must find the same. */
+static void compare_general(const struct insn *fast, const uint8_t *bytes, int mode)
+{
+    struct insn general;
+
+    if (insn_decode(&general, bytes, 14, (enum insn_mode)mode) != INSN_OK ||
+        memcmp(&general, fast, sizeof(general)))
+        mismatch(bytes, mode, "fast and general decoder differ", general.length, fast->length);
+}
+
 static void compare(int mode, const uint8_t *bytes)
 {
     ZydisDecoderContext context;
@@ -90,6 +100,8 @@ static void compare(int mode, const uint8_t *bytes)
             mismatch(bytes, mode, "rejected", known.length, result);
         if (insn.length != known.length)
             mismatch(bytes, mode, "length differs", known.length, insn.length);
+        if (result == INSN_OK && insn.length < 15)
+            compare_general(&insn, bytes, mode);
         if (result == INSN_OK && insn.length < 15 &&
             insn_decode(&insn, bytes, insn.length - 1u, (enum insn_mode)mode) != INSN_MORE)
             mismatch(bytes, mode, "decoded without its last byte", known.length, insn.length);
