@@ -16,10 +16,11 @@ static void *backing(struct virtx_vm *vm, const struct slot_entry *entry, uint64
 {
     uint8_t *at = entry->memory + (gpa - entry->gpa);
 
-    return virtx_hpa(vm->virtx, (void *)((uintptr_t)at & ~(uintptr_t)(VIRTX_PAGE_SIZE - 1))) ==
-                   UINT64_MAX
-               ? NULL
-               : at;
+    const void *page = (const void *)((uintptr_t)at & ~(uintptr_t)(VIRTX_PAGE_SIZE - 1));
+
+    if (entry->flags & (VIRTX_MEMSLOT_PINNED | VIRTX_MEMSLOT_CONTIGUOUS))
+        return at;
+    return virtx_hpa(vm->virtx, page) == UINT64_MAX ? NULL : at;
 }
 
 void *virtx_gpa_pointer(struct virtx_vm *vm, uint64_t gpa, size_t bytes, uint32_t access)
