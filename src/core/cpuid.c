@@ -249,6 +249,10 @@ static void gather(struct policy *p, const struct virtx_vm *vm, struct cpuid_tab
             p->xcr0 &= ~XCR0_AVX512; /* they come together */
         if (!(p->seven.ecx & LEAF7_ECX_PKU))
             p->xcr0 &= ~XCR0_PKRU;
+        /* A component without a size cannot be saved: emulators have been seen to offer PKRU so. */
+        for (uint32_t i = 2; i < 64; i++)
+            if ((p->xcr0 >> i & 1) && !x86_cpuid(0xd, i).eax)
+                p->xcr0 &= ~(1ull << i);
     }
     add(p, 0, 0, p->max_basic, zero.ebx, zero.ecx, zero.edx);
 }
