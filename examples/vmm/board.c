@@ -10,7 +10,6 @@ enum {
     IRQ_TIMER = 0,
     IRQ_COM1 = 4,
     DEBUG_EXIT = 0xf4,
-    PCI_ADDRESS = 0xcf8,
     RESET_CONTROL = 0xcf9,
     SYSTEM_CONTROL_A = 0x92,
     KEYBOARD_COMMAND = 0x64,
@@ -133,8 +132,6 @@ static void write_port(struct board *board, uint16_t port, unsigned size, uint32
         acpi_pm_write(&board->pm, port, size, value);
         if (board->pm.off)
             end(board, BOARD_POWERED_OFF, 0);
-    } else if (size == 4 && port == PCI_ADDRESS) {
-        /* Only a byte access there reaches the reset register; there is no PCI bus. */
     } else {
         for (unsigned i = 0; i < size; i++)
             write_byte(board, (uint16_t)(port + i), (uint8_t)(value >> 8 * i), now);

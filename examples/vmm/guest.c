@@ -2,7 +2,6 @@
 /* What all loaders share: the map of guest memory. */
 #include "guest.h"
 
-
 size_t guest_strlen(const char *string)
 {
     size_t length = 0;
@@ -22,4 +21,11 @@ unsigned guest_map(const struct guest_ram *ram, struct guest_range ranges[GUEST_
     if (ram->high_bytes)
         ranges[count++] = (struct guest_range){GUEST_HIGH, ram->high_bytes, 1};
     return count;
+}
+
+bool guest_is_low_ram(const struct guest_ram *ram, uint64_t address, uint64_t bytes)
+{
+    if (address < 0x100000)
+        return address <= GUEST_LOW_END && bytes <= GUEST_LOW_END - address;
+    return address <= ram->low_bytes && bytes <= ram->low_bytes - address;
 }

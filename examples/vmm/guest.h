@@ -15,7 +15,7 @@
 
 struct guest_ram {
     uint8_t *low;       /* backs [0, low_bytes) */
-    uint64_t low_bytes;
+    uint64_t low_bytes; /* at least 2 MiB */
     uint64_t high_bytes; /* at GUEST_HIGH; backed by the embedder elsewhere */
 };
 
@@ -29,9 +29,11 @@ struct guest_file {
 struct guest_start {
     enum virtx_preset preset;
     uint64_t rip, rsp, rax, rbx, rsi, cr3;
+    uint64_t gdt; /* address; 0: none is loaded and the selectors are the preset's */
+    uint16_t gdt_limit, cs, ds; /* ds is ES, SS, FS and GS as well */
 };
 
-#define GUEST_MAX_FILES 8
+#define GUEST_MAX_FILES 32
 
 struct guest_image {
     struct guest_file kernel;
@@ -56,6 +58,9 @@ struct guest_range {
 };
 #define GUEST_RANGES 5
 unsigned guest_map(const struct guest_ram *ram, struct guest_range ranges[GUEST_RANGES]);
+
+/* Whether all of [address, address + bytes) is RAM below GUEST_LOW_MAX. */
+bool guest_is_low_ram(const struct guest_ram *ram, uint64_t address, uint64_t bytes);
 
 size_t guest_strlen(const char *string);
 

@@ -13,12 +13,16 @@ enum {
     COMMAND_LINE = 0x20000,
     COMMAND_LINE_MAX = 0x2000,
     PAGE_TABLES = 0x30000, /* PML4, PDPT, four page directories */
+    GDT = 0x38000,
+    BOOT_CS = 0x10, /* the protocol's selectors */
+    BOOT_DS = 0x18,
     STACK_TOP = 0x90000,
 };
 
 /* Offsets in the setup header, which stands at the same place in file and boot_params. */
 enum {
     SETUP_SECTS = 0x1f1,
+    SYSSIZE = 0x1f4,
     BOOT_FLAG = 0x1fe,
     HEADER_JUMP = 0x200,
     HEADER_MAGIC = 0x202,
@@ -37,9 +41,12 @@ enum {
 
     PARAMS_RSDP = 0x070,
     PARAMS_E820_ENTRIES = 0x1e8,
+    PARAMS_HEADER_END = 0x290,
     PARAMS_E820 = 0x2d0,
 
     XLF_KERNEL_64 = 1,
+
+    ENTRY_64 = 0x200, /* behind the start of the kernel proper */
 };
 
 bool linux_is(const struct guest_file *kernel)
@@ -59,6 +66,13 @@ static void build_page_tables(uint8_t *low)
         put64(low + PAGE_TABLES + 0x1000 + 8 * i, (PAGE_TABLES + 0x2000 + i * 0x1000u) | P_RW);
     for (uint64_t i = 0; i < 2048; i++)
         put64(low + PAGE_TABLES + 0x2000 + 8 * i, i << 21 | LARGE | P_RW);
+}
+
+static void build_gdt(uint8_t *low)
+{
+    memset(low + GDT, 0, BOOT_DS + 8);
+    put64(low + GDT + BOOT_CS, 0x00af9b000000ffff);
+    put64(low + GDT + BOOT_DS, 0x00cf93000000ffff);
 }
 
 /* All modules behind each other at the top of low memory, as one initramfs. */
@@ -112,8 +126,10 @@ static const char *fill_params(const struct guest_ram *ram, const struct guest_i
     const uint8_t *file = image->kernel.data;
     const char *line = arguments(image->kernel.string);
     size_t length = guest_strlen(line);
-    unsigned header_end = 0x202u + file[0x201];
+    unsigned header_end = HEADER_MAGIC + file[HEADER_JUMP + 1];
 
+    if (header_end > PARAMS_HEADER_END)
+        header_end = PARAMS_HEADER_END;
     memset(params, 0, 0x1000);
     memcpy(params + SETUP_SECTS, file + SETUP_SECTS, header_end - SETUP_SECTS);
     if (length >= COMMAND_LINE_MAX || length > get32(params + CMDLINE_SIZE))
@@ -126,30 +142,53 @@ static const char *fill_params(const struct guest_ram *ram, const struct guest_i
     return NULL;
 }
 
-const char *linux_load(const struct guest_ram *ram, const struct guest_image *image,
-                       struct guest_start *start)
+/* Where the kernel proper is in the file and where it goes. */
+struct placement {
+    uint64_t offset, bytes, address, end; /* end: of the memory it needs before it has a map */
+};
+
+static const char *place_kernel(const struct guest_ram *ram, const struct guest_file *kernel,
+                                struct placement *at)
 {
-    const uint8_t *file = image->kernel.data;
-    uint8_t *params = ram->low + BOOT_PARAMS;
-    uint64_t setup = (file[SETUP_SECTS] ? file[SETUP_SECTS] + 1u : 5u) * 512u, address, bytes;
-    const char *why;
+    const uint8_t *file = kernel->data;
+    uint64_t memory = get32(file + INIT_SIZE);
 
     if (get16(file + VERSION) < 0x20c || !(get16(file + XLOADFLAGS) & XLF_KERNEL_64))
         return "the kernel has no 64-bit entry point (boot protocol 2.12)";
-    if (setup >= image->kernel.bytes)
+    at->offset = (file[SETUP_SECTS] ? file[SETUP_SECTS] + 1u : 5u) * 512u;
+    /* The size is in units of 16 bytes; what a signature appends is not counted. */
+    if (at->offset + ENTRY_64 >= kernel->bytes ||
+        get32(file + SYSSIZE) * 16ull > ((kernel->bytes - at->offset + 15) & ~15ull))
         return "the kernel file is cut short";
-    address = get64(file + PREF_ADDRESS);
-    bytes = image->kernel.bytes - setup;
-    if (address + get32(file + INIT_SIZE) > ram->low_bytes || address + bytes > ram->low_bytes)
+    at->bytes = kernel->bytes - at->offset;
+    at->address = get64(file + PREF_ADDRESS);
+    if (memory < at->bytes)
+        memory = at->bytes;
+    if (at->address < 0x100000 || !guest_is_low_ram(ram, at->address, memory))
         return "guest memory is too small for this kernel";
-    why = fill_params(ram, image, params);
+    at->end = at->address + memory;
+    return NULL;
+}
+
+const char *linux_load(const struct guest_ram *ram, const struct guest_image *image,
+                       struct guest_start *start)
+{
+    uint8_t *params = ram->low + BOOT_PARAMS;
+    struct placement at;
+    const char *why = place_kernel(ram, &image->kernel, &at);
+
     if (!why)
-        why = load_initrd(ram, image, params, address + get32(file + INIT_SIZE));
+        why = fill_params(ram, image, params);
+    if (!why)
+        why = load_initrd(ram, image, params, at.end);
     if (why)
         return why;
-    memcpy(ram->low + address, file + setup, bytes);
+    memcpy(ram->low + at.address, image->kernel.data + at.offset, at.bytes);
     build_page_tables(ram->low);
-    *start = (struct guest_start){.preset = VIRTX_PRESET_FLAT64, .rip = address + 0x200,
-                                  .rsp = STACK_TOP, .rsi = BOOT_PARAMS, .cr3 = PAGE_TABLES};
+    build_gdt(ram->low);
+    *start = (struct guest_start){.preset = VIRTX_PRESET_FLAT64, .rip = at.address + ENTRY_64,
+                                  .rsp = STACK_TOP, .rsi = BOOT_PARAMS, .cr3 = PAGE_TABLES,
+                                  .gdt = GDT, .gdt_limit = BOOT_DS + 7, .cs = BOOT_CS,
+                                  .ds = BOOT_DS};
     return NULL;
 }

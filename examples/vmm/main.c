@@ -70,7 +70,8 @@ static const char *after(const char *string, const char *word)
     return *string ? string + 1 : string;
 }
 
-static void find_files(struct guest_image *image)
+/* False: there are more modules than the loaders take. */
+static bool find_files(struct guest_image *image)
 {
     for (unsigned i = 0; i < bare_module_count(); i++) {
         const struct bare_module *m = bare_module_get(i);
@@ -81,9 +82,13 @@ static void find_files(struct guest_image *image)
             continue;
         }
         file.string = after(m->string, "module");
-        if (file.string && image->modules < GUEST_MAX_FILES)
-            image->module[image->modules++] = file;
+        if (!file.string)
+            continue;
+        if (image->modules == GUEST_MAX_FILES)
+            return false;
+        image->module[image->modules++] = file;
     }
+    return true;
 }
 
 static const char *load(const struct guest_ram *ram, const struct guest_image *image,
@@ -141,8 +146,14 @@ static enum virtx_status set_start(struct virtx_vcpu *vcpu, const struct guest_s
     state.gpr[VIRTX_RBX] = start->rbx;
     state.gpr[VIRTX_RSI] = start->rsi;
     state.cr3 = start->cr3;
-    return virtx_vcpu_set(vcpu, VIRTX_STATE_GPR | VIRTX_STATE_RIP | VIRTX_STATE_RSP | VIRTX_STATE_CR,
-                          &state);
+    if (start->gdt) {
+        state.gdtr.base = start->gdt;
+        state.gdtr.limit = start->gdt_limit;
+        for (unsigned i = VIRTX_ES; i <= VIRTX_GS; i++)
+            state.seg[i].selector = i == VIRTX_CS ? start->cs : start->ds;
+    }
+    return virtx_vcpu_set(vcpu, VIRTX_STATE_GPR | VIRTX_STATE_RIP | VIRTX_STATE_RSP |
+                                    VIRTX_STATE_CR | VIRTX_STATE_SEG | VIRTX_STATE_TABLES, &state);
 }
 
 /* ---- Time ---- */
@@ -290,7 +301,8 @@ int bare_main(void)
         return finish("error", 0, "guests with several processors are not supported yet");
     if (after(bare_option("paging") ? bare_option("paging") : "auto", "shadow"))
         return finish("error", 0, "shadow paging is not supported yet");
-    find_files(&image);
+    if (!find_files(&image))
+        return finish("error", 0, "too many modules");
     if (virtx_open(&config, &virtx, &error))
         return failed("virtx_open", &error);
     if (virtx_cpu_enable(virtx))

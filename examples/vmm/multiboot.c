@@ -9,11 +9,17 @@ enum {
     HEADER_MAGIC = 0x1badb002,
     HEADER_SEARCH = 8192,
     HEADER_ADDRESSES = 0x10000,    /* the header says where the file goes */
-    HEADER_UNSUPPORTED = 0xfff8,   /* mandatory bits other than align, memory and video */
+    /* Mandatory bits other than align, memory and video. There is no screen; a kernel that asks
+     * for a video mode is started all the same, as QEMU does, and told of none. */
+    HEADER_UNSUPPORTED = 0xfff8,
     BOOT_MAGIC = 0x2badb002,
 
-    INFO = 0x9000, /* the information structure, and everything it points to, below this … */
+    /* The information structure and everything it points to lie here, out of the way of kernels
+     * that take all memory behind themselves for free, or behind the modules when the kernel
+     * itself wants to be here. */
+    INFO = 0x9000,
     INFO_END = 0x9f000,
+    INFO_BYTES = 116,
 
     INFO_MEMORY = 1, INFO_DEVICE = 2, INFO_COMMAND_LINE = 4, INFO_MODULES = 8, INFO_MAP = 0x40,
     INFO_LOADER_NAME = 0x200,
@@ -35,52 +41,35 @@ bool multiboot_is(const struct guest_file *kernel)
     return find_header(kernel) >= 0;
 }
 
-/* A free place in low memory for the information structure's parts. */
-struct arena {
-    uint8_t *low;
-    uint32_t next;
-    bool full;
+/* ---- The kernel ---- */
+
+/* Where the kernel went. */
+struct extent {
+    uint64_t end;
+    bool in_low_memory; /* some of it below 1 MiB */
 };
 
-static uint32_t place(struct arena *arena, const void *data, uint64_t bytes)
-{
-    uint32_t at = arena->next;
-
-    if (bytes > INFO_END - at) {
-        arena->full = true;
-        return 0;
-    }
-    if (data)
-        memcpy(arena->low + at, data, bytes);
-    arena->next = (uint32_t)(at + bytes + 7) & ~7u;
-    return at;
-}
-
-static uint32_t place_string(struct arena *arena, const char *string)
-{
-    return place(arena, string, guest_strlen(string) + 1);
-}
-
-/* Copies a piece of the file to its address and zeroes up to `memory` bytes; tracks the end. */
+/* Copies a piece of the file to its address and zeroes the rest of its memory. */
 static const char *put_segment(const struct guest_ram *ram, const struct guest_file *file,
                                uint64_t offset, uint64_t bytes, uint64_t address, uint64_t memory,
-                               uint64_t *end)
+                               struct extent *extent)
 {
-    if (memory < bytes)
-        memory = bytes;
     if (offset > file->bytes || bytes > file->bytes - offset)
         return "the kernel file is cut short";
-    if (address > ram->low_bytes || memory > ram->low_bytes - address)
+    if (memory < bytes)
+        return "the kernel's size in memory is smaller than that in the file";
+    if (!guest_is_low_ram(ram, address, memory))
         return "the kernel does not fit into guest memory";
     memcpy(ram->low + address, file->data + offset, bytes);
     memset(ram->low + address + bytes, 0, memory - bytes);
-    if (address + memory > *end)
-        *end = address + memory;
+    if (address + memory > extent->end)
+        extent->end = address + memory;
+    extent->in_low_memory |= address < 0x100000;
     return NULL;
 }
 
 static const char *load_flat(const struct guest_ram *ram, const struct guest_file *file,
-                             uint64_t at, uint64_t *entry, uint64_t *end)
+                             uint64_t at, uint64_t *entry, struct extent *extent)
 {
     const uint8_t *h = file->data + at;
     uint64_t header, load, load_end, bss_end, offset, bytes;
@@ -91,137 +80,223 @@ static const char *load_flat(const struct guest_ram *ram, const struct guest_fil
     load = get32(h + 16);
     load_end = get32(h + 20);
     bss_end = get32(h + 24);
-    if (load > header || header - load > at)
+    if (load > header || header - load > at || (load_end && load_end < load))
         return "the multiboot header's addresses do not fit the file";
     offset = at - (header - load);
     bytes = load_end ? load_end - load : file->bytes - offset;
-    if (load_end && load_end < load)
+    if (bss_end && bss_end < load)
         return "the multiboot header's addresses do not fit the file";
     *entry = get32(h + 28);
-    return put_segment(ram, file, offset, bytes, load, bss_end > load ? bss_end - load : 0, end);
+    return put_segment(ram, file, offset, bytes, load, bss_end ? bss_end - load : bytes, extent);
 }
 
-/* ELF32 and ELF64 differ in the places and widths of a few fields. */
-static const char *load_elf(const struct guest_ram *ram, const struct guest_file *file,
-                            uint64_t *entry, uint64_t *end)
-{
-    const uint8_t *f = file->data;
+/* What the two widths of ELF files have in different places. */
+struct elf {
     bool wide;
-    uint64_t table, size, count;
+    uint64_t entry, table;
+    unsigned size, count;
+};
+
+struct elf_segment {
+    uint32_t type;
+    uint64_t offset, vaddr, paddr, bytes, memory;
+};
+
+static const char *read_elf(const struct guest_file *file, struct elf *elf)
+{
+    enum { LITTLE_ENDIAN = 1, MACHINE_386 = 3, MACHINE_X86_64 = 62 };
+    const uint8_t *f = file->data;
+    unsigned machine;
 
     if (file->bytes < 64 || get32(f) != 0x464c457f)
         return "the multiboot kernel is neither ELF nor does its header give addresses";
-    wide = f[4] == 2;
-    *entry = wide ? get64(f + 24) : get32(f + 24);
-    table = wide ? get64(f + 32) : get32(f + 28);
-    size = get16(f + (wide ? 54 : 42));
-    count = get16(f + (wide ? 56 : 44));
-    if (size < (wide ? 56 : 32) || table > file->bytes || count * size > file->bytes - table)
+    machine = get16(f + 18);
+    elf->wide = f[4] == 2;
+    if (f[5] != LITTLE_ENDIAN || !((f[4] == 1 && machine == MACHINE_386) ||
+                                   (elf->wide && machine == MACHINE_X86_64)))
+        return "the ELF kernel is for another processor";
+    elf->entry = elf->wide ? get64(f + 24) : get32(f + 24);
+    elf->table = elf->wide ? get64(f + 32) : get32(f + 28);
+    elf->size = get16(f + (elf->wide ? 54 : 42));
+    elf->count = get16(f + (elf->wide ? 56 : 44));
+    if (elf->size < (elf->wide ? 56u : 32u) || elf->table > file->bytes ||
+        (uint64_t)elf->count * elf->size > file->bytes - elf->table)
         return "the kernel's program headers are damaged";
-    for (uint64_t i = 0; i < count; i++) {
-        const uint8_t *p = f + table + i * size;
-        uint64_t vaddr = wide ? get64(p + 16) : get32(p + 8);
-        uint64_t paddr = wide ? get64(p + 24) : get32(p + 12);
-        uint64_t memory = wide ? get64(p + 40) : get32(p + 20);
-        const char *why;
+    return NULL;
+}
 
-        if (get32(p) != 1 || !memory)
+static struct elf_segment read_segment(const struct guest_file *file, const struct elf *elf,
+                                       unsigned index)
+{
+    const uint8_t *p = file->data + elf->table + (uint64_t)index * elf->size;
+
+    if (elf->wide)
+        return (struct elf_segment){.type = get32(p), .offset = get64(p + 8),
+                                    .vaddr = get64(p + 16), .paddr = get64(p + 24),
+                                    .bytes = get64(p + 32), .memory = get64(p + 40)};
+    return (struct elf_segment){.type = get32(p), .offset = get32(p + 4), .vaddr = get32(p + 8),
+                                .paddr = get32(p + 12), .bytes = get32(p + 16),
+                                .memory = get32(p + 20)};
+}
+
+static const char *load_elf(const struct guest_ram *ram, const struct guest_file *file,
+                            uint64_t *entry, struct extent *extent)
+{
+    enum { LOAD = 1 };
+    struct elf elf;
+    bool found = false;
+    const char *why = read_elf(file, &elf);
+
+    for (unsigned i = 0; !why && i < elf.count; i++) {
+        struct elf_segment s = read_segment(file, &elf, i);
+        if (s.type != LOAD || !s.memory)
             continue;
-        why = put_segment(ram, file, wide ? get64(p + 8) : get32(p + 4),
-                          wide ? get64(p + 32) : get32(p + 16), paddr, memory, end);
-        if (why)
-            return why;
-        /* The entry may be given as a virtual address; we start without paging. */
-        if (paddr != vaddr && *entry >= vaddr && *entry - vaddr < memory)
-            *entry = *entry - vaddr + paddr;
+        why = put_segment(ram, file, s.offset, s.bytes, s.paddr, s.memory, extent);
+        /* The entry is a virtual address; the kernel starts without paging. */
+        if (!found && elf.entry >= s.vaddr && elf.entry - s.vaddr < s.memory) {
+            *entry = elf.entry - s.vaddr + s.paddr;
+            found = true;
+        }
+    }
+    return why || found ? why : "the kernel's entry point is in none of its segments";
+}
+
+/* ---- The modules ---- */
+
+/* Puts the modules behind the kernel, each on a page of its own. */
+static const char *put_modules(const struct guest_ram *ram, const struct guest_image *image,
+                               uint64_t start[GUEST_MAX_FILES], uint64_t *end)
+{
+    for (unsigned i = 0; i < image->modules; i++) {
+        const struct guest_file *m = &image->module[i];
+
+        *end = (*end + 0xfff) & ~0xfffull;
+        if (*end > ram->low_bytes || m->bytes > ram->low_bytes - *end)
+            return "the modules do not fit into guest memory";
+        memcpy(ram->low + *end, m->data, m->bytes);
+        start[i] = *end;
+        *end += m->bytes;
     }
     return NULL;
 }
 
-static const char *place_modules(const struct guest_ram *ram, const struct guest_image *image,
-                                 struct arena *arena, uint8_t *info, uint64_t end)
+/* ---- The information structure and what it points to ---- */
+
+struct arena {
+    uint8_t *low;
+    uint64_t next, end;
+    bool full;
+};
+
+static uint32_t place(struct arena *arena, uint64_t bytes)
 {
-    uint32_t table = place(arena, NULL, 16u * image->modules);
+    uint64_t at = arena->next;
 
-    for (unsigned i = 0; i < image->modules && !arena->full; i++) {
-        const struct guest_file *m = &image->module[i];
-        uint8_t *entry = ram->low + table + 16 * i;
+    if (arena->full || bytes > arena->end - at) {
+        arena->full = true;
+        return 0;
+    }
+    arena->next = (at + bytes + 7) & ~7ull;
+    if (arena->next > arena->end)
+        arena->next = arena->end;
+    return (uint32_t)at;
+}
 
-        end = (end + 0xfff) & ~0xfffull;
-        if (end > ram->low_bytes || m->bytes > ram->low_bytes - end)
-            return "the modules do not fit into guest memory";
-        memcpy(ram->low + end, m->data, m->bytes);
-        put32(entry, (uint32_t)end);
-        put32(entry + 4, (uint32_t)(end + m->bytes));
-        put32(entry + 8, place_string(arena, m->string));
+static uint32_t place_string(struct arena *arena, const char *string)
+{
+    size_t bytes = guest_strlen(string) + 1;
+    uint32_t at = place(arena, bytes);
+
+    if (!arena->full)
+        memcpy(arena->low + at, string, bytes);
+    return at;
+}
+
+static void describe_modules(const struct guest_image *image, const uint64_t *start,
+                             struct arena *arena, uint8_t *info)
+{
+    uint32_t table = place(arena, 16u * image->modules);
+
+    for (unsigned i = 0; i < image->modules; i++) {
+        uint32_t string = place_string(arena, image->module[i].string);
+        if (arena->full)
+            return;
+        uint8_t *entry = arena->low + table + 16 * i;
+        put32(entry, (uint32_t)start[i]);
+        put32(entry + 4, (uint32_t)(start[i] + image->module[i].bytes));
+        put32(entry + 8, string);
         put32(entry + 12, 0);
-        end += m->bytes;
     }
     put32(info + 20, image->modules);
     put32(info + 24, table);
-    return NULL;
 }
 
-static void place_map(const struct guest_ram *ram, struct arena *arena, uint8_t *info)
+static void describe_memory(const struct guest_ram *ram, struct arena *arena, uint8_t *info)
 {
     struct guest_range ranges[GUEST_RANGES];
     unsigned count = guest_map(ram, ranges);
-    uint32_t map = place(arena, NULL, 24 * count);
+    uint32_t map = place(arena, 24 * count);
 
     for (unsigned i = 0; i < count && !arena->full; i++) {
-        uint8_t *entry = ram->low + map + 24 * i;
+        uint8_t *entry = arena->low + map + 24 * i;
         put32(entry, 20); /* size of the rest */
         put64(entry + 4, ranges[i].address);
         put64(entry + 12, ranges[i].bytes);
         put32(entry + 20, ranges[i].type);
     }
+    put32(info + 4, GUEST_LOW_END >> 10);
+    put32(info + 8, (uint32_t)((ram->low_bytes - 0x100000) >> 10));
     put32(info + 44, 24 * count);
     put32(info + 48, map);
 }
 
-static const char *fill_info(const struct guest_ram *ram, const struct guest_image *image,
-                             uint64_t kernel_end)
+/* Returns the structure's address, 0 when its parts find no room. */
+static uint32_t put_info(const struct guest_ram *ram, const struct guest_image *image,
+                         const uint64_t *start, struct arena *arena)
 {
-    struct arena arena = {.low = ram->low, .next = INFO};
-    uint8_t *info = ram->low + place(&arena, NULL, 116);
-    const char *why;
+    uint32_t at = place(arena, INFO_BYTES);
+    uint8_t *info = ram->low + at;
 
-    memset(info, 0, 116);
+    if (arena->full)
+        return 0;
+    memset(info, 0, INFO_BYTES);
     put32(info, INFO_MEMORY | INFO_DEVICE | INFO_COMMAND_LINE | INFO_MODULES | INFO_MAP |
                     INFO_LOADER_NAME);
-    put32(info + 4, GUEST_LOW_END >> 10);
-    put32(info + 8, (uint32_t)((ram->low_bytes - 0x100000) >> 10));
     put32(info + 12, 0x8000ffff); /* first hard disk, no partition */
-    put32(info + 16, place_string(&arena, image->kernel.string));
-    put32(info + 64, place_string(&arena, "virtx"));
-    why = place_modules(ram, image, &arena, info, kernel_end > 0x100000 ? kernel_end : 0x100000);
-    if (why)
-        return why;
-    place_map(ram, &arena, info);
-    return arena.full ? "the strings of kernel and modules are too long" : NULL;
+    put32(info + 16, place_string(arena, image->kernel.string));
+    put32(info + 64, place_string(arena, "virtx"));
+    describe_modules(image, start, arena, info);
+    describe_memory(ram, arena, info);
+    return arena->full ? 0 : at;
 }
 
 const char *multiboot_load(const struct guest_ram *ram, const struct guest_image *image,
                            struct guest_start *start)
 {
     const struct guest_file *kernel = &image->kernel;
+    struct arena arena = {.low = ram->low, .next = INFO, .end = INFO_END};
+    struct extent extent = {.end = 0x100000};
+    uint64_t modules[GUEST_MAX_FILES], entry = 0;
     int64_t at = find_header(kernel);
-    uint64_t entry = 0, end = 0;
-    uint32_t flags;
     const char *why;
 
     if (at < 0)
         return "the kernel has no multiboot header";
-    flags = get32(kernel->data + at + 4);
-    if (flags & HEADER_UNSUPPORTED)
+    if (get32(kernel->data + at + 4) & HEADER_UNSUPPORTED)
         return "the kernel asks for something that Multiboot does not define";
-    if (flags & HEADER_ADDRESSES)
-        why = load_flat(ram, kernel, (uint64_t)at, &entry, &end);
+    if (get32(kernel->data + at + 4) & HEADER_ADDRESSES)
+        why = load_flat(ram, kernel, (uint64_t)at, &entry, &extent);
     else
-        why = load_elf(ram, kernel, &entry, &end);
+        why = load_elf(ram, kernel, &entry, &extent);
     if (!why)
-        why = fill_info(ram, image, end);
-    *start = (struct guest_start){.preset = VIRTX_PRESET_FLAT32, .rip = entry, .rax = BOOT_MAGIC,
-                                  .rbx = INFO};
-    return why;
+        why = put_modules(ram, image, modules, &extent.end);
+    if (why)
+        return why;
+    if (extent.in_low_memory) {
+        arena.next = (extent.end + 0xfff) & ~0xfffull;
+        arena.end = ram->low_bytes > arena.next ? ram->low_bytes : arena.next;
+    }
+    *start = (struct guest_start){.preset = VIRTX_PRESET_FLAT32, .rip = entry, .rax = BOOT_MAGIC};
+    start->rbx = put_info(ram, image, modules, &arena);
+    return start->rbx ? NULL : "the strings of kernel and modules are too long";
 }
