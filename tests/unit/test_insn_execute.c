@@ -61,11 +61,13 @@ static uint64_t random_value(void)
     return (choice & 7) < 3 ? (uint64_t)(int64_t)(int8_t)(choice >> 16) : random_64();
 }
 
+enum { PENDING_NONE = -1, PENDING_ALL = -2 };
+
 /* The memory that the executor sees, in place of NATIVE_MEMORY. */
 struct memory {
     uint8_t bytes[NATIVE_MEMORY_SIZE];
-    bool pending;      /* answer every access with INSN_ACCESS_PENDING */
-    unsigned accesses; /* answered */
+    int pending;       /* which access to answer with INSN_ACCESS_PENDING, or one of the below */
+    unsigned accesses; /* answered, and so the number of the next */
     bool outside;
 };
 
@@ -80,6 +82,13 @@ static uint8_t *locate(struct memory *memory, uint64_t linear, unsigned size)
     return memory->bytes + (linear - NATIVE_MEMORY);
 }
 
+static bool is_pending(struct memory *memory)
+{
+    int number = (int)memory->accesses++;
+
+    return memory->pending == PENDING_ALL || memory->pending == number;
+}
+
 static enum insn_access_result read_bytes(void *context, uint64_t linear, void *data, unsigned size,
                                           unsigned flags, struct insn_fault *fault)
 {
@@ -87,8 +96,7 @@ static enum insn_access_result read_bytes(void *context, uint64_t linear, void *
 
     (void)flags;
     (void)fault;
-    memory->accesses++;
-    if (memory->pending)
+    if (is_pending(memory))
         return INSN_ACCESS_PENDING;
     memcpy(data, locate(memory, linear, size), size);
     return INSN_ACCESS_OK;
@@ -101,8 +109,7 @@ static enum insn_access_result write_bytes(void *context, uint64_t linear, const
 
     (void)flags;
     (void)fault;
-    memory->accesses++;
-    if (memory->pending)
+    if (is_pending(memory))
         return INSN_ACCESS_PENDING;
     memcpy(locate(memory, linear, size), data, size);
     return INSN_ACCESS_OK;
@@ -118,8 +125,7 @@ static enum insn_access_result compare_exchange_bytes(void *context, uint64_t li
 
     ck_assert_uint_eq(flags, INSN_ACCESS_LOCKED);
     (void)fault;
-    memory->accesses++;
-    if (memory->pending)
+    if (is_pending(memory))
         return INSN_ACCESS_PENDING;
     if (memcmp(at, expected, size)) {
         memcpy(expected, at, size);
@@ -257,7 +263,7 @@ static void start_cpu(const struct trial *trial, struct insn_cpu *cpu, uint64_t 
 
 /* Execute, supplying what pends. The outcome without INSN_PENDING. */
 static enum insn_result execute(const struct trial *trial, struct insn_cpu *cpu,
-                                struct memory *memory, bool pending, struct insn_fault *fault)
+                                struct memory *memory, int pending, struct insn_fault *fault)
 {
     struct insn_replay replay = {.count = 0};
     enum insn_result result;
@@ -318,8 +324,9 @@ static void check_memory(const struct trial *trial, const uint8_t *native, const
     }
 }
 
-static void check_outcome(const struct trial *trial, const struct native_state *native,
-                          const uint8_t *native_memory, bool pending)
+/* Returns how many accesses the executor made. */
+static unsigned check_outcome(const struct trial *trial, const struct native_state *native,
+                              const uint8_t *native_memory, int pending)
 {
     static struct memory memory;
     struct insn_fault fault = {0};
@@ -332,7 +339,7 @@ static void check_outcome(const struct trial *trial, const struct native_state *
     result = execute(trial, &cpu, &memory, pending, &fault);
     check_fault(trial, native->vector, result, &fault);
     if (native->vector)
-        return;
+        return memory.accesses;
     if (memory.outside)
         differs(trial, "access outside of the memory", 0, 1);
     for (unsigned i = 0; i < 16; i++) {
@@ -347,19 +354,24 @@ static void check_outcome(const struct trial *trial, const struct native_state *
     rip = native->taken ? native_target : native_after;
     if (cpu.rip != rip)
         differs(trial, "rip", rip, cpu.rip);
+    return memory.accesses;
 }
 
 static void run_trial(struct trial *trial)
 {
     struct native_state native = trial->start;
     static uint8_t native_memory[NATIVE_MEMORY_SIZE];
+    unsigned accesses;
 
     native_place(trial->insn.length);
     memcpy((void *)NATIVE_MEMORY, trial->memory, NATIVE_MEMORY_SIZE);
     native_run(trial->bytes, trial->insn.length, &native);
     memcpy(native_memory, (void *)NATIVE_MEMORY, NATIVE_MEMORY_SIZE);
-    check_outcome(trial, &native, native_memory, false);
-    check_outcome(trial, &native, native_memory, true);
+    accesses = check_outcome(trial, &native, native_memory, PENDING_NONE);
+    for (unsigned i = 0; i < accesses; i++)
+        check_outcome(trial, &native, native_memory, (int)i);
+    if (accesses > 1)
+        check_outcome(trial, &native, native_memory, PENDING_ALL);
 }
 
 static uint64_t somewhere(void)
