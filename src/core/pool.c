@@ -2,8 +2,15 @@
 /*
  * The pool of pages for translation tables: bounded, with a reserve that the embedder tops up. A free
  * page holds its own list link.
+ *
+ * A page that waits for its generation is one that processors may still be walking: what the pool writes
+ * into it must read as entries that are not present. In the formats of all engines an entry is present by
+ * one of its three low bits, which links, being addresses of pages, do not have; generations are kept
+ * above them.
  */
 #include "core/object.h"
+
+#define GENERATION_SHIFT 3
 
 static void push(struct retired **list, struct retired *page)
 {
@@ -27,7 +34,7 @@ static void collect(struct virtx_vm *vm)
     while (*link) {
         struct retired *page = *link;
 
-        if (!virtx_is_settled(vm, page->generation)) {
+        if (!virtx_is_settled(vm, page->generation >> GENERATION_SHIFT)) {
             link = &page->next;
             continue;
         }
@@ -70,7 +77,7 @@ void virtx_pool_put(struct virtx_vm *vm, void *memory, uint64_t generation)
 
     virtx_lock(&vm->page_lock);
     vm->pool_used--;
-    page->generation = generation;
+    page->generation = generation << GENERATION_SHIFT;
     if (generation == 0) {
         push(&vm->pool_free, page);
         vm->pool_free_count++;

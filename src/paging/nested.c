@@ -214,7 +214,6 @@ static __attribute__((noinline)) enum virtx_fault_result fault_slow(
     default:
         return VIRTX_FAULT_NO_MEMORY;
     }
-    vcpu->stats.faults_mapped++;
     remember(vcpu->paging_data, table, slot, gpa, sequence);
     return VIRTX_FAULT_RESUME;
 }
@@ -254,7 +253,6 @@ static enum virtx_fault_result nested_fault(struct virtx_vcpu *vcpu,
     virtx_unlock(&vm->page_lock);
     if (unlikely(!done))
         return fault_slow(vcpu, fault);
-    vcpu->stats.faults_mapped++;
     return VIRTX_FAULT_RESUME;
 }
 
@@ -297,7 +295,7 @@ static uint64_t forget(const struct table *table, const void *ctx, uint64_t leaf
 static const struct slot_entry *next_slot(const struct slot_table *slots, uint64_t *gpa,
                                           uint64_t end, uint64_t *bytes)
 {
-    for (uint32_t i = 0; i < slots->count; i++) {
+    for (uint32_t i = 0; slots && i < slots->count && *gpa < end; i++) {
         const struct slot_entry *slot = &slots->entry[i];
         if (slot->end <= *gpa)
             continue;
@@ -337,6 +335,7 @@ static void nested_memory(struct virtx_vm *vm, uint64_t gpa, uint64_t bytes,
 {
     struct table *table = &vm_of(vm)->table;
     const struct slot_table *slots = virtx_slots(vm);
+    const struct slot_entry *slot;
     uint64_t end = gpa + bytes, part;
     uint64_t generation = virtx_generation_coming(vm);
 
@@ -345,6 +344,9 @@ static void nested_memory(struct virtx_vm *vm, uint64_t gpa, uint64_t bytes,
     atomic_fetch_add(&table->sequence, 1);
     virtx_unlock(&vm->page_lock);
 
+    if (!table->has_logged)
+        for (uint64_t at = gpa; (slot = next_slot(slots, &at, end, &part)); at += part)
+            table->has_logged |= slot->dirty != NULL;
     switch (change) {
     case VIRTX_MEMORY_ADDED: /* nothing was mapped there, and MMIO leaves no trace */
         break;
@@ -354,8 +356,7 @@ static void nested_memory(struct virtx_vm *vm, uint64_t gpa, uint64_t bytes,
         break;
     case VIRTX_MEMORY_NARROWED:
     case VIRTX_MEMORY_WIDENED:
-        for (const struct slot_entry *slot; (slot = next_slot(slots, &gpa, end, &part));
-             gpa += part) {
+        for (; (slot = next_slot(slots, &gpa, end, &part)); gpa += part) {
             if (change == VIRTX_MEMORY_NARROWED)
                 narrow_slot(vm, slot, gpa, part, generation);
             else

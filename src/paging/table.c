@@ -195,7 +195,8 @@ static void free_subtree(struct table *table, const struct detached *top, uint64
         uint64_t entry;
 
         if (sub->level == 1 || i == TABLE_ENTRIES) {
-            empty_leaves(table, sub, report);
+            if (table->has_logged)
+                empty_leaves(table, sub, report);
             virtx_pool_put(table->vm, sub->page, generation);
             if (depth-- == 0)
                 return;

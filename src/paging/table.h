@@ -39,6 +39,7 @@ struct table {
     uint64_t written;   /* what tells that a logged page was written: the dirty flag, or, where the
                            hardware keeps none, the right to write, given at the first write */
     _Atomic uint64_t sequence; /* [page_lock] */
+    bool has_logged;           /* [lock] a leaf may be TABLE_LOGGED; never taken back */
 };
 
 /* `dirty_flags`: the hardware sets format->dirty. */

@@ -45,7 +45,10 @@ struct path {
 static inline __attribute__((always_inline)) const struct slot_entry *find_slot(
     const struct slot_table *slots, uint64_t gpa)
 {
-    const struct slot_entry *slot = slots->entry;
+    const struct slot_entry *slot;
+    if (unlikely(!slots)) /* no slot has been added yet */
+        return NULL;
+    slot = slots->entry;
     if (unlikely(slots->count < 2))
         return slots->count && gpa >= slot->gpa && gpa < slot->end ? slot : NULL;
     if (gpa >= slot->end && unlikely(gpa >= (++slot)->end))

@@ -45,6 +45,7 @@ static void setup(int format, bool flags)
     memset(reported, 0, sizeof(reported));
     memset(expected_report, 0, sizeof(expected_report));
     EXPECT(table_create(&table, &world.vm, formats[format], flags) == VIRTX_OK);
+    table.has_logged = true;
     /* A slot over each window, so that reports arrive in logs of the world. */
     struct slot_entry entries[WINDOWS];
     for (unsigned i = 0; i < WINDOWS; i++) {
