@@ -34,7 +34,7 @@ void hw_events_reset(struct hw_vcpu *hv)
 
 void hw_triple_fault(struct hw_vcpu *hv)
 {
-    hw_change(hv, VIRTX_STATE_INTR)->activity = VIRTX_SHUTDOWN;
+    hv->state.activity = VIRTX_SHUTDOWN;
     hv->has_reinject = false;
     hv->vcpu->events.has_exception = false;
     hv->work |= HW_WORK_HALTED;
@@ -161,9 +161,8 @@ static bool inject_interrupt(struct hw_vcpu *hv)
 static enum hw_next not_active(struct hw_vcpu *hv)
 {
     struct virtx_vcpu *vcpu = hv->vcpu;
-    uint32_t activity = hw_state(hv, VIRTX_STATE_INTR)->activity;
 
-    switch (activity) {
+    switch (hv->state.activity) {
     case VIRTX_ACTIVE:
         break;
     case VIRTX_HALTED:
@@ -176,7 +175,7 @@ static enum hw_next not_active(struct hw_vcpu *hv)
         }
         if (!vcpu->events.want_window || interrupt_waiting(vcpu) >= 0 || vcpu->events.nmis ||
             hv->has_reinject || vcpu->events.has_exception)
-            hw_change(hv, VIRTX_STATE_INTR)->activity = VIRTX_ACTIVE;
+            hv->state.activity = VIRTX_ACTIVE;
         break;
     case VIRTX_SHUTDOWN:
         hw_record(hv, VIRTX_EXIT_SHUTDOWN);
@@ -197,7 +196,7 @@ enum hw_next hw_events(struct hw_vcpu *hv)
     if (hv->work & HW_WORK_HALTED) {
         if (not_active(hv) == HW_LEAVE)
             return HW_LEAVE;
-        if (!(queue->want_window && hw_state(hv, VIRTX_STATE_INTR)->activity == VIRTX_HALTED))
+        if (!(queue->want_window && hv->state.activity == VIRTX_HALTED))
             hv->work &= ~(uint32_t)HW_WORK_HALTED;
     }
     hv->work &= ~(uint32_t)HW_WORK_EVENT;

@@ -26,9 +26,11 @@ enum insn_mode hw_insn_mode(struct hw_vcpu *hv)
 
 uint64_t hw_operand_offset(struct hw_vcpu *hv, const struct insn *insn)
 {
-    const struct virtx_state *state =
-        hw_state(hv, VIRTX_STATE_RSP | VIRTX_STATE_RIP | VIRTX_STATE_SEG);
     const struct insn_mem *mem = &insn->mem;
+    bool based = insn->mode < INSN_64 || mem->segment >= INSN_FS;
+    const struct virtx_state *state =
+        hw_state(hv, VIRTX_STATE_RIP | (mem->base == VIRTX_RSP ? VIRTX_STATE_RSP : 0) |
+                         (based ? VIRTX_STATE_SEG : 0));
     uint64_t at = (uint64_t)insn->disp;
 
     if (mem->base == INSN_BASE_RIP)
@@ -39,7 +41,7 @@ uint64_t hw_operand_offset(struct hw_vcpu *hv, const struct insn *insn)
         at += state->gpr[mem->index] << mem->scale;
     if (insn->address_size < 8)
         at &= (1ull << insn->address_size * 8) - 1;
-    if (insn->mode < INSN_64 || mem->segment >= INSN_FS)
+    if (based)
         at += state->seg[mem->segment].base;
     return at & (VIRTX_PAGE_SIZE - 1);
 }

@@ -164,7 +164,7 @@ static bool instruction_exit(struct hw_vcpu *hv, enum virtx_status *status)
 static void halt(struct hw_vcpu *hv)
 {
     hv->ops->advance(hv);
-    hw_change(hv, VIRTX_STATE_INTR)->activity = VIRTX_HALTED;
+    hv->state.activity = VIRTX_HALTED;
     hv->work |= HW_WORK_HALTED;
 }
 

@@ -88,6 +88,7 @@ struct hw_vm {
  */
 struct hw_vcpu {
     struct virtx_state state; /* register cache; guest view. gpr but RSP are always valid after an exit */
+    uint64_t entry[1];        /* the vendor's own: its assembly finds it right behind the state */
     uint32_t valid;  /* groups of `state` that are up to date */
     uint32_t dirty;  /* groups of `state` that are newer than the hardware's copy */
     uint32_t work;   /* enum hw_work */
@@ -135,8 +136,9 @@ struct hw_vcpu {
     struct hw_soft *soft; /* see service.h */
 };
 
-/* What instruction fetch needs to know of the segments. */
+/* What instruction fetch needs to know. */
 struct hw_code {
+    uint64_t cr0, cr3, cr4, efer; /* guest view */
     uint64_t base;       /* of CS; need not be filled in when L is set in 64-bit mode */
     uint32_t attributes; /* of CS, as in struct virtx_segment */
     uint32_t cpl;
@@ -180,8 +182,8 @@ struct virtx_hw {
 
     /* Makes `groups` of hv->state valid. */
     void (*read)(struct hw_vcpu *hv, uint32_t groups);
-    /* The same for what is wanted most, without moving the whole group. NULL: VIRTX_STATE_SEG is read. Called
-     * while that group is neither valid nor dirty. */
+    /* The same for what is wanted most, without moving whole groups. NULL: VIRTX_STATE_SEG and
+     * VIRTX_STATE_CR are read. Called while neither group is dirty. */
     void (*code)(struct hw_vcpu *hv, struct hw_code *code);
     /* Retires the exit's instruction: RIP += length (wrapping as CS says), clears RF and the
      * interrupt shadow, and leaves a pending single-step #DB when TF is set. */

@@ -256,6 +256,19 @@ static void add_rules(struct hw_controls *c, const struct rule_table *table, uin
             add(c, &table->rule[i]);
 }
 
+/* Which guest-physical addresses are worth a look at the rules. */
+static void bound_mmio(struct hw_soft *soft, const struct rule_table *table)
+{
+    if (!table)
+        return;
+    for (unsigned i = table->start[VIRTX_INTERCEPT_MMIO]; i < table->start[VIRTX_INTERCEPT_MMIO + 1];
+         i++) {
+        soft->mmio_first = min_u64(soft->mmio_first, table->rule[i].first);
+        if (table->rule[i].last > soft->mmio_last)
+            soft->mmio_last = table->rule[i].last;
+    }
+}
+
 static void add_instructions(struct hw_controls *c, const struct rule *rule)
 {
     for (uint64_t which = rule->first; which <= rule->last && which < VIRTX_INSN_COUNT; which++)
@@ -308,6 +321,10 @@ void hw_controls_compute(struct hw_vcpu *hv)
         add_rules(c, tables[i], VIRTX_INTERCEPT_DR, add_drs);
         add_rules(c, tables[i], VIRTX_INTERCEPT_INSTRUCTION, add_instructions);
     }
+    hv->soft->mmio_first = UINT64_MAX;
+    hv->soft->mmio_last = 0;
+    for (unsigned i = 0; i < ARRAY_SIZE(tables); i++)
+        bound_mmio(hv->soft, tables[i]);
     add_own(hv, c);
     c->hlt = true;
     c->interrupts = true;

@@ -162,32 +162,62 @@ bool hw_segment_address(struct hw_vcpu *hv, unsigned segment, uint64_t offset, u
     return good && last <= seg->limit;
 }
 
-/* CS and the privilege level, the cheapest way. */
-static void code_segment(struct hw_vcpu *hv, struct hw_code *code)
+static inline void copy_8(void *to, const void *from)
 {
-    const struct virtx_segment *cs;
+    __builtin_memcpy(to, from, 8);
+}
 
-    if (hv->ops->code && !((hv->valid | hv->dirty) & VIRTX_STATE_SEG)) {
+/* What fetching needs of the registers, the cheapest way. */
+static void code_state(struct hw_vcpu *hv, struct hw_code *code)
+{
+    const struct virtx_state *state;
+
+    if (likely(hv->ops->code && !(hv->dirty & (VIRTX_STATE_SEG | VIRTX_STATE_CR)))) {
         hv->ops->code(hv, code);
         return;
     }
-    cs = &hw_state(hv, VIRTX_STATE_SEG)->seg[VIRTX_CS];
-    code->base = cs->base;
-    code->attributes = cs->attributes;
+    state = hw_state(hv, VIRTX_STATE_SEG | VIRTX_STATE_CR);
+    code->cr0 = state->cr0;
+    code->cr3 = state->cr3;
+    code->cr4 = state->cr4;
+    code->efer = state->efer;
+    code->base = state->seg[VIRTX_CS].base;
+    code->attributes = state->seg[VIRTX_CS].attributes;
     code->cpl = hw_cpl(hv);
+}
+
+/* Host address of guest-physical memory within a page. */
+static const uint8_t *code_pointer(struct hw_vcpu *hv, uint64_t gpa, unsigned bytes)
+{
+    struct virtx_vm *vm = hv->vcpu->vm;
+    const struct slot_entry *slot =
+        virtx_slot_find_near(virtx_slots(vm), gpa, &hv->soft->code_slot);
+
+    if (slot && (slot->flags & (VIRTX_MEMSLOT_PINNED | VIRTX_MEMSLOT_CONTIGUOUS)))
+        return slot->memory + (gpa - slot->gpa);
+    return virtx_gpa_pointer(vm, gpa, bytes, VIRTX_READ);
 }
 
 /* Reads instruction bytes from one page; 0 when that cannot be. The processor has been there: the accessed flags
  * are its business. */
-static unsigned fetch_piece(struct hw_vcpu *hv, const struct hw_code *code, uint64_t linear,
-                            uint8_t *buf, unsigned bytes, struct virtx_event *event,
-                            enum hw_access_result *result)
+static inline __attribute__((always_inline)) unsigned
+fetch_piece(struct hw_vcpu *hv, const struct hw_code *code, uint64_t linear, uint8_t *buf,
+            unsigned bytes, struct virtx_event *event, enum hw_access_result *result)
 {
     struct walk_result walk;
     struct walk_mode mode;
-    const void *from;
+    const uint8_t *from;
 
-    hw_walk_mode(hv, &mode);
+    mode.cr0 = code->cr0;
+    mode.cr3 = code->cr3;
+    mode.cr4 = code->cr4;
+    mode.efer = code->efer;
+    mode.rflags = 0; /* AC and protection keys are about data */
+    mode.pkru = 0;
+    mode.physical_bits = hv->soft->policy.physical_bits;
+    mode.no_1g = hv->soft->policy.no_1g;
+    if (unlikely(!(code->efer & EFER_LMA)))
+        __builtin_memcpy(mode.pdpte, hw_state(hv, VIRTX_STATE_CR)->pdpte, sizeof(mode.pdpte));
     switch (walk_guest(hv->vcpu->vm, &mode, linear, VIRTX_EXECUTE, code->cpl == 3 ? WALK_USER : 0,
                        &walk)) {
     case VIRTX_OK:
@@ -204,47 +234,51 @@ static unsigned fetch_piece(struct hw_vcpu *hv, const struct hw_code *code, uint
         *result = HW_ACCESS_NONE;
         return 0;
     }
-    from = virtx_gpa_pointer(hv->vcpu->vm, walk.gpa, bytes, VIRTX_READ);
-    if (!from) {
+    from = code_pointer(hv, walk.gpa, bytes);
+    if (unlikely(!from)) {
         *result = HW_ACCESS_MMIO;
         return 0;
     }
     *result = HW_ACCESS_OK;
     if (likely(bytes == 15)) { /* two overlapping halves */
-        uint64_t half;
-
-        memcpy(&half, from, sizeof(half));
-        memcpy(buf, &half, sizeof(half));
-        memcpy(&half, (const uint8_t *)from + 7, sizeof(half));
-        memcpy(buf + 7, &half, sizeof(half));
+        copy_8(buf, from);
+        copy_8(buf + 7, from + 7);
     } else {
         memcpy(buf, from, bytes);
     }
     return bytes;
 }
 
+static __attribute__((noinline)) unsigned fetch_rest(struct hw_vcpu *hv, const struct hw_code *code,
+                                                     uint64_t linear, uint8_t *buf, unsigned bytes,
+                                                     struct virtx_event *event,
+                                                     enum hw_access_result *result)
+{
+    return fetch_piece(hv, code, linear, buf, bytes, event, result);
+}
+
 unsigned hw_fetch_event(struct hw_vcpu *hv, uint8_t *buf, enum insn_mode *mode,
                         struct virtx_event *event, enum hw_access_result *result)
 {
-    const struct virtx_state *state = hw_state(hv, VIRTX_STATE_RIP | VIRTX_STATE_CR);
+    uint64_t linear = hw_state(hv, VIRTX_STATE_RIP)->rip;
     struct hw_code code;
-    uint64_t linear;
     unsigned first, got;
     bool wide;
 
-    code_segment(hv, &code);
-    wide = (state->efer & EFER_LMA) && (code.attributes & VIRTX_SEG_L);
-    linear = wide ? state->rip : (uint32_t)(code.base + (uint32_t)state->rip);
-    if (wide)
+    code_state(hv, &code);
+    wide = (code.efer & EFER_LMA) && (code.attributes & VIRTX_SEG_L);
+    if (likely(wide)) {
         *mode = hv->soft->policy.amd ? INSN_64_AMD : INSN_64;
-    else
+    } else {
+        linear = (uint32_t)(code.base + (uint32_t)linear);
         *mode = code.attributes & VIRTX_SEG_DB ? INSN_32 : INSN_16;
+    }
     first = (unsigned)min_u64(15, to_page_end(linear));
     got = fetch_piece(hv, &code, linear, buf, first, event, result);
     if (likely(got == 15) || got < first)
         return got;
     linear = wide ? linear + first : (uint32_t)(linear + first);
-    return got + fetch_piece(hv, &code, linear, buf + got, 15 - got, event, result);
+    return got + fetch_rest(hv, &code, linear, buf + got, 15 - got, event, result);
 }
 
 unsigned hw_fetch(struct hw_vcpu *hv, uint8_t *buf)

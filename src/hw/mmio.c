@@ -35,15 +35,15 @@ static const struct insn *decoded(struct hw_emulation *em, const uint8_t *bytes,
     struct hw_decoded *line = &em->decoded[(rip ^ rip >> 3) % HW_DECODED_LINES];
     uint64_t low, high;
 
-    if (got < 15) {
+    if (unlikely(got < 15)) {
         memset(em->bytes + got, 0, sizeof(em->bytes) - got);
         memcpy(em->bytes, bytes, got);
         if (insn_decode(&em->insn, em->bytes, got, mode) != INSN_OK)
             return NULL;
         return &em->insn;
     }
-    memcpy(&low, bytes, sizeof(low));
-    memcpy(&high, bytes + 7, sizeof(high));
+    __builtin_memcpy(&low, bytes, sizeof(low));
+    __builtin_memcpy(&high, bytes + 7, sizeof(high));
     if (likely(((low ^ line->low) & line->low_mask) == 0 &&
                ((high ^ line->high) & line->high_mask) == 0 && line->mode == mode &&
                line->insn.length))
@@ -177,7 +177,10 @@ bool hw_mmio(struct hw_vcpu *hv, enum virtx_status *status)
     exit->mmio.access = hv->soft->mov.kind == HW_MOV_WRITE ? VIRTX_WRITE : VIRTX_READ;
     exit->mmio.value = hv->soft->mov.kind == HW_MOV_WRITE ? value : UINT64_MAX;
     hv->pending.kind = HW_PENDING_SIMPLE;
-    return hv->rules_mmio ? hw_offer(hv, status) : hw_to_loop(hv, true);
+    if (exit->mmio.gpa + exit->mmio.size - 1 < hv->soft->mmio_first ||
+        exit->mmio.gpa > hv->soft->mmio_last)
+        return hw_to_loop(hv, true);
+    return hw_offer(hv, status);
 }
 
 /* The record holds the answer. As hw_complete(). */

@@ -65,18 +65,21 @@ void hw_msr_reset(struct hw_vcpu *hv, bool init)
     hv->tsc_offset = 0 - ((struct hw_vm *)hv->vcpu->vm->backend_data)->tsc_base;
 }
 
-static bool memory_type_valid(uint64_t type, bool uc_minus)
+/* Types 0, 1, 4, 5, 6 exist; 7 (UC-) does only in the PAT. */
+static bool memory_type_valid(uint64_t type)
 {
-    return type == VIRTX_MEMORY_UC || type == VIRTX_MEMORY_WC || type == VIRTX_MEMORY_WT ||
-           type == VIRTX_MEMORY_WP || type == VIRTX_MEMORY_WB || (uc_minus && type == 7);
+    return type <= 6 && type != 2 && type != 3;
 }
 
+#define EACH_BYTE(x) (0x0101010101010101ull * (x))
+
+/* All eight at once: no bit above 2, and bit 1 only together with bit 2. */
 static bool eight_types_valid(uint64_t value, bool uc_minus)
 {
-    for (unsigned i = 0; i < 8; i++)
-        if (!memory_type_valid(value >> i * 8 & 0xff, uc_minus))
-            return false;
-    return true;
+    uint64_t bit0 = value & EACH_BYTE(1), bit1 = value >> 1 & EACH_BYTE(1);
+    uint64_t bit2 = value >> 2 & EACH_BYTE(1);
+
+    return !(value & EACH_BYTE(0xf8)) && !(bit1 & ~bit2) && (uc_minus || !(bit0 & bit1 & bit2));
 }
 
 bool hw_pat_valid(uint64_t pat)
@@ -106,14 +109,14 @@ static enum hw_msr mtrr_write(struct hw_vcpu *hv, uint32_t index, uint64_t value
     if (!slot)
         return HW_MSR_UNKNOWN;
     if (index == MSR_MTRR_DEF_TYPE)
-        valid = !(value & ~0xcffull) && memory_type_valid(value & 0xff, false);
+        valid = !(value & ~0xcffull) && memory_type_valid(value & 0xff);
     else if (index > MSR_MTRR_LAST_VARIABLE)
         valid = eight_types_valid(value, false);
     else if (index & 1) /* mask */
         valid = !(value & (hv->soft->policy.reserved | 0x7ff));
     else
         valid = !(value & (hv->soft->policy.reserved | 0xf00)) &&
-                memory_type_valid(value & 0xff, false);
+                memory_type_valid(value & 0xff);
     if (!valid)
         return HW_MSR_FAULT;
     *slot = value;

@@ -100,9 +100,9 @@ static void refused(struct hw_vcpu *hv)
 }
 
 /* Puts host state of a tier back, the shared part and the vendor's. */
-static void leave_tier(struct hw_vcpu *hv, uint32_t tier)
+static inline void leave_tier(struct hw_vcpu *hv, uint32_t tier)
 {
-    if (tier & hv->soft->ours)
+    if (unlikely(tier & hv->soft->ours))
         hw_switch_to_host(hv, tier);
     hv->ops->to_host(hv, tier);
 }
@@ -169,7 +169,7 @@ enum virtx_status hw_run(struct virtx_vcpu *vcpu)
     hv->soft->status = VIRTX_OK;
     status = loop(hv);
     vcpu->stats.returns++;
-    leave_tier(hv, vcpu->virtx->profile.at_exit | vcpu->virtx->profile.at_return);
+    leave_tier(hv, hv->soft->return_tier);
     x86_irq_restore(flags);
     return status;
 }

@@ -71,6 +71,9 @@ struct hw_soft {
     uint64_t mtrr_def_type;
     uint64_t microcode, syscfg, hwcr, de_cfg;
     struct hw_mov mov;
+    uint32_t code_slot; /* memory.c: where the code lay last */
+    uint64_t mmio_first, mmio_last; /* no MMIO intercept reaches beyond these */
+    uint32_t return_tier; /* host state to be back when run returns */
     struct hw_string string;
     size_t fpu_bytes;  /* of the guest's XSAVE area */
     size_t fpu_pages;

@@ -9,28 +9,23 @@
 #define SEG_RESERVED 0xfffe0f00u
 #define BLOCKED_KNOWN (VIRTX_BLOCKED_BY_STI | VIRTX_BLOCKED_BY_MOV_SS | VIRTX_BLOCKED_BY_NMI)
 
-/* Groups whose fields copy as one block of struct virtx_state, from one field to another. */
-#define BLOCK(group, first, last)                                                                  \
+/* The fields of each group are one block of struct virtx_state, in words; by the number of its bit. GPR and
+ * RSP share one, and are not here. */
+#define BLOCK(first, last)                                                                         \
     {                                                                                              \
-        group, offsetof(struct virtx_state, first),                                                \
-            offsetof(struct virtx_state, last) + sizeof(((struct virtx_state *)0)->last)           \
+        offsetof(struct virtx_state, first) / 8,                                                   \
+            (offsetof(struct virtx_state, last) + sizeof(((struct virtx_state *)0)->last)) / 8     \
     }
 static const struct {
-    uint32_t group;
     uint16_t from, to;
 } blocks[] = {
-    BLOCK(VIRTX_STATE_RIP, rip, rip),
-    BLOCK(VIRTX_STATE_RFLAGS, rflags, rflags),
-    BLOCK(VIRTX_STATE_SEG, seg, seg),
-    BLOCK(VIRTX_STATE_TABLES, gdtr, idtr),
-    BLOCK(VIRTX_STATE_CR, cr0, pdpte),
-    BLOCK(VIRTX_STATE_DR, dr, debugctl),
-    BLOCK(VIRTX_STATE_SYSCALL, star, sysenter_eip),
-    BLOCK(VIRTX_STATE_MSR, pat, tsc_aux),
-    BLOCK(VIRTX_STATE_TSC, tsc, tsc_adjust),
-    BLOCK(VIRTX_STATE_INTR, pending_debug, activity),
-    BLOCK(VIRTX_STATE_XCR, xcr0, xss),
+    [1] = BLOCK(rip, rip),          [3] = BLOCK(rflags, rflags),      [4] = BLOCK(seg, seg),
+    [5] = BLOCK(gdtr, idtr),        [6] = BLOCK(cr0, pdpte),          [7] = BLOCK(dr, debugctl),
+    [8] = BLOCK(star, sysenter_eip), [9] = BLOCK(pat, tsc_aux),       [10] = BLOCK(tsc, tsc_adjust),
+    [11] = BLOCK(pending_debug, activity), [12] = BLOCK(xcr0, xss),
 };
+_Static_assert(VIRTX_STATE_RIP == 1 << 1 && VIRTX_STATE_XCR == 1 << 12, "blocks[] is in order");
+_Static_assert(offsetof(struct virtx_state, activity) % 8 == 4, "blocks end at whole words");
 
 static void copy_groups(struct virtx_state *to, const struct virtx_state *from, uint32_t groups)
 {
@@ -42,10 +37,15 @@ static void copy_groups(struct virtx_state *to, const struct virtx_state *from, 
     }
     if (groups & VIRTX_STATE_RSP)
         to->gpr[VIRTX_RSP] = from->gpr[VIRTX_RSP];
-    for (unsigned i = 0; i < ARRAY_SIZE(blocks); i++)
-        if (groups & blocks[i].group)
-            memcpy((uint8_t *)to + blocks[i].from, (const uint8_t *)from + blocks[i].from,
-                   (size_t)(blocks[i].to - blocks[i].from));
+    groups &= ~(uint32_t)(VIRTX_STATE_GPR | VIRTX_STATE_RSP);
+    for (; groups; groups &= groups - 1) {
+        unsigned bit = (unsigned)__builtin_ctz(groups);
+        uint64_t *target = (uint64_t *)(void *)to;
+        const uint64_t *source = (const uint64_t *)(const void *)from;
+
+        for (unsigned i = blocks[bit].from; i < blocks[bit].to; i++)
+            target[i] = source[i];
+    }
 }
 
 enum virtx_status hw_get(struct virtx_vcpu *vcpu, uint32_t groups, struct virtx_state *state)
@@ -121,8 +121,10 @@ static enum virtx_status check_state(struct hw_vcpu *hv, const struct virtx_stat
                                      uint32_t groups)
 {
     const struct hw_policy *policy = &hv->soft->policy;
-    enum virtx_status status = check_addresses(hv, s, groups);
+    enum virtx_status status = VIRTX_OK;
 
+    if (groups & (VIRTX_STATE_SEG | VIRTX_STATE_TABLES | VIRTX_STATE_SYSCALL))
+        status = check_addresses(hv, s, groups);
     if (status == VIRTX_OK && (groups & VIRTX_STATE_CR))
         status = check_cr(hv, s);
     if (status != VIRTX_OK)
@@ -161,8 +163,19 @@ static void set_tsc(struct hw_vcpu *hv, const struct virtx_state *state)
     hv->ops->tsc_offset(hv);
 }
 
+struct controls {
+    uint64_t cr0, cr3, cr4, efer;
+};
+
+static struct controls current_controls(struct hw_vcpu *hv)
+{
+    const struct virtx_state *state = hw_state(hv, VIRTX_STATE_CR);
+
+    return (struct controls){state->cr0, state->cr3, state->cr4, state->efer};
+}
+
 /* What follows from new values beyond the registers themselves. */
-static void set_effects(struct hw_vcpu *hv, const struct virtx_state *old, uint32_t groups)
+static void set_effects(struct hw_vcpu *hv, const struct controls *old, uint32_t groups)
 {
     struct virtx_state *state = &hv->state;
 
@@ -202,15 +215,14 @@ enum virtx_status hw_set(struct virtx_vcpu *vcpu, uint32_t groups, const struct 
 {
     struct hw_vcpu *hv = hw_of(vcpu);
     enum virtx_status status = check_state(hv, state, groups);
-    struct virtx_state old;
+    struct controls old;
     uint64_t flags;
 
     if (status != VIRTX_OK)
         return status;
     flags = x86_irq_save();
-    memset(&old, 0, sizeof(old));
     if (groups & VIRTX_STATE_CR)
-        copy_groups(&old, hw_state(hv, VIRTX_STATE_CR), VIRTX_STATE_CR);
+        old = current_controls(hv);
     copy_groups(&hv->state, state, groups);
     hv->valid |= groups;
     hv->dirty |= groups;
@@ -299,12 +311,14 @@ enum virtx_status hw_reset(struct virtx_vcpu *vcpu, enum virtx_preset preset)
 {
     struct hw_vcpu *hv = hw_of(vcpu);
     bool init = preset == VIRTX_PRESET_INIT;
-    struct virtx_state old;
+    struct controls old;
     uint64_t flags = x86_irq_save();
 
     if (hv->cpu)
         hw_state(hv, VIRTX_STATE_ALL);
-    old = hv->state;
+    else
+        hv->valid = VIRTX_STATE_ALL;
+    old = current_controls(hv);
     if (hv->debug_loaded)
         hw_debug_unload(hv);
     preset_registers(hv, preset);

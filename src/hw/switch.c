@@ -92,6 +92,7 @@ void hw_switch_plan(struct hw_vcpu *hv)
         ours |= VIRTX_HOST_PKRU;
     hv->soft->ours = ours;
     hv->switch_exit = profile->at_exit != 0;
+    hv->soft->return_tier = profile->at_exit | profile->at_return;
 }
 
 static uint32_t named(struct hw_vcpu *hv)

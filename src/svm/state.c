@@ -53,6 +53,7 @@ void svm_extra_save(struct svm_vcpu *sv)
     if (sv->extra == SVM_EXTRA_PROCESSOR) {
         svm_vmsave(sv->vmcb_hpa);
         sv->extra = SVM_EXTRA_BOTH;
+        svm_attend(sv); /* the next entry makes it the processor's alone again */
     }
 }
 
@@ -172,11 +173,23 @@ void svm_read(struct hw_vcpu *hv, uint32_t groups)
 
 void svm_code(struct hw_vcpu *hv, struct hw_code *code)
 {
-    const struct vmcb_save *save = &svm_of(hv)->vmcb.save;
+    const struct svm_vcpu *sv = svm_of(hv);
+    const struct vmcb_save *save = &sv->vmcb.save;
 
     code->base = save->cs.base;
     code->attributes = svm_attributes_from_vmcb(save->cs.attributes);
     code->cpl = save->cpl & 3;
+    if (unlikely(!sv->nested)) { /* every change exits: the state is what the guest wrote */
+        code->cr0 = hv->state.cr0;
+        code->cr3 = hv->state.cr3;
+        code->cr4 = hv->state.cr4;
+        code->efer = hv->state.efer;
+        return;
+    }
+    code->cr0 = save->cr0 | sv->cr0_hidden;
+    code->cr3 = save->cr3;
+    code->cr4 = (save->cr4 & ~SVM_CR4_HOST) | (hv->state.cr4 & SVM_CR4_HOST);
+    code->efer = save->efer & ~EFER_SVME;
 }
 
 static void write_segments(struct svm_vcpu *sv)
@@ -254,11 +267,14 @@ void svm_write(struct svm_vcpu *sv)
     struct vmcb_save *save = &sv->vmcb.save;
     uint32_t dirty = hv->dirty;
 
-    hv->dirty = 0;
+    hv->dirty &= SVM_ATTENTION;
     if (dirty & EXTRA_GROUPS) {
         svm_extra_save(sv);
         sv->extra = SVM_EXTRA_VMCB;
+        svm_attend(sv);
     }
+    if (dirty & VIRTX_STATE_RIP)
+        save->rip = state->rip;
     if (dirty & VIRTX_STATE_RSP)
         save->rsp = state->gpr[VIRTX_RSP];
     if (dirty & VIRTX_STATE_RFLAGS)

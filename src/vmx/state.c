@@ -121,8 +121,13 @@ void vmx_read(struct hw_vcpu *hv, uint32_t groups)
 
 void vmx_code(struct hw_vcpu *hv, struct hw_code *code)
 {
+    const struct virtx_state *state = hw_state(hv, VIRTX_STATE_CR);
     unsigned reads = 2;
 
+    code->cr0 = state->cr0;
+    code->cr3 = state->cr3;
+    code->cr4 = state->cr4;
+    code->efer = state->efer;
     code->attributes = (uint32_t)vmx_vmread(VMCS_GUEST_CS_ATTRIBUTES);
     code->cpl = (uint32_t)vmx_vmread(VMCS_GUEST_SS_ATTRIBUTES) >> VIRTX_SEG_DPL_SHIFT & 3;
     if (!(code->attributes & VIRTX_SEG_L)) {
