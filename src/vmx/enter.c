@@ -10,8 +10,7 @@
 
 _Static_assert(offsetof(struct hw_vcpu, state.gpr) == 0, "entry.S takes the GPRs at 0");
 _Static_assert(offsetof(struct hw_vcpu, state.cr2) == VMX_CR2_AT, "entry.S");
-_Static_assert(offsetof(struct vmx_entry, host_rsp) == VMX_HOST_RSP_AT, "entry.S");
-_Static_assert(offsetof(struct vmx_entry, launched) == VMX_LAUNCHED_AT, "entry.S");
+_Static_assert(offsetof(struct hw_vcpu, entry) == VMX_HOST_RSP_AT, "entry.S");
 _Static_assert(VMCS_HOST_RSP == VMX_FIELD_HOST_RSP, "entry.S");
 
 #define BLOCKED_SHADOW (VIRTX_BLOCKED_BY_STI | VIRTX_BLOCKED_BY_MOV_SS)
@@ -47,27 +46,23 @@ static __attribute__((noinline)) enum virtx_status enter_slowly(struct vmx_vcpu 
         vmx_host_refresh(v);
     vmx_write(v, dirty & VIRTX_STATE_ALL);
     v->hw.dirty = 0;
-    if (v->entry.launched)
-        return vmx_switch(v, &v->entry);
-    status = vmx_switch(v, &v->entry);
-    if (status == VIRTX_OK)
-        v->entry.launched = 1;
+    if (v->launched)
+        return vmx_resume(v);
+    status = vmx_launch(v);
+    v->launched = status == VIRTX_OK;
     return status;
 }
 
 enum virtx_status vmx_enter(struct hw_vcpu *hv)
 {
     struct vmx_vcpu *v = vmx_of(hv);
-    uint32_t dirty = hv->dirty & ~(uint32_t)VIRTX_STATE_GPR;
 
-    if (likely(dirty == VIRTX_STATE_RIP)) {
-        vmx_vmwrite(VMCS_GUEST_RIP, hv->state.rip);
-        hv->vcpu->stats.control_writes++;
-        hv->dirty = 0;
-    } else if (dirty) {
-        return enter_slowly(v, dirty);
-    }
-    return vmx_switch(v, &v->entry);
+    if (unlikely(hv->dirty != VIRTX_STATE_RIP))
+        return enter_slowly(v, hv->dirty);
+    vmx_vmwrite_from(VMCS_GUEST_RIP, &hv->state.rip);
+    hv->vcpu->stats.control_writes++;
+    hv->dirty = 0;
+    return vmx_resume(v);
 }
 
 /* Leaves the VMCS clear and current: whether the launch had taken effect no longer matters. What was to be
@@ -77,7 +72,7 @@ static void relaunch(struct vmx_vcpu *v)
     vmx_set_field(v, VMCS_ENTRY_INTERRUPTION, 0);
     vmx_vmclear(v->vmcs_hpa);
     vmx_vmptrld(v->vmcs_hpa);
-    v->entry.launched = 0;
+    v->launched = false;
     v->hw.dirty |= VMX_DIRTY_HOST; /* so that vmx_enter() sees to it */
 }
 
@@ -96,7 +91,7 @@ static enum virtx_status explain(struct vmx_vcpu *v, uint32_t which, enum virtx_
 }
 
 /* From entry.S: VMLAUNCH or VMRESUME fell through. */
-enum virtx_status vmx_refused(struct vmx_vcpu *v, uint64_t invalid)
+VMX_FROM_ASSEMBLY enum virtx_status vmx_refused(struct vmx_vcpu *v, uint64_t invalid)
 {
     uint32_t number;
 
@@ -157,26 +152,35 @@ static __attribute__((noinline)) void end_of_instruction(struct hw_vcpu *hv)
         state->pending_debug |= PENDING_DEBUG_SINGLE_STEP;
 }
 
-void vmx_advance(struct hw_vcpu *hv)
+/* With what has been read of the guest since the exit, or anything else out of the ordinary. */
+static __attribute__((noinline)) void advance_slowly(struct hw_vcpu *hv)
 {
-    struct virtx_vcpu *vcpu = hv->vcpu;
-    struct virtx_state *state = &hv->state;
-    uint64_t rip = state->rip, next = rip + vcpu->exit.length;
+    struct virtx_state *state = hw_state(hv, VIRTX_STATE_RFLAGS | VIRTX_STATE_INTR);
+    uint64_t next = state->rip + hv->vcpu->exit.length;
 
-    if (unlikely((rip ^ next) >> 32))
+    if ((next ^ state->rip) >> 32)
         next = wrapped(vmx_of(hv), next);
     state->rip = next;
     hv->dirty |= VIRTX_STATE_RIP;
-    if (!(hv->valid & VIRTX_STATE_RFLAGS)) {
-        state->rflags = vmx_vmread(VMCS_GUEST_RFLAGS);
-        hv->valid |= VIRTX_STATE_RFLAGS;
-        vcpu->stats.control_reads += 1;
-    }
-    if (!(hv->valid & VIRTX_STATE_INTR)) {
-        state->interruptibility = (uint32_t)vmx_vmread(VMCS_GUEST_INTERRUPTIBILITY);
-        vcpu->stats.control_reads += 1;
-    }
-    if (unlikely((state->rflags & (RFLAGS_TF | RFLAGS_RF)) |
-                 (state->interruptibility & BLOCKED_SHADOW)))
+    if ((state->rflags & (RFLAGS_TF | RFLAGS_RF)) | (state->interruptibility & BLOCKED_SHADOW))
         end_of_instruction(hv);
+}
+
+void vmx_advance(struct hw_vcpu *hv)
+{
+    struct virtx_vcpu *vcpu = hv->vcpu;
+    uint64_t length = vcpu->exit.length;
+    uint64_t next = hv->state.rip + length;
+
+    /* The last comparison: RIP has left the 32 bits that count outside 64-bit mode. */
+    if (unlikely(hv->valid & (VIRTX_STATE_RFLAGS | VIRTX_STATE_INTR)) ||
+        unlikely(vmx_vmread(VMCS_GUEST_RFLAGS) & (RFLAGS_TF | RFLAGS_RF)) ||
+        unlikely(vmx_vmread(VMCS_GUEST_INTERRUPTIBILITY) & BLOCKED_SHADOW) ||
+        unlikely((uint32_t)next < (uint32_t)length)) {
+        advance_slowly(hv);
+        return;
+    }
+    vcpu->stats.control_reads += 2;
+    hv->state.rip = next;
+    hv->dirty |= VIRTX_STATE_RIP;
 }

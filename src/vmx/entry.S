@@ -2,22 +2,20 @@
 /*
  * World switch.
  *
- * enum virtx_status vmx_switch(struct vmx_vcpu *v, struct vmx_entry *entry): enters the guest and comes back at the exit, with
- * interrupts off. It does not return to its caller itself: with the host's registers back in place it
- * goes on to vmx_exited(v), or to vmx_refused(v, invalid) when the processor did not take the entry,
+ * enum virtx_status vmx_launch(struct vmx_vcpu *v), vmx_resume(v): enter the guest and come back at the exit,
+ * with interrupts off. They do not return to their caller themselves: with the host's registers back in
+ * place they go on to vmx_exited(v), or to vmx_refused(v, invalid) when the processor did not take the entry,
  * and those return. So no call needs to keep v, and the way is two jumps shorter.
  *
  * HOST_RSP is written only when the stack is not where it was at the last entry, which inside one run it
- * always is.
+ * always is. CR2 is switched by nobody: writing it is dear, reading it is not.
+ *
+ * All jumps here are direct, so no landing pads are needed.
  */
 #include "vmx/offsets.h"
 
-    .text
-    .balign 16
-    .globl vmx_switch
-    .type vmx_switch, @function
-vmx_switch:
-    endbr64
+    /* Registers in the order of struct virtx_state; the guest's RSP is in the VMCS. */
+    .macro enter_guest instruction
     pushq %rbx
     pushq %rbp
     pushq %r12
@@ -25,16 +23,14 @@ vmx_switch:
     pushq %r14
     pushq %r15
     pushq %rdi
-    cmpq %rsp, VMX_HOST_RSP_AT(%rsi)
-    jne .Lhost_rsp
-.Lenter:
-    /* CR2 is switched by nobody. Writing it is dear, reading it is not. */
+    cmpq %rsp, VMX_HOST_RSP_AT(%rdi)
+    jne 3f
+1:
     movq VMX_CR2_AT(%rdi), %rax
     movq %cr2, %rcx
     cmpq %rax, %rcx
-    jne .Lcr2
-.Lload:
-    cmpl $0, VMX_LAUNCHED_AT(%rsi)
+    jne 4f
+2:
     movq 0(%rdi), %rax
     movq 8(%rdi), %rcx
     movq 16(%rdi), %rdx
@@ -50,12 +46,46 @@ vmx_switch:
     movq 112(%rdi), %r14
     movq 120(%rdi), %r15
     movq 56(%rdi), %rdi
-    je .Llaunch
-    vmresume
+    \instruction
     jmp .Lrefused
+3:
+    movq %rsp, VMX_HOST_RSP_AT(%rdi)
+    movl $VMX_FIELD_HOST_RSP, %eax
+    vmwrite %rsp, %rax
+    jmp 1b
+4:
+    movq %rax, %cr2
+    jmp 2b
+    .endm
+
+    .macro restore_host
+    popq %r15
+    popq %r14
+    popq %r13
+    popq %r12
+    popq %rbp
+    popq %rbx
+    .endm
+
+    .text
+    .balign 16
+    .globl vmx_resume
+    .type vmx_resume, @function
+vmx_resume:
+    enter_guest vmresume
+    .size vmx_resume, . - vmx_resume
+
+    .balign 16
+    .globl vmx_launch
+    .type vmx_launch, @function
+vmx_launch:
+    enter_guest vmlaunch
+    .size vmx_launch, . - vmx_launch
 
     /* The host's RIP of every exit. */
+    .balign 16
     .globl vmx_exit_point
+    .type vmx_exit_point, @function
 vmx_exit_point:
     pushq %rdi
     movq 8(%rsp), %rdi
@@ -77,37 +107,16 @@ vmx_exit_point:
     movq %cr2, %rax
     movq %rax, VMX_CR2_AT(%rdi)
     popq %rax
-    popq %r15
-    popq %r14
-    popq %r13
-    popq %r12
-    popq %rbp
-    popq %rbx
+    restore_host
     jmp vmx_exited
-    .size vmx_switch, . - vmx_switch
-
-.Lhost_rsp:
-    movq %rsp, VMX_HOST_RSP_AT(%rsi)
-    movl $VMX_FIELD_HOST_RSP, %eax
-    vmwrite %rsp, %rax
-    jmp .Lenter
-.Lcr2:
-    movq %rax, %cr2
-    jmp .Lload
-.Llaunch:
-    vmlaunch
+    .size vmx_exit_point, . - vmx_exit_point
 
     /* Fell through: CF for VMfailInvalid, else ZF. The guest's registers are in memory as they were. */
 .Lrefused:
     setc %sil
     movzbl %sil, %esi
     popq %rdi
-    popq %r15
-    popq %r14
-    popq %r13
-    popq %r12
-    popq %rbp
-    popq %rbx
+    restore_host
     jmp vmx_refused
 
     .section .note.GNU-stack, "", @progbits

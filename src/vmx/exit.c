@@ -3,7 +3,8 @@
  * From the exit reason and its qualification to the neutral record (Intel SDM "Basic VM-Exit Information" and the
  * sections on the exit qualification).
  *
- * What an exit does not need is not read. The number of VMREADs of each path is added up once, at its end.
+ * What an exit does not need is not read. The number of VMREADs of each path is added up once, at its
+ * end: each function returns how many it has done beyond the two that every exit does.
  */
 #include "vmx/vmx.h"
 
@@ -164,18 +165,16 @@ static unsigned debug_register(struct vmx_vcpu *v, struct virtx_exit *exit)
 }
 
 /* Intel SDM "Exit Qualification for I/O Instructions". Values and counts are src/hw's to fill in. */
-static inline unsigned port_access(struct virtx_exit *exit)
+static inline void port_access(struct virtx_exit *exit)
 {
     uint64_t qualification = read_qualification(exit);
 
-    read_length(exit);
     exit->reason = VIRTX_EXIT_IO;
     exit->io.port = (uint16_t)(qualification >> 16);
     exit->io.size = (uint8_t)((qualification & 7) + 1);
     exit->io.access = qualification & 8 ? VIRTX_READ : VIRTX_WRITE;
     exit->io.string = qualification >> 4 & 1;
     exit->io.rep = qualification >> 5 & 1;
-    return 2;
 }
 
 /* The four instructions that share one reason, in the order of the instruction information. */
@@ -267,7 +266,7 @@ static __attribute__((noinline)) unsigned other(struct vmx_vcpu *v, struct virtx
     return 1;
 }
 
-static __attribute__((noinline)) unsigned decode(struct vmx_vcpu *v, struct virtx_exit *exit,
+static unsigned decode(struct vmx_vcpu *v, struct virtx_exit *exit,
                                                  uint32_t reason)
 {
     static const uint8_t tables[] = {VIRTX_INSN_SGDT, VIRTX_INSN_SIDT, VIRTX_INSN_LGDT,
@@ -275,10 +274,16 @@ static __attribute__((noinline)) unsigned decode(struct vmx_vcpu *v, struct virt
     static const uint8_t segments[] = {VIRTX_INSN_SLDT, VIRTX_INSN_STR, VIRTX_INSN_LLDT,
                                        VIRTX_INSN_LTR};
 
-    exit->length = 0;
     switch (reason) {
+    case VMX_REASON_EPT_VIOLATION:
+        return ept_violation(v, exit);
+    case VMX_REASON_INTERRUPT:
+        exit->reason = VIRTX_EXIT_INTERRUPT;
+        return 0;
     case VMX_REASON_EXCEPTION:
         return exception(v, exit);
+    case VMX_REASON_CR:
+        return control_register(v, exit);
     case VMX_REASON_TRIPLE_FAULT:
         exit->reason = VIRTX_EXIT_SHUTDOWN;
         return 0;
@@ -316,65 +321,52 @@ static __attribute__((noinline)) unsigned decode(struct vmx_vcpu *v, struct virt
     }
 }
 
-/* From entry.S: the guest has exited. The result is that of vmx_enter(). */
-enum virtx_status vmx_exited(struct vmx_vcpu *v)
+/* What is not decoded in vmx_exited() itself. */
+static __attribute__((noinline)) enum virtx_status exited_otherwise(struct vmx_vcpu *v,
+                                                                    uint32_t reason)
+{
+    struct virtx_vcpu *vcpu = v->hw.vcpu;
+
+    if (unlikely(reason & VMX_REASON_ENTRY_FAILED))
+        return vmx_entry_failed(v, reason);
+    vcpu->stats.control_reads += decode(v, &vcpu->exit, reason);
+    return VIRTX_OK;
+}
+
+/*
+ * From entry.S: the guest has exited. The result is that of vmx_enter(). Nothing here calls a
+ * function that comes back, so nothing needs to be saved.
+ */
+VMX_FROM_ASSEMBLY enum virtx_status vmx_exited(struct vmx_vcpu *v)
 {
     struct hw_vcpu *hv = &v->hw;
     struct virtx_vcpu *vcpu = hv->vcpu;
     struct virtx_exit *exit = &vcpu->exit;
-    uint32_t reason = vmcs_exit_reason();
-    unsigned reads;
+    uint64_t reason = vmcs_exit_reason();
 
     hv->valid = VMX_STATE_KEPT | VIRTX_STATE_RIP;
-    hv->state.rip = vmcs_guest_rip();
-    exit->rip = hv->state.rip;
+    exit->rip = hv->state.rip = vmcs_guest_rip();
     exit->raw.code = reason;
-    switch (reason) {
-    case VMX_REASON_CPUID:
-        read_length(exit);
+    if (likely(reason == VMX_REASON_CPUID)) {
         exit->reason = VIRTX_EXIT_CPUID;
-        reads = 1;
-        break;
-    case VMX_REASON_RDMSR:
-    case VMX_REASON_WRMSR:
-        read_length(exit);
+    } else if (likely(reason == VMX_REASON_IO)) {
+        port_access(exit);
+        vcpu->stats.control_reads++;
+    } else if (reason == VMX_REASON_RDMSR || reason == VMX_REASON_WRMSR) {
         exit->reason = VIRTX_EXIT_MSR;
         exit->msr.access = reason == VMX_REASON_RDMSR ? VIRTX_READ : VIRTX_WRITE;
-        reads = 1;
-        break;
-    case VMX_REASON_IO:
-        reads = port_access(exit);
-        break;
-    case VMX_REASON_INTERRUPT:
-        exit->length = 0;
-        exit->reason = VIRTX_EXIT_INTERRUPT;
-        reads = 0;
-        break;
-    case VMX_REASON_EPT_VIOLATION:
-        exit->length = 0;
-        reads = ept_violation(v, exit);
-        break;
-    case VMX_REASON_HLT:
-        read_length(exit);
-        exit->reason = VIRTX_EXIT_HLT;
-        reads = 1;
-        break;
-    case VMX_REASON_VMCALL:
-        read_length(exit);
+    } else if (reason == VMX_REASON_VMCALL) {
         exit->reason = VIRTX_EXIT_HYPERCALL;
-        exit->hypercall.cpl =
-            vmx_vmread(VMCS_GUEST_SS_ATTRIBUTES) >> VIRTX_SEG_DPL_SHIFT & 3;
-        reads = 2;
-        break;
-    case VMX_REASON_CR:
-        reads = control_register(v, exit);
-        break;
-    default:
-        if (unlikely(reason & VMX_REASON_ENTRY_FAILED))
-            return vmx_entry_failed(v, reason);
-        reads = decode(v, exit, reason);
-        break;
+        exit->hypercall.cpl = vmx_vmread(VMCS_GUEST_SS_ATTRIBUTES) >> VIRTX_SEG_DPL_SHIFT & 3;
+        vcpu->stats.control_reads++;
+    } else if (reason == VMX_REASON_HLT) {
+        exit->reason = VIRTX_EXIT_HLT;
+    } else {
+        exit->length = 0;
+        vcpu->stats.control_reads += 2;
+        return exited_otherwise(v, (uint32_t)reason);
     }
-    vcpu->stats.control_reads += 2 + reads;
+    read_length(exit);
+    vcpu->stats.control_reads += 3;
     return VIRTX_OK;
 }

@@ -51,6 +51,16 @@ void mock_vmwrite(uint64_t field, uint64_t value);
 #define vmx_vmread  mock_vmread
 #define vmx_vmwrite mock_vmwrite
 
+static inline void vmx_vmread_to(uint64_t field, uint64_t *value)
+{
+    *value = mock_vmread(field);
+}
+
+static inline void vmx_vmwrite_from(uint64_t field, const uint64_t *value)
+{
+    mock_vmwrite(field, *value);
+}
+
 #else
 
 /* ZF is tested first: after VMfailInvalid it is clear. */
@@ -106,9 +116,20 @@ static inline uint64_t vmx_vmread(uint64_t field)
     return value;
 }
 
+/* From and to memory, one instruction less. */
+static inline void vmx_vmread_to(uint64_t field, uint64_t *value)
+{
+    __asm__ volatile("vmread %1, %0" : "=m"(*value) : "r"(field) : "cc");
+}
+
+static inline void vmx_vmwrite_from(uint64_t field, const uint64_t *value)
+{
+    __asm__ volatile("vmwrite %1, %0" : : "r"(field), "m"(*value) : "cc");
+}
+
 static inline void vmx_vmwrite(uint64_t field, uint64_t value)
 {
-    __asm__ volatile("vmwrite %1, %0" : : "r"(field), "rm"(value) : "cc");
+    __asm__ volatile("vmwrite %1, %0" : : "r"(field), "r"(value) : "cc");
 }
 
 #endif

@@ -4,8 +4,7 @@
 #define VIRTX_VMX_OFFSETS_H
 
 #define VMX_CR2_AT         376 /* struct virtx_state: cr2 */
-#define VMX_HOST_RSP_AT    0   /* struct vmx_entry: host_rsp */
-#define VMX_LAUNCHED_AT    8   /* struct vmx_entry: launched */
+#define VMX_HOST_RSP_AT    656 /* struct hw_vcpu: entry[0] */
 #define VMX_FIELD_HOST_RSP 0x6c14
 
 #endif

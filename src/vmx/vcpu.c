@@ -141,7 +141,7 @@ enum virtx_status vmx_load(struct hw_vcpu *hv, void *data)
         return virtx_fail(&hv->vcpu->error, VIRTX_E_HARDWARE, "VMPTRLD",
                           "the processor refused the VMCS", fail);
     v->cpu = data;
-    v->entry.launched = 0;
+    v->launched = false;
     if (v->fresh)
         write_first(v);
     v->fresh = false;
@@ -166,7 +166,7 @@ void vmx_put(struct hw_vcpu *hv)
     vmx_to_host(hv, profile->at_exit | profile->at_return | profile->at_put);
     v->live = 0;
     vmx_vmclear(v->vmcs_hpa);
-    v->entry.launched = 0;
+    v->launched = false;
     v->cpu = NULL;
 }
 

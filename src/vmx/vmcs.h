@@ -277,9 +277,10 @@ enum vmx_reason {
 #define EPTP_WALK_4     (3u << 3)
 #define EPTP_AD         (1u << 6)
 
-static inline uint32_t vmcs_exit_reason(void)
+/* 32 bits wide; not truncated, since VMREAD clears the upper half. */
+static inline uint64_t vmcs_exit_reason(void)
 {
-    return (uint32_t)vmx_vmread(VMCS_EXIT_REASON);
+    return vmx_vmread(VMCS_EXIT_REASON);
 }
 static inline uint32_t vmcs_exit_length(void)
 {

@@ -103,16 +103,8 @@ struct vmx_host {
     uint16_t ldt, fs, gs;
 };
 
-/* What entry.S wants to know. */
-struct vmx_entry {
-    uint64_t host_rsp; /* as it is in the VMCS */
-    uint32_t launched;
-};
-
 struct vmx_vcpu {
-    struct hw_vcpu hw;
-
-    struct vmx_entry entry;
+    struct hw_vcpu hw; /* entry[0]: HOST_RSP as it is in the VMCS */
     uint32_t control[VMX_WORD_COUNT]; /* as they are in the VMCS */
     uint32_t exceptions;
     uint64_t cr0_mask, cr4_mask;
@@ -120,6 +112,7 @@ struct vmx_vcpu {
     uint64_t host_mce;        /* what the guest's real CR4 takes from the host's */
     uint64_t eptp;            /* 0: none yet */
     uint32_t vpid;
+    bool launched;            /* VMRESUME, not VMLAUNCH */
     bool fresh;               /* the VMCS has never been written */
     bool nested;
     bool nmi_blockable;       /* virtual-NMI blocking may be in force (see event.c) */
@@ -208,17 +201,23 @@ enum virtx_status vmx_msr(struct virtx_vm *vm, struct hw_vcpu *hv, uint32_t inde
                           bool exit);
 
 /* entry.S */
-enum virtx_status vmx_switch(struct vmx_vcpu *v, struct vmx_entry *entry);
+enum virtx_status vmx_launch(struct vmx_vcpu *v);
+enum virtx_status vmx_resume(struct vmx_vcpu *v);
 extern const char vmx_exit_point[];
 
-/* enter.c */
+/* enter.c. What assembly alone jumps to needs no landing pad for indirect branches. */
+#ifdef __CET__
+#define VMX_FROM_ASSEMBLY __attribute__((nocf_check))
+#else
+#define VMX_FROM_ASSEMBLY
+#endif
 enum virtx_status vmx_enter(struct hw_vcpu *hv);
-enum virtx_status vmx_refused(struct vmx_vcpu *v, uint64_t invalid); /* called by entry.S */
+VMX_FROM_ASSEMBLY enum virtx_status vmx_refused(struct vmx_vcpu *v, uint64_t invalid);
 enum virtx_status vmx_entry_failed(struct vmx_vcpu *v, uint32_t reason);
 void vmx_advance(struct hw_vcpu *hv);
 
 /* exit.c */
-enum virtx_status vmx_exited(struct vmx_vcpu *v); /* called by entry.S */
+VMX_FROM_ASSEMBLY enum virtx_status vmx_exited(struct vmx_vcpu *v);
 
 /* state.c */
 void vmx_read(struct hw_vcpu *hv, uint32_t groups);

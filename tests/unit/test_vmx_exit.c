@@ -329,10 +329,10 @@ START_TEST(failed_entries)
     vmcs[VMCS_GUEST_RFLAGS] = 0;
     vmcs[VMCS_EXIT_REASON] = VMX_REASON_ENTRY_FAILED | VMX_REASON_ENTRY_GUEST_STATE;
     vmcs[VMCS_ENTRY_INTERRUPTION] = INTERRUPTION_VALID | 3 << 8 | VECTOR_UD;
-    v.entry.launched = 1;
+    v.launched = true;
     ck_assert_int_eq(vmx_exited(&v), VIRTX_E_GUEST_STATE);
     ck_assert_str_eq(error->what, "guest RFLAGS");
-    ck_assert_uint_eq(v.entry.launched, 0);
+    ck_assert(!v.launched);
     ck_assert_uint_eq(vmclears, 1);
     ck_assert_uint_eq(vmptrlds, 1);
     ck_assert_uint_eq(vmcs[VMCS_ENTRY_INTERRUPTION], 0); /* src/hw injects it again */
@@ -970,11 +970,11 @@ END_TEST
 START_TEST(moves_to_another_cpu)
 {
     setup();
-    v.entry.launched = 1;
+    v.launched = true;
     take_exit(VMX_REASON_CPUID);
     vmx_put(hv);
     ck_assert_uint_eq(vmclears, 1);
-    ck_assert_uint_eq(v.entry.launched, 0);
+    ck_assert(!v.launched);
     cr[4] &= ~CR4_MCE;
     ck_assert_int_eq(vmx_load(hv, &cpu_data), VIRTX_OK);
     ck_assert(hv->dirty & VIRTX_STATE_CR);
