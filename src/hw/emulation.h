@@ -7,14 +7,21 @@
 #include "insn/execute.h"
 #include "insn/insn.h"
 
-enum hw_mov_kind { HW_MOV_WRITE, HW_MOV_READ, HW_MOV_ZERO, HW_MOV_SIGN };
+enum hw_mov_kind {
+    HW_MOV_NONE,      /* not one of these: the executor's */
+    HW_MOV_WRITE,     /* from a register */
+    HW_MOV_IMMEDIATE, /* of an immediate value */
+    HW_MOV_READ,      /* into a register, the others too */
+    HW_MOV_SIGN,      /* with sign extension */
+};
 
 /* A decoded instruction and the bytes that it was decoded from, compared under the masks. */
 #define HW_DECODED_LINES 8u
 struct hw_decoded {
     uint64_t low, high;           /* bytes 0-7 and 7-14 */
     uint64_t low_mask, high_mask; /* of the bytes that belong to the instruction */
-    uint8_t mode;
+    uint32_t mode;
+    struct hw_mov mov; /* what the instruction comes to, if it is simple */
     struct insn insn;
 };
 

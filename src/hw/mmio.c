@@ -25,160 +25,163 @@ void hw_mmio_destroy(struct hw_vcpu *hv)
     hv->emulation = NULL;
 }
 
+/* Recognizes the simple forms. */
+static struct hw_mov simple(const struct insn *insn)
+{
+    const struct insn_operand *to = &insn->operand[0], *from = &insn->operand[1], *reg = NULL;
+    struct hw_mov mov = {.kind = HW_MOV_NONE, .length = insn->length};
+
+    if (insn->op != INSN_OP_MOV && insn->op != INSN_OP_MOVZX && insn->op != INSN_OP_MOVSX)
+        return mov;
+    if (insn->prefixes & (INSN_PREFIX_LOCK | INSN_PREFIX_REP | INSN_PREFIX_REPNE))
+        return mov;
+    if (from->kind == INSN_MEM) {
+        mov.kind = insn->op == INSN_OP_MOVSX ? HW_MOV_SIGN : HW_MOV_READ;
+        mov.size = from->size;
+        mov.to_size = to->size;
+        reg = to;
+    } else if (to->kind == INSN_MEM) {
+        mov.kind = from->kind == INSN_IMM ? HW_MOV_IMMEDIATE : HW_MOV_WRITE;
+        mov.size = to->size;
+        reg = from;
+    }
+    if (reg && reg->kind == INSN_REG_HIGH)
+        mov.high = 8;
+    else if (reg && reg->kind != INSN_REG && mov.kind != HW_MOV_IMMEDIATE)
+        mov.kind = HW_MOV_NONE; /* a segment register */
+    if (reg)
+        mov.reg = reg->reg & 15;
+    return mov;
+}
+
+/* Decodes into a line. False: not an instruction, or not all of it is there. */
+static __attribute__((noinline)) bool decode(struct hw_decoded *line, const uint8_t *bytes,
+                                             unsigned got, enum insn_mode mode)
+{
+    uint8_t copy[16] = {0};
+
+    memcpy(copy, bytes, got);
+    line->low_mask = line->high_mask = 0;
+    line->mode = UINT32_MAX; /* matches nothing */
+    if (insn_decode(&line->insn, copy, got, mode) != INSN_OK)
+        return false;
+    line->mov = simple(&line->insn);
+    if (got < 15)
+        return true; /* for this once */
+    memcpy(&line->low, copy, sizeof(line->low));
+    memcpy(&line->high, copy + 7, sizeof(line->high));
+    line->mode = mode;
+    line->low_mask =
+        line->insn.length >= 8 ? UINT64_MAX : (1ull << line->insn.length * 8) - 1;
+    line->high_mask = line->insn.length <= 7 ? 0 : UINT64_MAX >> (15 - line->insn.length) * 8;
+    return true;
+}
+
 /*
  * The decoder's answer for these bytes. What was decoded before is found again by its bytes, never by
  * its address alone: the guest may change its code without telling anybody.
  */
-static const struct insn *decoded(struct hw_emulation *em, const uint8_t *bytes, unsigned got,
-                                  enum insn_mode mode, uint64_t rip)
+static inline const struct hw_decoded *decoded(struct hw_emulation *em, const uint8_t *bytes,
+                                               unsigned got, enum insn_mode mode, uint64_t rip)
 {
     struct hw_decoded *line = &em->decoded[(rip ^ rip >> 3) % HW_DECODED_LINES];
     uint64_t low, high;
 
-    if (unlikely(got < 15)) {
-        memset(em->bytes + got, 0, sizeof(em->bytes) - got);
-        memcpy(em->bytes, bytes, got);
-        if (insn_decode(&em->insn, em->bytes, got, mode) != INSN_OK)
-            return NULL;
-        return &em->insn;
-    }
     __builtin_memcpy(&low, bytes, sizeof(low));
     __builtin_memcpy(&high, bytes + 7, sizeof(high));
-    if (likely(((low ^ line->low) & line->low_mask) == 0 &&
-               ((high ^ line->high) & line->high_mask) == 0 && line->mode == mode &&
-               line->insn.length))
-        return &line->insn;
-    if (insn_decode(&line->insn, bytes, got, mode) != INSN_OK) {
-        line->insn.length = 0;
-        return NULL;
-    }
-    line->low = low;
-    line->high = high;
-    line->mode = (uint8_t)mode;
-    line->low_mask = line->insn.length >= 8 ? UINT64_MAX : (1ull << line->insn.length * 8) - 1;
-    line->high_mask =
-        line->insn.length <= 7 ? 0 : UINT64_MAX >> (15 - line->insn.length) * 8;
-    return &line->insn;
-}
-
-/* Recognizes the simple forms. */
-static bool simple(const struct insn *insn, struct hw_mov *mov, uint64_t *value,
-                   const struct hw_vcpu *hv)
-{
-    const struct insn_operand *to = &insn->operand[0], *from = &insn->operand[1];
-
-    if (insn->op != INSN_OP_MOV && insn->op != INSN_OP_MOVZX && insn->op != INSN_OP_MOVSX)
-        return false;
-    if (insn->prefixes & (INSN_PREFIX_LOCK | INSN_PREFIX_REP | INSN_PREFIX_REPNE))
-        return false;
-    if (from->kind == INSN_MEM) {
-        mov->kind = insn->op == INSN_OP_MOVZX   ? HW_MOV_ZERO
-                    : insn->op == INSN_OP_MOVSX ? HW_MOV_SIGN
-                                                : HW_MOV_READ;
-        mov->reg = to->reg;
-        mov->high = to->kind == INSN_REG_HIGH;
-        mov->size = from->size;
-        mov->to_size = to->size;
-        return to->kind == INSN_REG || to->kind == INSN_REG_HIGH;
-    }
-    if (to->kind != INSN_MEM)
-        return false;
-    mov->kind = HW_MOV_WRITE;
-    mov->size = to->size;
-    if (from->kind == INSN_REG)
-        *value = hv->state.gpr[from->reg];
-    else if (from->kind == INSN_REG_HIGH)
-        *value = hv->state.gpr[from->reg] >> 8;
-    else if (from->kind == INSN_IMM)
-        *value = insn->imm;
-    else
-        return false;
-    if (to->size < 8)
-        *value &= (1ull << to->size * 8) - 1;
-    return true;
-}
-
-/* The source is RSP, which the vendor may not have read yet. */
-static bool uses_rsp(const struct insn *insn)
-{
-    return insn->operand[1].kind == INSN_REG && insn->operand[1].reg == VIRTX_RSP;
+    if (likely(got == 15 && line->mode == (uint32_t)mode &&
+               !((low ^ line->low) & line->low_mask) && !((high ^ line->high) & line->high_mask)))
+        return line;
+    return decode(line, bytes, got, mode) ? line : NULL;
 }
 
 static void complete_simple(struct hw_vcpu *hv)
 {
-    const struct hw_mov *mov = &hv->soft->mov;
+    const struct hw_mov mov = hv->soft->mov;
     uint64_t value = hv->vcpu->exit.mmio.value;
-    unsigned unused = 64 - 8u * mov->size;
+    unsigned unused = 64 - 8u * mov.size;
 
-    if (mov->kind == HW_MOV_SIGN)
-        value = (uint64_t)((int64_t)(value << unused) >> unused);
-    else
-        value = value << unused >> unused;
-    if (mov->kind == HW_MOV_WRITE)
-        ;
-    else if (mov->high)
-        hv->state.gpr[mov->reg] =
-            (hv->state.gpr[mov->reg] & ~0xff00ull) | (value & 0xff) << 8;
-    else
-        hw_gpr_write(hv, mov->reg, value, mov->to_size);
     hv->vcpu->stats.instructions++;
+    if (mov.kind >= HW_MOV_READ) {
+        if (mov.kind == HW_MOV_SIGN)
+            value = (uint64_t)((int64_t)(value << unused) >> unused);
+        else
+            value = value << unused >> unused;
+        if (likely(!mov.high))
+            hw_gpr_write(hv, mov.reg, value, mov.to_size);
+        else
+            hv->state.gpr[mov.reg] =
+                (hv->state.gpr[mov.reg] & ~0xff00ull) | (value & 0xff) << 8;
+    }
     hw_retire(hv);
 }
 
-/* The access starts where the processor says only if it does not straddle into this page. */
-static bool starts_here(struct hw_vcpu *hv, const struct insn *insn, unsigned size)
+/* Whether the access is of this size and at the address that the processor named: it may also be the
+ * second half of one that straddles into this page. */
+static inline bool starts_here(struct hw_vcpu *hv, const struct hw_decoded *line)
 {
     uint64_t offset = hv->fault.gpa & (VIRTX_PAGE_SIZE - 1);
 
-    if (offset + size > VIRTX_PAGE_SIZE)
+    if (offset + line->mov.size > VIRTX_PAGE_SIZE)
         return false;
-    if (offset != 0 || size == 1)
+    return offset != 0 || line->mov.size == 1 || hw_operand_offset(hv, &line->insn) == 0;
+}
+
+/* The bytes are no instruction that the decoder knows, or not all of them could be had. */
+static __attribute__((noinline)) bool undecoded(struct hw_vcpu *hv, const uint8_t *bytes,
+                                                unsigned got, const struct virtx_event *event,
+                                                enum hw_access_result result)
+{
+    if (result == HW_ACCESS_FAULT) {
+        hw_raise(hv, event);
         return true;
-    return hw_operand_offset(hv, insn) == 0;
+    }
+    return hw_emulation_exit(hv, bytes, got);
 }
 
 bool hw_mmio(struct hw_vcpu *hv, enum virtx_status *status)
 {
     struct virtx_exit *exit = &hv->vcpu->exit;
-    struct hw_emulation *em = hv->emulation;
+    struct hw_soft *soft = hv->soft;
+    const struct hw_decoded *line;
     struct virtx_event event;
     enum hw_access_result result;
-    const struct insn *insn;
     enum insn_mode mode;
     uint8_t bytes[16];
-    uint64_t value = 0;
+    uint64_t value = UINT64_MAX;
+    struct hw_mov mov;
     unsigned got;
+    bool write;
 
-    if (hv->has_reinject || hv->fault.access == VIRTX_EXECUTE)
+    if (unlikely(hv->has_reinject || hv->fault.access == VIRTX_EXECUTE))
         return hw_emulation_exit(hv, NULL, 0);
-    if (hv->fault.table_walk)
+    if (unlikely(hv->fault.table_walk))
         return hw_memory_exit(hv);
     got = hw_fetch_event(hv, bytes, &mode, &event, &result);
-    insn = decoded(em, bytes, got, mode, hv->state.rip);
-    if (!insn) {
-        if (result == HW_ACCESS_FAULT) {
-            hw_raise(hv, &event);
-            return true;
-        }
-        return hw_emulation_exit(hv, bytes, got);
-    }
-    if (unlikely(uses_rsp(insn)))
-        hw_state(hv, VIRTX_STATE_RSP);
-    if (!simple(insn, &hv->soft->mov, &value, hv) ||
-        (hv->soft->mov.kind == HW_MOV_WRITE) != (hv->fault.access == VIRTX_WRITE) ||
-        !starts_here(hv, insn, hv->soft->mov.size))
-        return hw_execute_insn(hv, insn, bytes, got, status);
+    line = decoded(hv->emulation, bytes, got, mode, hv->state.rip);
+    if (unlikely(!line))
+        return undecoded(hv, bytes, got, &event, result);
+    mov = line->mov;
+    write = mov.kind < HW_MOV_READ;
+    if (unlikely(mov.kind == HW_MOV_NONE || write != (hv->fault.access == VIRTX_WRITE) ||
+                 !starts_here(hv, line)))
+        return hw_execute_insn(hv, &line->insn, bytes, got, status);
 
+    if (mov.kind == HW_MOV_IMMEDIATE)
+        value = line->insn.imm & hw_size_mask(mov.size);
+    else if (write)
+        value = hw_state(hv, mov.reg == VIRTX_RSP ? VIRTX_STATE_RSP : 0)->gpr[mov.reg] >>
+                    mov.high & hw_size_mask(mov.size);
+    soft->mov = mov;
+    hv->pending.kind = HW_PENDING_SIMPLE;
     exit->reason = VIRTX_EXIT_MMIO;
-    exit->length = insn->length;
+    exit->length = mov.length;
     exit->rip = hv->state.rip;
     exit->mmio.gpa = hv->fault.gpa;
-    exit->mmio.size = hv->soft->mov.size;
-    exit->mmio.access = hv->soft->mov.kind == HW_MOV_WRITE ? VIRTX_WRITE : VIRTX_READ;
-    exit->mmio.value = hv->soft->mov.kind == HW_MOV_WRITE ? value : UINT64_MAX;
-    hv->pending.kind = HW_PENDING_SIMPLE;
-    if (exit->mmio.gpa + exit->mmio.size - 1 < hv->soft->mmio_first ||
-        exit->mmio.gpa > hv->soft->mmio_last)
+    exit->mmio.size = mov.size;
+    exit->mmio.access = write ? VIRTX_WRITE : VIRTX_READ;
+    exit->mmio.value = value;
+    if (hv->fault.gpa + mov.size - 1 < soft->mmio_first || hv->fault.gpa > soft->mmio_last)
         return hw_to_loop(hv, true);
     return hw_offer(hv, status);
 }

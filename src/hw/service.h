@@ -50,10 +50,12 @@ enum hw_pending {
 /* A MOV-like access to MMIO that needs no executor. */
 struct hw_mov {
     uint8_t kind;     /* enum hw_mov_kind */
-    uint8_t reg;      /* destination register; 4 to 7 with `high`: AH to BH */
-    bool high;
+    uint8_t reg;      /* register; of AH to BH the number of AX to BX, with `high` */
+    uint8_t high;     /* 8 for AH to BH: the shift */
     uint8_t size;     /* bytes in memory */
-    uint8_t to_size;  /* bytes of the register */
+    uint8_t to_size;  /* bytes of the register read into */
+    uint8_t length;   /* of the instruction */
+    uint8_t unused[2];
 };
 
 /* String port access in progress (io.c). */
