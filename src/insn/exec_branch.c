@@ -77,6 +77,13 @@ enum insn_result execute_branch(struct exec *exec)
         if (!condition(exec->cpu->rflags, insn->opcode))
             return INSN_OK;
         return near_target(exec, next + insn->imm);
+    case INSN_OP_LOOPE:
+    case INSN_OP_LOOPNE:
+        /* Reserved with a repeat prefix; AMD processors let the prefix say which of the two it is.
+         */
+        if (insn->prefixes & (INSN_PREFIX_REP | INSN_PREFIX_REPNE))
+            return INSN_UNSUPPORTED;
+        return loop_taken(exec) ? near_target(exec, next + insn->imm) : INSN_OK;
     default:
         return loop_taken(exec) ? near_target(exec, next + insn->imm) : INSN_OK;
     }

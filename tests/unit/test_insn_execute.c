@@ -428,6 +428,34 @@ static bool aim(struct trial *trial)
     return offset >= NATIVE_MEMORY + 512 && offset < NATIVE_MEMORY + 3584;
 }
 
+/* Quotients that just fit and just do not, which random registers hardly ever give. */
+static void aim_division(struct trial *trial)
+{
+    uint64_t *gpr = trial->start.gpr, divisor = gpr[trial->insn.operand[0].reg];
+
+    switch (random_64() & 7) {
+    case 0:
+        gpr[2] = divisor;
+        break;
+    case 1:
+        gpr[2] = divisor - 1;
+        break;
+    case 2:
+        gpr[2] = divisor >> 1;
+        break;
+    case 3:
+        gpr[2] = (divisor >> 1) - 1;
+        break;
+    case 4:
+    case 5:
+        gpr[2] = 0 - (gpr[0] >> 63);
+        break;
+    default:
+        gpr[2] = 0;
+        break;
+    }
+}
+
 /* Make the random state fit the instruction; false if this trial is of no use. */
 static bool prepare(struct trial *trial)
 {
@@ -452,6 +480,12 @@ static bool prepare(struct trial *trial)
     if ((insn->op >= INSN_OP_PUSH && insn->op <= INSN_OP_RET && insn->op != INSN_OP_JMP) ||
         insn->op == INSN_OP_PUSH_SEG)
         gpr[4] = somewhere();
+    if ((insn->op == INSN_OP_LOOP || insn->op == INSN_OP_LOOPE || insn->op == INSN_OP_LOOPNE ||
+         insn->op == INSN_OP_JCXZ) &&
+        (random_64() & 1))
+        gpr[1] &= ~0xffful | (random_64() & 1);
+    if ((insn->op == INSN_OP_DIV || insn->op == INSN_OP_IDIV) && insn->operand[0].kind == INSN_REG)
+        aim_division(trial);
     if (insn->op == INSN_OP_ENTER || insn->op == INSN_OP_LEAVE)
         gpr[5] = somewhere();
     if (insn->op == INSN_OP_INTO) /* #OF through the IDT is not modelled */
@@ -506,6 +540,11 @@ static bool runnable(const struct insn *insn)
     case INSN_OP_UD:
     case INSN_OP_CLFLUSH:
         return false;
+    case INSN_OP_LOOPE: /* reserved with a repeat prefix */
+    case INSN_OP_LOOPNE:
+        if (insn->prefixes & (INSN_PREFIX_REP | INSN_PREFIX_REPNE))
+            return false;
+        break;
     case INSN_OP_RET:
         return insn->operand_size == word;
     case INSN_OP_MOV: /* few processors have MOVDIRI */
@@ -551,11 +590,10 @@ static bool make_instruction(struct trial *trial, unsigned map, unsigned opcode)
     if (trial->insn.op == INSN_OP_ENTER)
         trial->bytes[trial->insn.length - 1] &= 0xe3;
     if (trial->insn.operands && trial->insn.operand[0].kind == INSN_REL) {
-        uint64_t skip = native_leave_size();
+        static const uint8_t skip[4] = {NATIVE_JUMP};
+        unsigned size = trial->insn.operand[0].size;
 
-        if (trial->insn.operand[0].size == 1)
-            return false; /* too near for the code that follows: see short_branches */
-        memcpy(trial->bytes + trial->insn.length - 4, &skip, 4);
+        memcpy(trial->bytes + trial->insn.length - size, skip, size);
     }
     return insn_decode(&trial->insn, trial->bytes, 15, mode) == INSN_OK;
 }
@@ -599,22 +637,23 @@ static unsigned trials_of_opcode(unsigned map, unsigned opcode, unsigned wanted)
 /* What must have run, so that a generator that misses an instruction does not go unnoticed: in
    either mode, and in one. */
 static const uint8_t expected[] = {
-    INSN_OP_ADD,   INSN_OP_OR,     INSN_OP_ADC,   INSN_OP_SBB,     INSN_OP_AND,
-    INSN_OP_SUB,   INSN_OP_XOR,    INSN_OP_CMP,   INSN_OP_TEST,    INSN_OP_NOT,
-    INSN_OP_NEG,   INSN_OP_INC,    INSN_OP_DEC,   INSN_OP_MUL,     INSN_OP_IMUL,
-    INSN_OP_DIV,   INSN_OP_IDIV,   INSN_OP_ROL,   INSN_OP_ROR,     INSN_OP_RCL,
-    INSN_OP_RCR,   INSN_OP_SHL,    INSN_OP_SHR,   INSN_OP_SAR,     INSN_OP_SHLD,
-    INSN_OP_SHRD,  INSN_OP_MOV,    INSN_OP_MOVZX, INSN_OP_MOVSX,   INSN_OP_MOVBE,
-    INSN_OP_LEA,   INSN_OP_XCHG,   INSN_OP_XADD,  INSN_OP_CMPXCHG, INSN_OP_CMPXCHG8B,
-    INSN_OP_BSWAP, INSN_OP_CMOVCC, INSN_OP_SETCC, INSN_OP_XLAT,    INSN_OP_CBW,
-    INSN_OP_CWD,   INSN_OP_BT,     INSN_OP_BTS,   INSN_OP_BTR,     INSN_OP_BTC,
-    INSN_OP_BSF,   INSN_OP_BSR,    INSN_OP_TZCNT, INSN_OP_LZCNT,   INSN_OP_POPCNT,
-    INSN_OP_CRC32, INSN_OP_ADCX,   INSN_OP_ADOX,  INSN_OP_LAHF,    INSN_OP_SAHF,
-    INSN_OP_CLC,   INSN_OP_STC,    INSN_OP_CMC,   INSN_OP_CLD,     INSN_OP_STD,
-    INSN_OP_NOP,   INSN_OP_PAUSE,  INSN_OP_FENCE, INSN_OP_PUSH,    INSN_OP_POP,
-    INSN_OP_PUSHF, INSN_OP_ENTER,  INSN_OP_LEAVE, INSN_OP_JMP,     INSN_OP_JCC,
-    INSN_OP_CALL,  INSN_OP_RET,    INSN_OP_MOVS,  INSN_OP_CMPS,    INSN_OP_STOS,
-    INSN_OP_LODS,  INSN_OP_SCAS,
+    INSN_OP_ADD,   INSN_OP_OR,     INSN_OP_ADC,    INSN_OP_SBB,     INSN_OP_AND,
+    INSN_OP_SUB,   INSN_OP_XOR,    INSN_OP_CMP,    INSN_OP_TEST,    INSN_OP_NOT,
+    INSN_OP_NEG,   INSN_OP_INC,    INSN_OP_DEC,    INSN_OP_MUL,     INSN_OP_IMUL,
+    INSN_OP_DIV,   INSN_OP_IDIV,   INSN_OP_ROL,    INSN_OP_ROR,     INSN_OP_RCL,
+    INSN_OP_RCR,   INSN_OP_SHL,    INSN_OP_SHR,    INSN_OP_SAR,     INSN_OP_SHLD,
+    INSN_OP_SHRD,  INSN_OP_MOV,    INSN_OP_MOVZX,  INSN_OP_MOVSX,   INSN_OP_MOVBE,
+    INSN_OP_LEA,   INSN_OP_XCHG,   INSN_OP_XADD,   INSN_OP_CMPXCHG, INSN_OP_CMPXCHG8B,
+    INSN_OP_BSWAP, INSN_OP_CMOVCC, INSN_OP_SETCC,  INSN_OP_XLAT,    INSN_OP_CBW,
+    INSN_OP_CWD,   INSN_OP_BT,     INSN_OP_BTS,    INSN_OP_BTR,     INSN_OP_BTC,
+    INSN_OP_BSF,   INSN_OP_BSR,    INSN_OP_TZCNT,  INSN_OP_LZCNT,   INSN_OP_POPCNT,
+    INSN_OP_CRC32, INSN_OP_ADCX,   INSN_OP_ADOX,   INSN_OP_LAHF,    INSN_OP_SAHF,
+    INSN_OP_CLC,   INSN_OP_STC,    INSN_OP_CMC,    INSN_OP_CLD,     INSN_OP_STD,
+    INSN_OP_NOP,   INSN_OP_PAUSE,  INSN_OP_FENCE,  INSN_OP_PUSH,    INSN_OP_POP,
+    INSN_OP_PUSHF, INSN_OP_ENTER,  INSN_OP_LEAVE,  INSN_OP_JMP,     INSN_OP_JCC,
+    INSN_OP_CALL,  INSN_OP_RET,    INSN_OP_MOVS,   INSN_OP_CMPS,    INSN_OP_STOS,
+    INSN_OP_LOOP,  INSN_OP_LOOPE,  INSN_OP_LOOPNE, INSN_OP_JCXZ,    INSN_OP_LODS,
+    INSN_OP_SCAS,
 };
 
 static const uint8_t expected_64[] = {INSN_OP_MOVSX, INSN_OP_XLAT};

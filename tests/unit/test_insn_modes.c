@@ -29,6 +29,7 @@ static struct machine {
     unsigned iterations;
     unsigned reads, writes, probes, races, inputs, outputs;
     bool pending_ports;
+    bool pending_after_race;
     uint64_t fault_from; /* accesses at and above raise a page fault */
     unsigned permitted;  /* answer of io_permitted */
     uint32_t port_value;
@@ -87,6 +88,8 @@ static enum insn_access_result do_compare_exchange(void *context, uint64_t linea
     if (m.races) {
         m.races--;
         m.memory[linear]++;
+    } else if (m.pending_after_race) {
+        return INSN_ACCESS_PENDING;
     }
     if (memcmp(m.memory + linear, expected, size)) {
         memcpy(expected, m.memory + linear, size);
@@ -645,6 +648,13 @@ START_TEST(races)
     ck_assert_uint_eq(m.cpu.rflags & 0x40, 0);
     ck_assert_uint_eq(m.gpr[RAX], 26);
     ck_assert_uint_eq(m.memory[0x100], 26);
+    /* cmpxchg that would have failed succeeds, and the accumulator stays */
+    m.gpr[RAX] = 27;
+    m.races = 1;
+    ck_assert_int_eq(RUN(0xf0, 0x0f, 0xb1, 0x0b), INSN_OK);
+    ck_assert_uint_eq(m.cpu.rflags & 0x40, 0x40);
+    ck_assert_uint_eq(m.gpr[RAX], 27);
+    ck_assert_uint_eq(m.memory[0x100], 99);
     /* never won: nothing has happened */
     m.races = 1000;
     m.cpu.rip = 0x50;
@@ -658,6 +668,27 @@ START_TEST(races)
     ck_assert_int_eq(RUN(0x87, 0x03), INSN_UNSUPPORTED); /* xchg locks by itself */
     ck_assert_uint_eq(m.reads, 0);
     ck_assert_int_eq(RUN(0x01, 0x03), INSN_OK);
+}
+END_TEST
+
+/* A race, and then the access becomes the embedder's: the log holds what was there after the race.
+ */
+START_TEST(race_then_pending)
+{
+    long_mode();
+    m.gpr[RBX] = 0x100;
+    m.gpr[RAX] = 5;
+    m.memory[0x100] = 10;
+    m.races = 1;
+    m.pending_after_race = true;
+    ck_assert_int_eq(RUN(0xf0, 0x0f, 0xc1, 0x03), INSN_PENDING);
+    ck_assert_uint_eq(m.replay.count, 2);
+    ck_assert_uint_eq(m.replay.access[1].kind, INSN_ACCESS_COMPARE_EXCHANGE);
+    ck_assert_uint_eq(m.replay.access[1].data[0], 16);
+    m.replay.access[1].done = 1;
+    ck_assert_int_eq(resume(), INSN_OK);
+    ck_assert_uint_eq(m.gpr[RAX], 11);
+    ck_assert_uint_eq(m.reads, 1);
 }
 END_TEST
 
@@ -833,6 +864,7 @@ int main(void)
                                 ports_pending,
                                 replay_mismatch,
                                 races,
+                                race_then_pending,
                                 race_cmpxchg8b,
                                 interrupt_flag,
                                 pop_flags,

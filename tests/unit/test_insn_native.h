@@ -97,35 +97,44 @@ __asm__(
                         "native_code_32:\n"
                         "mov " STATE(0x00) ", %eax; mov " STATE(0x08) ", %ecx; mov " STATE(
                             0x10) ", %edx\n"
-                                  "mov " STATE(0x18) ", %ebx; mov " STATE(0x28) ", %ebp; "
-                                                                                "mov " STATE(
-                                                                                    0x30) ", %esi\n"
-                                                                                          "mov"
-                                                                                          " " STATE(0x38) ", %edi; mov " STATE(0x20) ", %esp\n"
-                                                                                                                                     "native_enter_32_end:\n"
-                                                                                                                                     "native_taken_32:\n"
-                                                                                                                                     "movl $1, " STATE(0x90) "\n"
-                                                                                                                                                             "native_leave_32:\n"
-                                                                                                                                                             "mov %eax, " STATE(
-                                                                                                                                                                 0x00) "; mov %ecx, " STATE(0x08) "; mov %edx, " STATE(0x10) "\n"
-                                                                                                                                                                                                                             "mov %ebx, " STATE(0x18) "; mov %esp, " STATE(0x20) "; mov %ebp, " STATE(0x28) "\n"
-                                                                                                                                                                                                                                                                                                            "mov %esi, " STATE(
-                                                                                                                                                                                                                                                                                                                0x30) "; mov %edi, " STATE(0x38) "\n"
-                                                                                                                                                                                                                                                                                                                                                 "mov $0x20001000, %esp\n"
-                                                                                                                                                                                                                                                                                                                                                 "pushf\n"
-                                                                                                                                                                                                                                                                                                                                                 "pop " STATE(
-                                                                                                                                                                                                                                                                                                                                                     0x80) "\n"
-                                                                                                                                                                                                                                                                                                                                                           "ljmp $0x33, $0x20011000\n"
-                                                                                                                                                                                                                                                                                                                                                           "native_leave_32_end:\n"
-                                                                                                                                                                                                                                                                                                                                                           ".code64\n"
-                                                                                                                                                                                                                                                                                                                                                           "native_exit_32:\n"
-                                                                                                                                                                                                                                                                                                                                                           "mov " STATE(0x88) ", %rsp\n"
-                                                                                                                                                                                                                                                                                                                                                                              "cld\n"
-                                                                                                                                                                                                                                                                                                                                                                              "xor %eax, %eax; mov %eax, %ds; mov %eax, %es\n"
-                                                                                                                                                                                                                                                                                                                                                                              "pop %r15; pop %r14; pop %r13; pop %r12; pop %rbp; pop %rbx\n"
-                                                                                                                                                                                                                                                                                                                                                                              "ret\n"
-                                                                                                                                                                                                                                                                                                                                                                              "native_exit_32_end:\n"
-                                                                                                                                                                                                                                                                                                                                                                              ".popsection\n");
+                                  "mov " STATE(0x18) ", %ebx; mov " STATE(
+                                      0x28) ", %ebp; "
+                                            "mov " STATE(
+                                                0x30) ", %esi\n"
+                                                      "mov"
+                                                      " " STATE(0x38) ", %edi; mov " STATE(
+                                                          0x20) ", %esp\n"
+                                                                "native_enter_32_end:\n"
+                                                                "native_taken_32:\n"
+                                                                "movl $1, " STATE(
+                                                                    0x90) "\n"
+                                                                          "native_leave_32:\n"
+                                                                          "mov %eax, " STATE(0x00) "; mov %ecx, " STATE(0x08) "; mov %edx, " STATE(
+                                                                              0x10) "\n"
+                                                                                    "mov "
+                                                                                    "%ebx, " STATE(0x18) "; mov %esp, " STATE(0x20) "; mov %ebp, " STATE(
+                                                                                        0x28) "\n"
+                                                                                              "mov "
+                                                                                              "%esi"
+                                                                                              ","
+                                                                                              " " STATE(0x30) "; mov %edi, " STATE(
+                                                                                                  0x38) "\n"
+                                                                                                        "mov $0x20001000, %esp\n"
+                                                                                                        "pushf\n"
+                                                                                                        "pop " STATE(
+                                                                                                            0x80) "\n"
+                                                                                                                  "ljmp $0x33, $0x20011000\n"
+                                                                                                                  "native_leave_32_end:\n"
+                                                                                                                  ".code64\n"
+                                                                                                                  "native_exit_32:\n"
+                                                                                                                  "mov " STATE(
+                                                                                                                      0x88) ", %rsp\n"
+                                                                                                                            "cld\n"
+                                                                                                                            "xor %eax, %eax; mov %eax, %ds; mov %eax, %es\n"
+                                                                                                                            "pop %r15; pop %r14; pop %r13; pop %r12; pop %rbp; pop %rbx\n"
+                                                                                                                            "ret\n"
+                                                                                                                            "native_exit_32_end:\n"
+                                                                                                                            ".popsection\n");
 
 extern const uint8_t native_enter[], native_enter_end[], native_taken[], native_leave[],
     native_leave_end[];
@@ -185,10 +194,9 @@ static void native_mode(bool is_64bit)
            (size_t)(native_stub.enter_end - native_stub.enter));
 }
 
-static uint64_t native_leave_size(void)
-{
-    return (uint64_t)(native_stub.leave_end - native_stub.leave);
-}
+/* Behind the instruction there is a jump, and behind that the branch target, within reach of short
+   branches. */
+enum { NATIVE_JUMP = 5 };
 
 /* The address the instruction runs at; sets native_after and native_target for its length. */
 static uint64_t native_place(unsigned length)
@@ -196,7 +204,7 @@ static uint64_t native_place(unsigned length)
     uint64_t at = NATIVE_CODE + (uint64_t)(native_stub.enter_end - native_stub.enter);
 
     native_after = at + length;
-    native_target = native_after + native_leave_size();
+    native_target = native_after + NATIVE_JUMP;
     return at;
 }
 
@@ -208,9 +216,11 @@ static void native_run(const uint8_t *bytes, unsigned length, struct native_stat
         void (*call)(void);
     } code = {.address = NATIVE_CODE};
     uint8_t *at = (uint8_t *)native_place(length);
+    int32_t leave = (int32_t)(native_stub.leave - native_stub.taken);
 
     memcpy(at, bytes, length);
-    memcpy((void *)native_after, native_stub.leave, native_leave_size());
+    *(uint8_t *)native_after = 0xe9;
+    memcpy((uint8_t *)native_after + 1, &leave, 4);
     memcpy((void *)native_target, native_stub.taken,
            (size_t)(native_stub.leave_end - native_stub.taken));
     state->taken = state->vector = 0;
