@@ -64,6 +64,14 @@ static enum hw_next prepare(struct hw_vcpu *hv)
         hw_record(hv, VIRTX_EXIT_KICK);
         return HW_LEAVE;
     }
+    if (hv->work & HW_WORK_EVENT) {
+        bool follow = vcpu->irq && vcpu->irq->set_tpr;
+
+        if (unlikely(follow != hv->soft->follow_cr8)) {
+            hv->soft->follow_cr8 = follow;
+            hv->work |= HW_WORK_CONTROLS;
+        }
+    }
     if (hv->work & HW_WORK_CONTROLS) {
         hv->work &= ~(uint32_t)HW_WORK_CONTROLS;
         hw_controls_compute(hv);

@@ -85,6 +85,7 @@ struct hw_soft {
     uint64_t host_dr[4], host_dr6, host_dr7;
     uint32_t host_pkru, guest_pkru;
     bool pkru_swapped; /* the host's PKRU is in the processor, the guest's in guest_pkru */
+    bool follow_cr8;   /* an interrupt source wants to know CR8: its accesses exit */
     bool created;      /* hw_vcpu_create() is through */
     uint32_t ours;     /* switch.c: what of the profile src/hw itself exchanges */
     uint32_t shared;   /* switch.c: which MSRs are exchanged … */

@@ -830,6 +830,8 @@ START_TEST(test_cr8_reaches_the_source)
     cr_reg = 8;
     world_play(exit_mov_from_cr);
     world_run();
+    ck_assert_uint_eq(world.hv->controls.cr_write, 1u << 8); /* or the source would not hear of it */
+    ck_assert_uint_eq(world.hv->controls.cr_read, 1u << 8);
     ck_assert_uint_eq(world_gpr()[VIRTX_RBX], 3);
     ck_assert_int_eq(mov_cr(8, 9), -1);
     ck_assert_uint_eq(source_cr8, 9);
