@@ -391,30 +391,34 @@ static void model_drop(int s)
             model[i].slot = -1;
 }
 
+/* Whether the table says of a page what the model does. */
+static bool page_agrees(const struct slot_table *table, unsigned page, uint8_t *memories[],
+                        uint32_t *hint)
+{
+    uint64_t gpa = (uint64_t)page * VIRTX_PAGE_SIZE + next(VIRTX_PAGE_SIZE);
+    const struct slot_entry *entry = virtx_slot_find(table, gpa);
+    int s = model[page].slot;
+
+    if (table && virtx_slot_find_near(table, gpa, hint) != entry)
+        return false;
+    if (s < 0 || !entry)
+        return s < 0 && !entry;
+    return entry->memory + (gpa - entry->gpa) ==
+               memories[s] + model[page].offset * VIRTX_PAGE_SIZE + gpa % VIRTX_PAGE_SIZE &&
+           entry->rights == slots[s].rights && entry->dirty && entry->slot == slots[s].handle;
+}
+
 static void model_check(uint8_t *memories[])
 {
     const struct slot_table *table = virtx_slots(vm);
     uint32_t hint = next(100);
+    bool agrees = true;
 
     for (unsigned i = 0; table && i + 1 < table->count; i++)
-        ck_assert_uint_le(table->entry[i].end, table->entry[i + 1].gpa);
-    for (unsigned i = 0; i < PAGES; i++) {
-        uint64_t gpa = (uint64_t)i * VIRTX_PAGE_SIZE + next(VIRTX_PAGE_SIZE);
-        const struct slot_entry *entry = virtx_slot_find(table, gpa);
-
-        if (table)
-            ck_assert_ptr_eq(virtx_slot_find_near(table, gpa, &hint), entry);
-        if (model[i].slot < 0) {
-            ck_assert_ptr_null(entry);
-            continue;
-        }
-        ck_assert_ptr_nonnull(entry);
-        ck_assert_ptr_eq(entry->memory + (gpa - entry->gpa),
-                         memories[model[i].slot] + model[i].offset * VIRTX_PAGE_SIZE +
-                             gpa % VIRTX_PAGE_SIZE);
-        ck_assert_uint_eq(entry->rights, slots[model[i].slot].rights);
-        ck_assert(entry->dirty != NULL);
-    }
+        agrees &= table->entry[i].end <= table->entry[i + 1].gpa;
+    for (unsigned i = 0; i < PAGES; i++)
+        agrees &= page_agrees(table, i, memories, &hint);
+    ck_assert(agrees);
     ck_assert_ptr_null(virtx_slot_find(table, (uint64_t)PAGES * VIRTX_PAGE_SIZE));
     ck_assert_ptr_null(virtx_slot_find(table, UINT64_MAX));
 }
@@ -501,7 +505,7 @@ START_TEST(random_operations)
     }
     for (unsigned i = 0; i < PAGES; i++)
         model[i].slot = -1;
-    for (unsigned round = 0; round < 4000; round++) {
+    for (unsigned round = 0; round < 1500; round++) {
         int s = (int)next(SLOTS);
 
         if (slots[s].handle)
@@ -531,11 +535,10 @@ START_TEST(many_slots)
         fake_slot(vm, (uint64_t)(i * 37 % 400) * 0x3000, 1, memory);
     table = virtx_slots(vm);
     ck_assert_uint_eq(table->count, 400);
-    for (unsigned i = 0; i < 400; i++) {
-        ck_assert_uint_eq(table->entry[i].gpa, i * 0x3000ull);
-        ck_assert_ptr_eq(virtx_slot_find(table, i * 0x3000ull + 0xfff), &table->entry[i]);
-        ck_assert_ptr_null(virtx_slot_find(table, i * 0x3000ull + 0x1000));
-    }
+    for (unsigned i = 0; i < 400; i++)
+        ck_assert(table->entry[i].gpa == i * 0x3000ull &&
+                  virtx_slot_find(table, i * 0x3000ull + 0xfff) == &table->entry[i] &&
+                  !virtx_slot_find(table, i * 0x3000ull + 0x1000));
     end();
 }
 END_TEST
@@ -549,7 +552,7 @@ int main(void)
     tcase_add_test(tests, changes);
     tcase_add_test(tests, dirty_log);
     tcase_add_test(tests, harvest_waits_for_running_vcpus);
-    tcase_add_loop_test(tests, random_operations, 0, 8);
+    tcase_add_loop_test(tests, random_operations, 0, 4);
     tcase_add_test(tests, many_slots);
     return fake_main(suite);
 }
