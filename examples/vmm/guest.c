@@ -15,8 +15,8 @@ unsigned guest_map(const struct guest_ram *ram, struct guest_range ranges[GUEST_
     unsigned count = 0;
 
     ranges[count++] = (struct guest_range){0, GUEST_LOW_END, 1};
-    ranges[count++] = (struct guest_range){GUEST_LOW_END, 0xa0000 - GUEST_LOW_END, 2};
-    ranges[count++] = (struct guest_range){0xe0000, 0x20000, 2}; /* ACPI tables, firmware */
+    ranges[count++] = (struct guest_range){GUEST_LOW_END, GUEST_HOLE - GUEST_LOW_END, 2};
+    ranges[count++] = (struct guest_range){GUEST_FIRMWARE, 0x100000 - GUEST_FIRMWARE, 2};
     ranges[count++] = (struct guest_range){0x100000, ram->low_bytes - 0x100000, 1};
     if (ram->high_bytes)
         ranges[count++] = (struct guest_range){GUEST_HIGH, ram->high_bytes, 1};

@@ -12,6 +12,8 @@
 #define GUEST_LOW_MAX  0xc0000000ull
 #define GUEST_HIGH     0x100000000ull
 #define GUEST_LOW_END  0x9fc00u /* below the extended BIOS data area */
+#define GUEST_HOLE     0xa0000u /* a screen and option ROMs would be here … */
+#define GUEST_FIRMWARE 0xe0000u /* … and the ACPI tables are here */
 
 struct guest_ram {
     uint8_t *low;       /* backs [0, low_bytes) */

@@ -105,30 +105,41 @@ static const char *load(const struct guest_ram *ram, const struct guest_image *i
 
 /* ---- Machine ---- */
 
+/* Memory below and above the hole for a screen and option ROMs, and above 4 GiB. */
+static enum virtx_status add_slots(struct virtx_vm *vm, const struct guest_ram *ram)
+{
+    const struct {
+        uint64_t gpa, bytes, offset;
+    } parts[] = {
+        {0, GUEST_HOLE, 0},
+        {GUEST_FIRMWARE, ram->low_bytes - GUEST_FIRMWARE, GUEST_FIRMWARE},
+        {GUEST_HIGH, ram->high_bytes, ram->low_bytes},
+    };
+    struct virtx_memslot *unused;
+    enum virtx_status status = VIRTX_OK;
+
+    for (unsigned i = 0; !status && i < sizeof(parts) / sizeof(parts[0]); i++) {
+        struct virtx_memslot_config slot = {
+            .size = sizeof(slot), .rights = VIRTX_READ | VIRTX_WRITE | VIRTX_EXECUTE,
+            .type = VIRTX_MEMORY_WB, .gpa = parts[i].gpa, .bytes = parts[i].bytes,
+            .memory = ram->low + parts[i].offset,
+        };
+        if (slot.bytes)
+            status = virtx_memslot_add(vm, &slot, &unused);
+    }
+    return status;
+}
+
 static enum virtx_status add_memory(struct virtx_vm *vm, uint64_t bytes, struct guest_ram *ram)
 {
     uint64_t low = bytes < GUEST_LOW_MAX ? bytes : GUEST_LOW_MAX;
-    struct virtx_memslot_config slot = {
-        .size = sizeof(slot), .rights = VIRTX_READ | VIRTX_WRITE | VIRTX_EXECUTE,
-        .type = VIRTX_MEMORY_WB,
-    };
-    struct virtx_memslot *unused;
-    enum virtx_status status;
     uint8_t *memory = bare_pages_alloc(bytes / BARE_PAGE_SIZE, 512);
 
     if (!memory)
         return VIRTX_E_NO_MEMORY;
     memset(memory, 0, bytes);
     *ram = (struct guest_ram){.low = memory, .low_bytes = low, .high_bytes = bytes - low};
-    slot.bytes = low;
-    slot.memory = memory;
-    status = virtx_memslot_add(vm, &slot, &unused);
-    if (status || !ram->high_bytes)
-        return status;
-    slot.gpa = GUEST_HIGH;
-    slot.bytes = ram->high_bytes;
-    slot.memory = memory + low;
-    return virtx_memslot_add(vm, &slot, &unused);
+    return add_slots(vm, ram);
 }
 
 static enum virtx_status set_start(struct virtx_vcpu *vcpu, const struct guest_start *start)
