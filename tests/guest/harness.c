@@ -378,6 +378,19 @@ void guest_prepare(void (*fn)(uint64_t), uint64_t argument)
     vcpu_prepare(machine.vcpu, 0, fn, argument);
 }
 
+void guest_prepare_again(void (*fn)(uint64_t), uint64_t argument)
+{
+    uint32_t groups = VIRTX_STATE_GPR | VIRTX_STATE_RSP | VIRTX_STATE_RIP;
+    struct virtx_state state = guest_state();
+    uint64_t *top = (uint64_t *)(void *)&guest_cpus[1] - 1;
+
+    *top = (uintptr_t)guest_returned;
+    state.gpr[VIRTX_RSP] = (uintptr_t)top;
+    state.gpr[VIRTX_RDI] = argument;
+    state.rip = (uintptr_t)fn;
+    CHECK_OK(virtx_vcpu_set(machine.vcpu, groups, &state));
+}
+
 const struct virtx_exit *vcpu_run(struct virtx_vcpu *vcpu)
 {
     static const struct virtx_exit nothing = {.reason = VIRTX_EXIT_NONE};

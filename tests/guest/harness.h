@@ -123,6 +123,8 @@ struct virtx_vcpu *vcpu_make(struct virtx_vm *vm, uint32_t id);
 /* Sets the registers so that the guest calls fn(argument) in ring 0 of 64-bit mode. */
 void guest_prepare(void (*fn)(uint64_t), uint64_t argument);
 void vcpu_prepare(struct virtx_vcpu *vcpu, unsigned stack, void (*fn)(uint64_t), uint64_t argument);
+/* The same without a reset: all state but RIP, RSP and RDI stays as it is. */
+void guest_prepare_again(void (*fn)(uint64_t), uint64_t argument);
 /* Prepares, and runs until PORT_DONE (returns true) or an exit that the harness does not know
  * (returns false, with machine.exit). Kicks, host interrupts and marks are served. */
 bool guest_call(void (*fn)(uint64_t), uint64_t argument, uint64_t *result);
