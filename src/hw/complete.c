@@ -129,6 +129,10 @@ static void complete_instruction(struct hw_vcpu *hv)
         hv->state.gpr[VIRTX_RAX] = (uint32_t)instruction->value;
         hv->state.gpr[VIRTX_RDX] = instruction->value >> 32;
         break;
+    case VIRTX_INSN_INVLPG: /* nobody but the library can do what it is for */
+    case VIRTX_INSN_INVPCID:
+        hw_invalidate(hv, instruction->which, instruction->operand);
+        break;
     case VIRTX_INSN_XSETBV:
         if (!hw_xsetbv(hv, (uint32_t)instruction->operand, instruction->value))
             return;

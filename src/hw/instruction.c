@@ -45,32 +45,22 @@ static bool guest_has(struct hw_vcpu *hv, uint32_t leaf, unsigned word, unsigned
     return words[word] >> bit & 1;
 }
 
-static bool invlpg(struct hw_vcpu *hv)
+/* All of the tag is at least what INVLPG and any type of INVPCID ask for (Intel SDM "INVPCID—Invalidate
+ * Process-Context Identifier"). */
+void hw_invalidate(struct hw_vcpu *hv, uint32_t which, uint64_t address)
 {
     struct virtx_vcpu *vcpu = hv->vcpu;
-
-    if (vcpu->vm->paging->invlpg)
-        vcpu->vm->paging->invlpg(vcpu, vcpu->exit.instruction.operand);
-    hw_owe(hv, HW_FLUSH_TAG);
-    return done(hv);
-}
-
-/* Intel SDM "INVPCID—Invalidate Process-Context Identifier". All of the tag is more than any of its types
- * asks for. */
-static bool invpcid(struct hw_vcpu *hv)
-{
-    struct virtx_vcpu *vcpu = hv->vcpu;
+    const struct virtx_paging *paging = vcpu->vm->paging;
     const struct virtx_state *state;
 
-    if (!guest_has(hv, 7, 0, 10))
-        return undefined(hv);
-    state = hw_state(hv, VIRTX_STATE_CR);
-    if (vcpu->vm->paging->control_changed) {
-        vcpu->vm->paging->control_changed(vcpu, state->cr0, state->cr4, state->efer);
+    if (which == VIRTX_INSN_INVLPG && paging->invlpg) {
+        paging->invlpg(vcpu, address);
+    } else if (paging->control_changed) {
+        state = hw_state(hv, VIRTX_STATE_CR);
+        paging->control_changed(vcpu, state->cr0, state->cr4, state->efer);
         hv->work |= HW_WORK_ROOT;
     }
     hw_owe(hv, HW_FLUSH_TAG);
-    return done(hv);
 }
 
 #ifdef VIRTX_UNIT
@@ -123,9 +113,13 @@ bool hw_instruction_default(struct hw_vcpu *hv, enum virtx_status *status)
         hw_raise_error(hv, VECTOR_GP, 0);
         return true;
     case VIRTX_INSN_INVLPG:
-        return invlpg(hv);
+        hw_invalidate(hv, instruction->which, instruction->operand);
+        return done(hv);
     case VIRTX_INSN_INVPCID:
-        return invpcid(hv);
+        if (!guest_has(hv, 7, 0, 10))
+            return undefined(hv);
+        hw_invalidate(hv, instruction->which, 0);
+        return done(hv);
     case VIRTX_INSN_INVD:   /* would throw away what the host has written */
     case VIRTX_INSN_WBINVD: /* caches are coherent with all that the guest can reach */
     case VIRTX_INSN_PAUSE:

@@ -51,7 +51,9 @@ static unsigned action_at(const struct rule_table *own, const struct rule_table 
     return rule ? rule->action : VIRTX_ACTION_DEFAULT;
 }
 
-/* A number that changes when the rules of a kind do (FNV-1a over what matters). 0: no rules. */
+/* A number that changes when the rules of a kind do (FNV-1a over what matters). 0: no rules. While a bitmap
+ * is between two sets of rules, and after that has failed, its signature is UNKNOWN. */
+#define UNKNOWN 2
 static uint64_t signature(const struct rule_table *table, uint32_t kind)
 {
     uint64_t hash = 0xcbf29ce484222325;
@@ -153,6 +155,7 @@ static enum virtx_status apply_vcpu(struct virtx_vm *vm, struct virtx_vcpu *vcpu
     enum virtx_status status;
 
     if (ports != hv->port_rules) {
+        hv->port_rules = UNKNOWN;
         status = apply_ports(vm, hv, rules, vms);
         if (status != VIRTX_OK)
             return status;
@@ -161,6 +164,7 @@ static enum virtx_status apply_vcpu(struct virtx_vm *vm, struct virtx_vcpu *vcpu
     own = signature(rules, VIRTX_INTERCEPT_MSR);
     msrs = own || hv->msr_rules ? (own * 31) ^ signature(vms, VIRTX_INTERCEPT_MSR) ^ 1 : 0;
     if (msrs != hv->msr_rules) {
+        hv->msr_rules = UNKNOWN;
         status = apply_msrs(vm, hv, rules, vms);
         if (status != VIRTX_OK)
             return status;
@@ -180,6 +184,7 @@ enum virtx_status hw_intercept_changed(struct virtx_vm *vm, struct virtx_vcpu *v
         return apply_vcpu(vm, vcpu);
     now = signature(rules, VIRTX_INTERCEPT_PORT);
     if (now != data->port_rules) {
+        data->port_rules = UNKNOWN;
         status = apply_ports(vm, NULL, NULL, rules);
         if (status != VIRTX_OK)
             return status;
@@ -187,6 +192,7 @@ enum virtx_status hw_intercept_changed(struct virtx_vm *vm, struct virtx_vcpu *v
     }
     now = signature(rules, VIRTX_INTERCEPT_MSR);
     if (now != data->msr_rules) {
+        data->msr_rules = UNKNOWN;
         status = apply_msrs(vm, NULL, NULL, rules);
         if (status != VIRTX_OK)
             return status;

@@ -3,7 +3,6 @@
  * Guest linear memory, as the instruction that the library executes for the guest sees it.
  */
 #include "hw/service.h"
-#include "paging/walk.h"
 
 void hw_walk_mode(struct hw_vcpu *hv, struct walk_mode *mode)
 {
@@ -198,11 +197,13 @@ static const uint8_t *code_pointer(struct hw_vcpu *hv, uint64_t gpa, unsigned by
     return virtx_gpa_pointer(vm, gpa, bytes, VIRTX_READ);
 }
 
-/* Reads instruction bytes from one page; 0 when that cannot be. The processor has been there: the accessed flags
- * are its business. */
-static inline __attribute__((always_inline)) unsigned
-fetch_piece(struct hw_vcpu *hv, const struct hw_code *code, uint64_t linear, uint8_t *buf,
-            unsigned bytes, struct virtx_event *event, enum hw_access_result *result)
+/* Host address of code that the memo does not know; NULL when it cannot be read. The processor has been
+ * there: the accessed flags are its business. */
+static __attribute__((noinline)) const uint8_t *find_code(struct hw_vcpu *hv,
+                                                          const struct hw_code *code,
+                                                          uint64_t linear, unsigned bytes,
+                                                          struct virtx_event *event,
+                                                          enum hw_access_result *result)
 {
     struct walk_result walk;
     struct walk_mode mode;
@@ -218,8 +219,8 @@ fetch_piece(struct hw_vcpu *hv, const struct hw_code *code, uint64_t linear, uin
     mode.no_1g = hv->soft->policy.no_1g;
     if (unlikely(!(code->efer & EFER_LMA)))
         __builtin_memcpy(mode.pdpte, hw_state(hv, VIRTX_STATE_CR)->pdpte, sizeof(mode.pdpte));
-    switch (walk_guest(hv->vcpu->vm, &mode, linear, VIRTX_EXECUTE, code->cpl == 3 ? WALK_USER : 0,
-                       &walk)) {
+    switch (walk_memo_fill(&hv->soft->code, hv->vcpu->vm, &mode, linear,
+                           code->cpl == 3 ? WALK_USER : 0, &walk)) {
     case VIRTX_OK:
         break;
     case VIRTX_E_FAULT:
@@ -229,15 +230,29 @@ fetch_piece(struct hw_vcpu *hv, const struct hw_code *code, uint64_t linear, uin
                                       .has_error = true,
                                       .error = walk.error,
                                       .address = linear};
-        return 0;
+        return NULL;
     default:
         *result = HW_ACCESS_NONE;
-        return 0;
+        return NULL;
     }
     from = code_pointer(hv, walk.gpa, bytes);
-    if (unlikely(!from)) {
+    if (unlikely(!from))
         *result = HW_ACCESS_MMIO;
-        return 0;
+    return from;
+}
+
+/* Reads instruction bytes from one page; 0 when that cannot be. */
+static inline __attribute__((always_inline)) unsigned
+fetch_piece(struct hw_vcpu *hv, const struct hw_code *code, uint64_t linear, uint8_t *buf,
+            unsigned bytes, struct virtx_event *event, enum hw_access_result *result)
+{
+    const uint8_t *from = walk_memo_find(&hv->soft->code, hv->vcpu->vm, code->cr3, code->cr4,
+                                         code->efer, linear, code->cpl == 3);
+
+    if (unlikely(!from)) {
+        from = find_code(hv, code, linear, bytes, event, result);
+        if (!from)
+            return 0;
     }
     *result = HW_ACCESS_OK;
     if (likely(bytes == 15)) { /* two overlapping halves */

@@ -7,6 +7,7 @@
 
 #include "hw/hw.h"
 #include "insn/insn.h"
+#include "paging/memo.h"
 #include "x86/cpu.h"
 #include "x86/defs.h"
 
@@ -74,6 +75,7 @@ struct hw_soft {
     uint64_t microcode, syscfg, hwcr, de_cfg;
     struct hw_mov mov;
     uint32_t code_slot; /* memory.c: where the code lay last */
+    struct walk_memo code;
     uint64_t mmio_first, mmio_last; /* no MMIO intercept reaches beyond these */
     uint32_t return_tier; /* host state to be back when run returns */
     struct hw_string string;
@@ -201,6 +203,7 @@ static inline void hw_io_record(struct hw_vcpu *hv)
 bool hw_io(struct hw_vcpu *hv, enum virtx_status *status);
 void hw_io_complete(struct hw_vcpu *hv);
 /* instruction.c: what an intercepted instruction does when nobody has another idea. */
+void hw_invalidate(struct hw_vcpu *hv, uint32_t which, uint64_t address); /* INVLPG, INVPCID */
 bool hw_instruction_default(struct hw_vcpu *hv, enum virtx_status *status);
 
 /* mmio.c */
