@@ -7,7 +7,7 @@
  * what cannot wait, and leaves whatever is unusual to the careful one. Intel SDM "Paging"
  * throughout; where the AMD APM "Page Translation and Protection" differs, a comment says so.
  */
-#include "paging/walk.h"
+#include "paging/memo.h"
 #include "x86/defs.h"
 
 #define ENTRY_P  BIT(0)
@@ -484,4 +484,56 @@ enum virtx_status walk_guest(struct virtx_vm *vm, const struct walk_mode *mode, 
     if (likely(walk_quick(vm, mode, gva, access, flags, result)))
         return VIRTX_OK;
     return walk_careful(vm, mode, gva, access, flags, result);
+}
+
+/* Host address of memory at gpa, NULL if there is none. */
+static const uint8_t *host_of(struct virtx_vm *vm, uint64_t gpa)
+{
+    const uint8_t *page;
+    return find_table(vm, virtx_slots(vm), gpa & ~OFFSET(SIZE_4K), &page) ? page : NULL;
+}
+
+/* Remembers the entries of a 4-level walk that led to gpa. The generation was read before all else, so
+ * whatever changes meanwhile makes the memo worthless. */
+static void remember(struct walk_memo *memo, struct virtx_vm *vm, const struct walk_mode *mode,
+                     uint64_t gva, const struct path *path, uint64_t gpa)
+{
+    uint64_t table = path->root;
+    unsigned shift = path->shift;
+
+    for (unsigned i = 0; i < 4; i++) {
+        unsigned last = path->count - 1u;
+        if (i > last) {
+            memo->at[i] = memo->at[last];
+            memo->entry[i] = memo->entry[last];
+            continue;
+        }
+        const uint8_t *page = host_of(vm, table);
+        if (!page)
+            return;
+        memo->at[i] = (const uint64_t *)(const void *)page + (gva >> shift & 0x1ff);
+        memo->entry[i] = path->entry[i];
+        table = path->entry[i] & ADDRESS;
+        shift -= 9;
+    }
+    memo->cr3 = mode->cr3;
+    memo->cr4 = mode->cr4;
+    memo->efer = mode->efer;
+    memo->host = host_of(vm, gpa);
+}
+
+enum virtx_status walk_memo_fill(struct walk_memo *memo, struct virtx_vm *vm,
+                                 const struct walk_mode *mode, uint64_t gva, uint32_t flags,
+                                 struct walk_result *result)
+{
+    struct path path;
+    enum virtx_status status;
+
+    memo->host = NULL;
+    memo->generation = atomic_load_explicit(&vm->generation, memory_order_acquire);
+    memo->page = (gva & ~OFFSET(SIZE_4K)) | (flags & WALK_USER ? 1 : 0);
+    status = walk_once(vm, mode, gva, VIRTX_EXECUTE, flags, result, &path);
+    if (status == VIRTX_OK && (mode->efer & EFER_LMA) && (mode->cr0 & CR0_PG))
+        remember(memo, vm, mode, gva, &path, result->gpa);
+    return status;
 }

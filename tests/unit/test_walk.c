@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* The guest page-table walker against a reference walker: results, faults, flags and memory. */
-#include "paging/walk.h"
+#include "paging/memo.h"
 #include "ref_walk.h"
 #include "x86/defs.h"
 
@@ -531,6 +531,93 @@ START_TEST(a_table_without_backing_is_not_in_memory)
 }
 END_TEST
 
+/*
+ * The memo of fetches: whatever the guest does to its tables and registers, a hit means that the
+ * reference walker would find the same byte now.
+ */
+START_TEST(a_memo_hit_is_a_walk)
+{
+    struct walk_memo memo = {0};
+    struct walk_mode mode = random_mode();
+    uint64_t gva = 0, hits = 0, lost = 0;
+    bool user = false;
+
+    for (unsigned i = 0; i < 200000; i++) {
+        struct ref_registers regs;
+        struct ref_memory m = {.read = read_memory, .ctx = memory};
+        struct ref_access access = {.fetch = true};
+        struct ref_result ref;
+        const uint8_t *at;
+        uint32_t dice = below(100);
+
+        if (dice < 4) {
+            do
+                mode = random_mode();
+            while (!(mode.efer & EFER_LMA) && !one_in(8));
+            gva = one_in(3) ? below(UINT32_MAX)
+                            : (uint64_t)((int64_t)(random_bits() << 16) >> 16);
+        }
+        if (dice < 8)
+            random_tables(&mode, gva);
+        else if (dice < 10)
+            gva ^= BIT(12 + below(36));
+        else if (dice < 12)
+            user = !user;
+        else if (dice < 14)
+            mode.cr4 ^= CR4_SMEP;
+        else if (dice < 16)
+            mode.cr3 = random_table();
+        else if (dice < 18)
+            mode.efer ^= EFER_NXE;
+        else if (dice < 19 && gva <= UINT32_MAX && (mode.cr4 & CR4_PAE) && (mode.cr0 & CR0_PG))
+            mode.efer ^= EFER_LMA | EFER_LME;
+        gva = (uint64_t)((int64_t)(((gva & ~0xfffull) | below(PAGE)) << 16) >> 16);
+        if (dice == 99) { /* the host takes a page of the slot that may lose some, or brings it back */
+            absent = absent ? NULL : slots->entry[0].memory + below(6) * PAGE;
+            atomic_fetch_add(&vm.generation, 1);
+        }
+        if (!(mode.efer & EFER_LMA))
+            gva &= UINT32_MAX;
+
+        regs = ref_registers(&mode);
+        access.cpl3 = user;
+        ref = ref_walk(&m, &regs, gva, &access);
+        if (dice >= 90 && dice < 94 && ref.count) { /* one entry changes by one bit */
+            const struct ref_entry *entry = &ref.entry[below(ref.count)];
+            write_entry(memory, entry->address, entry->width, entry->value ^ BIT(below(32)));
+            ref = ref_walk(&m, &regs, gva, &access);
+        }
+        at = walk_memo_find(&memo, &vm, mode.cr3, mode.cr4, mode.efer, gva, user);
+        if (at) {
+            hits++;
+            if (ref.kind != REF_OK || at - memory != offset_of(ref.address))
+                ck_abort_msg("a hit at %#lx that is none", (unsigned long)gva);
+            for (unsigned level = 0; absent && level < ref.count; level++)
+                if (memory + offset_of(ref.entry[level].address & ~0xfffull) == absent)
+                    ck_abort_msg("a table that is not there was read");
+            if (absent && at - (gva & 0xfff) == absent)
+                ck_abort_msg("a page that is not there");
+        } else {
+            struct walk_result result;
+            enum virtx_status status =
+                walk_memo_fill(&memo, &vm, &mode, gva, user ? WALK_USER : 0, &result);
+            const uint8_t *page;
+            if (absent)
+                continue;
+            if (status != (ref.kind == REF_OK           ? VIRTX_OK
+                           : ref.kind == REF_PAGE_FAULT ? VIRTX_E_FAULT
+                                                        : VIRTX_E_NOT_FOUND))
+                ck_abort_msg("status %d", status);
+            page = walk_memo_find(&memo, &vm, mode.cr3, mode.cr4, mode.efer, gva, user);
+            lost += status == VIRTX_OK && (mode.efer & EFER_LMA) && offset_of(ref.address) >= 0 &&
+                    !page;
+        }
+    }
+    ck_assert_uint_gt(hits, 5000);
+    ck_assert_uint_eq(lost, 0);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("walk");
@@ -547,6 +634,7 @@ int main(void)
     tcase_add_test(tests, flags_are_set_once);
     tcase_add_test(tests, a_refused_access_sets_no_flags);
     tcase_add_test(tests, a_table_without_backing_is_not_in_memory);
+    tcase_add_test(tests, a_memo_hit_is_a_walk);
     suite_add_tcase(suite, tests);
     srunner_run_all(runner, CK_NORMAL);
     failed = srunner_ntests_failed(runner);
