@@ -137,8 +137,7 @@ void svm_controls(struct hw_vcpu *hv)
         misc[1] |= VMCB_VMMCALL;
     if (!sv->nested)
         misc[0] |= VMCB_TASK_SWITCH | VMCB_INVLPG; /* both touch the translations */
-    if (sv->window_interrupt)
-        misc[0] |= VMCB_VINTR;
+    misc[0] |= control->misc1 & VMCB_VINTR;        /* the window that is asked for, see event.c */
     instructions(sv, misc);
     control->misc1 = misc[0];
     control->misc2 = misc[1];

@@ -1,51 +1,105 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* One entry and one exit; retiring an intercepted instruction. */
+/* One entry: what must be written first, what a refusal means, and the end of an instruction. */
+#include "svm/offsets.h"
 #include "svm/svm.h"
 
-/* How much of the save area VMRUN and #VMEXIT move. */
-#define SAVED_BYTES (offsetof(struct vmcb_save, br_from))
+_Static_assert(offsetof(struct svm_vcpu, vmcb_hpa) == SVM_VMCB_HPA_AT, "entry.S");
+_Static_assert(offsetof(struct svm_vcpu, host_hpa) == SVM_HOST_HPA_AT, "entry.S");
 
-/*
- * Before an entry that is not like the last one. Puts the guest's state into the VMCB and, as far
- * as VMLOAD moves it, into the processor. Such an entry may be refused, and some processors leave
- * the host's registers in the save area when they refuse, so it is copied first.
- */
+/* What VMRUN and #VMEXIT move of the save area. */
+static void copy_saved(struct vmcb_save *to, const struct vmcb_save *from)
+{
+    to->es = from->es;
+    to->cs = from->cs;
+    to->ss = from->ss;
+    to->ds = from->ds;
+    to->gdtr = from->gdtr;
+    to->idtr = from->idtr;
+    to->cpl = from->cpl;
+    to->efer = from->efer;
+    to->cr4 = from->cr4;
+    to->cr3 = from->cr3;
+    to->cr0 = from->cr0;
+    to->dr7 = from->dr7;
+    to->dr6 = from->dr6;
+    to->rflags = from->rflags;
+    to->rip = from->rip;
+    to->rsp = from->rsp;
+    to->rax = from->rax;
+    to->cr2 = from->cr2;
+    to->g_pat = from->g_pat;
+}
+
+/* Puts the guest's state into the VMCB and, as far as VMLOAD moves it, into the processor. */
 static void prepare(struct svm_vcpu *sv)
 {
     struct hw_vcpu *hv = &sv->hw;
     struct vmcb_save *save = &sv->vmcb.save;
 
-    svm_write(sv);
+    if (hv->dirty & VIRTX_STATE_ALL)
+        svm_write(sv);
     if (sv->host_stale) {
         svm_vmsave(sv->host_hpa);
         sv->host_stale = false;
     }
-    if (!sv->switch_extra && sv->extra == SVM_EXTRA_VMCB)
-        svm_vmload(sv->vmcb_hpa);
-    sv->attention = 0;
-    sv->after |= SVM_AFTER_ENTRY;
+    if (sv->switch_extra) {
+        hv->dirty = SVM_ATTENTION; /* every entry comes here */
+    } else {
+        if (sv->extra == SVM_EXTRA_VMCB)
+            svm_vmload(sv->vmcb_hpa);
+        sv->extra = SVM_EXTRA_PROCESSOR;
+        hv->dirty = 0;
+    }
     save->rip = hv->state.rip;
     save->rax = hv->state.gpr[VIRTX_RAX];
-    memcpy(sv->backup, save, SAVED_BYTES);
-    sv->backed_up = true;
-    if (unlikely(sv->after & SVM_AFTER_STEP))
-        svm_step_arm(sv);
+    /* Some processors leave the host's registers in the save area when they refuse an entry. */
+    if (sv->unproven)
+        copy_saved(sv->backup, save);
+    sv->backed_up = sv->unproven;
 }
 
-/* After such an entry has succeeded: what was for this entry only. */
-static void clean_up(struct svm_vcpu *sv)
+/* An entry with more to do than the usual. */
+static __attribute__((noinline)) enum virtx_status enter_slowly(struct svm_vcpu *sv)
 {
     struct vmcb_control *control = &sv->vmcb.control;
+    enum virtx_status status;
 
+    prepare(sv);
+    if (sv->after & SVM_AFTER_STEP)
+        svm_step_arm(sv);
+    status = sv->switch_extra ? svm_vmrun_switch(sv) : svm_vmrun(sv);
+    if (unlikely(status != VIRTX_OK))
+        return status;
+    /* What was for this entry only. */
     control->event_inj = 0;
     control->tlb_control = VMCB_FLUSH_NOTHING;
     control->clean = sv->clean;
+    sv->unproven = false;
     sv->backed_up = false;
-    sv->after &= (uint8_t)~SVM_AFTER_ENTRY;
+    sv->rewind = 0;
+    if (sv->after)
+        svm_step_end(sv);
+    /* One engine does not recognize a virtual interrupt before the guest's IF changes: any exit
+     * will do to look whether the window is open. */
+    if (sv->window_interrupt) {
+        sv->hw.work |= HW_WORK_EVENT;
+        svm_attend(sv);
+    }
+    return VIRTX_OK;
+}
+
+enum virtx_status svm_enter(struct hw_vcpu *hv)
+{
+    struct svm_vcpu *sv = svm_of(hv);
+
+    if (unlikely(hv->dirty & ~(uint32_t)VIRTX_STATE_GPR))
+        return enter_slowly(sv);
+    sv->vmcb.save.rax = hv->state.gpr[VIRTX_RAX];
+    return svm_vmrun(sv);
 }
 
 /* VMEXIT_INVALID: puts the guest's state back, and finds the rule that was broken. */
-static enum virtx_status refused(struct svm_vcpu *sv)
+enum virtx_status svm_refused(struct svm_vcpu *sv)
 {
     struct hw_vcpu *hv = &sv->hw;
     struct virtx_error *error = &hv->vcpu->error;
@@ -57,45 +111,20 @@ static enum virtx_status refused(struct svm_vcpu *sv)
                           "the processor refused an entry like the one before, which it took",
                           sv->vmcb.control.exit_code);
     }
-    memcpy(&sv->vmcb.save, sv->backup, SAVED_BYTES);
+    copy_saved(&sv->vmcb.save, sv->backup);
     hv->state.rip = sv->vmcb.save.rip - sv->rewind;
     hv->state.gpr[VIRTX_RAX] = sv->vmcb.save.rax;
     sv->rewind = 0;
     sv->vmcb.control.event_inj = 0;
     sv->vmcb.control.clean = 0;
-    sv->attention = 1;
+    sv->backed_up = false;
+    sv->unproven = true;
+    svm_attend(sv);
     if (svm_check(hv, error) != VIRTX_OK)
         return error->status;
     return virtx_fail(error, VIRTX_E_HARDWARE, "VMRUN",
                       "the processor refused the entry and no rule explains it",
                       sv->vmcb.control.exit_code);
-}
-
-enum virtx_status svm_enter(struct hw_vcpu *hv)
-{
-    struct svm_vcpu *sv = svm_of(hv);
-    struct vmcb *vmcb = &sv->vmcb;
-
-    if (unlikely((hv->dirty & ~(uint32_t)(VIRTX_STATE_GPR | VIRTX_STATE_RIP)) | sv->attention))
-        prepare(sv);
-    hv->dirty = 0;
-    vmcb->save.rip = hv->state.rip;
-    vmcb->save.rax = hv->state.gpr[VIRTX_RAX];
-    if (unlikely(sv->switch_extra)) {
-        svm_vmrun_switch(sv, sv->vmcb_hpa, sv->host_hpa);
-    } else {
-        svm_vmrun(sv, sv->vmcb_hpa);
-        sv->extra = SVM_EXTRA_PROCESSOR;
-    }
-    if (unlikely((uint32_t)vmcb->control.exit_code == VMEXIT_INVALID_LOW))
-        return refused(sv);
-    if (unlikely(sv->after & SVM_AFTER_ENTRY))
-        clean_up(sv);
-    hv->state.rip = vmcb->save.rip;
-    hv->state.gpr[VIRTX_RAX] = vmcb->save.rax;
-    hv->valid = SVM_STATE_KEPT;
-    svm_decode(sv);
-    return VIRTX_OK;
 }
 
 /*
@@ -117,19 +146,36 @@ static void retire_flags(struct svm_vcpu *sv)
     save->rflags &= ~RFLAGS_RF;
 }
 
+/* The instruction has left something to do besides moving RIP, or a handler has changed what
+ * matters. */
+static __attribute__((noinline)) void advance_slowly(struct svm_vcpu *sv)
+{
+    struct hw_vcpu *hv = &sv->hw;
+    uint64_t old = hv->state.rip, rip = old + hv->vcpu->exit.length;
+
+    svm_write(sv); /* so that there is one place to look at */
+    if (((rip ^ old) >> 32) && !svm_is_64bit(sv))
+        rip = (uint32_t)rip;
+    hv->state.rip = rip;
+    sv->vmcb.save.rip = rip;
+    retire_flags(sv);
+    sv->vmcb.control.interrupt_state = 0;
+    hv->valid &= ~(uint32_t)(VIRTX_STATE_RFLAGS | VIRTX_STATE_INTR);
+}
+
 void svm_advance(struct hw_vcpu *hv)
 {
     struct svm_vcpu *sv = svm_of(hv);
-    uint64_t old = hv->state.rip, rip = old + hv->vcpu->exit.length;
+    uint32_t length = hv->vcpu->exit.length;
+    uint64_t rip = hv->state.rip + length;
 
-    /* What a handler has changed goes to the VMCB first, so that there is one place to look at. */
-    if (unlikely(hv->dirty & (VIRTX_STATE_RFLAGS | VIRTX_STATE_INTR | VIRTX_STATE_SEG)))
-        svm_write(sv);
-    if (unlikely((rip ^ old) >> 32) && !svm_is_64bit(sv))
-        rip = (uint32_t)rip;
+    if (unlikely((hv->dirty & (VIRTX_STATE_RFLAGS | VIRTX_STATE_INTR | VIRTX_STATE_SEG)) ||
+                 (sv->vmcb.save.rflags & (RFLAGS_RF | RFLAGS_TF)) || (uint32_t)rip < length)) {
+        advance_slowly(sv);
+        return;
+    }
     hv->state.rip = rip;
-    if (unlikely(sv->vmcb.save.rflags & (RFLAGS_RF | RFLAGS_TF)))
-        retire_flags(sv);
+    sv->vmcb.save.rip = rip;
     sv->vmcb.control.interrupt_state = 0;
-    hv->valid &= ~(uint32_t)(VIRTX_STATE_RFLAGS | VIRTX_STATE_INTR);
+    hv->valid &= ~(uint32_t)VIRTX_STATE_INTR;
 }

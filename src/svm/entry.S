@@ -1,21 +1,16 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* World switch, and the instructions that C cannot say. */
-
-/* struct virtx_state begins with the general-purpose registers in encoding order. */
-#define RCX_AT 8
-#define RDX_AT 16
-#define RBX_AT 24
-#define RBP_AT 40
-#define RSI_AT 48
-#define RDI_AT 56
-#define R8_AT 64
-#define R9_AT 72
-#define R10_AT 80
-#define R11_AT 88
-#define R12_AT 96
-#define R13_AT 104
-#define R14_AT 112
-#define R15_AT 120
+/*
+ * World switch, and the instructions that C cannot say.
+ *
+ * enum virtx_status svm_vmrun(struct svm_vcpu *sv): enters the guest and comes back at the exit, with
+ * interrupts off and GIF set as they were. It does not return to its caller itself: with the host's
+ * registers back in place it goes on to svm_exited(sv), which does. So no call needs to keep sv.
+ *
+ * Physical interrupts are recognized in the guest by the host's IF (V_INTR_MASKING), so IF is set for
+ * the guest's time; GIF holds them off meanwhile. STI comes well before VMRUN, so that its shadow is
+ * over. An NMI that ended the guest is taken at STGI, through the host's own IDT.
+ */
+#include "svm/offsets.h"
 
     .macro save_host
     pushq %rbx
@@ -24,9 +19,44 @@
     pushq %r13
     pushq %r14
     pushq %r15
+    pushq %rdi
     .endm
 
-    .macro restore_host
+    /* RAX and RSP travel in the VMCB. struct virtx_state begins with the registers in encoding order. */
+    .macro load_guest
+    movq 8(%rdi), %rcx
+    movq 16(%rdi), %rdx
+    movq 24(%rdi), %rbx
+    movq 40(%rdi), %rbp
+    movq 48(%rdi), %rsi
+    movq 64(%rdi), %r8
+    movq 72(%rdi), %r9
+    movq 80(%rdi), %r10
+    movq 88(%rdi), %r11
+    movq 96(%rdi), %r12
+    movq 104(%rdi), %r13
+    movq 112(%rdi), %r14
+    movq 120(%rdi), %r15
+    movq 56(%rdi), %rdi
+    .endm
+
+    /* With sv in RAX, and the stack as save_host left it but for sv. */
+    .macro save_guest
+    movq %rcx, 8(%rax)
+    movq %rdx, 16(%rax)
+    movq %rbx, 24(%rax)
+    movq %rbp, 40(%rax)
+    movq %rsi, 48(%rax)
+    movq %rdi, 56(%rax)
+    movq %r8, 64(%rax)
+    movq %r9, 72(%rax)
+    movq %r10, 80(%rax)
+    movq %r11, 88(%rax)
+    movq %r12, 96(%rax)
+    movq %r13, 104(%rax)
+    movq %r14, 112(%rax)
+    movq %r15, 120(%rax)
+    movq %rax, %rdi
     popq %r15
     popq %r14
     popq %r13
@@ -35,56 +65,14 @@
     popq %rbx
     .endm
 
-    /* RAX and RSP travel in the VMCB. */
-    .macro load_guest
-    movq RCX_AT(%rdi), %rcx
-    movq RDX_AT(%rdi), %rdx
-    movq RBX_AT(%rdi), %rbx
-    movq RBP_AT(%rdi), %rbp
-    movq RSI_AT(%rdi), %rsi
-    movq R8_AT(%rdi), %r8
-    movq R9_AT(%rdi), %r9
-    movq R10_AT(%rdi), %r10
-    movq R11_AT(%rdi), %r11
-    movq R12_AT(%rdi), %r12
-    movq R13_AT(%rdi), %r13
-    movq R14_AT(%rdi), %r14
-    movq R15_AT(%rdi), %r15
-    movq RDI_AT(%rdi), %rdi
-    .endm
-
-    .macro save_guest
-    movq %rcx, RCX_AT(%rax)
-    movq %rdx, RDX_AT(%rax)
-    movq %rbx, RBX_AT(%rax)
-    movq %rbp, RBP_AT(%rax)
-    movq %rsi, RSI_AT(%rax)
-    movq %rdi, RDI_AT(%rax)
-    movq %r8, R8_AT(%rax)
-    movq %r9, R9_AT(%rax)
-    movq %r10, R10_AT(%rax)
-    movq %r11, R11_AT(%rax)
-    movq %r12, R12_AT(%rax)
-    movq %r13, R13_AT(%rax)
-    movq %r14, R14_AT(%rax)
-    movq %r15, R15_AT(%rax)
-    .endm
-
     .text
-
-/*
- * void svm_vmrun(struct svm_vcpu *sv, uint64_t vmcb_hpa): called and left with interrupts off and GIF
- * set. Physical interrupts are recognized in the guest by the host's IF (V_INTR_MASKING), so IF is set for the
- * guest's time; GIF holds them off meanwhile. STI comes well before VMRUN, so that its shadow is
- * over. An NMI that ended the guest is taken at STGI, through the host's own IDT.
- */
     .balign 16
     .globl svm_vmrun
+    .type svm_vmrun, @function
 svm_vmrun:
     endbr64
     save_host
-    pushq %rdi
-    movq %rsi, %rax
+    movq SVM_VMCB_HPA_AT(%rdi), %rax
     clgi
     sti
     load_guest
@@ -93,22 +81,19 @@ svm_vmrun:
     stgi
     popq %rax
     save_guest
-    restore_host
-    ret
+    jmp svm_exited
 
 /*
- * void svm_vmrun_switch(struct svm_vcpu *sv, uint64_t vmcb_hpa, uint64_t host_hpa): the same for a
- * host whose interrupt and NMI handlers need its FS, GS, TR and LDTR: they are the host's again
- * before STGI lets anything in.
+ * svm_vmrun_switch: the same for a host whose interrupt and NMI handlers need its FS, GS, TR and
+ * LDTR: they are the host's again before STGI lets anything in.
  */
     .balign 16
     .globl svm_vmrun_switch
+    .type svm_vmrun_switch, @function
 svm_vmrun_switch:
     endbr64
     save_host
-    pushq %rdx
-    pushq %rdi
-    movq %rsi, %rax
+    movq SVM_VMCB_HPA_AT(%rdi), %rax
     clgi
     sti
     vmload %rax
@@ -116,18 +101,16 @@ svm_vmrun_switch:
     vmrun %rax
     cli
     vmsave %rax
-    pushq %rax
-    movq 8(%rsp), %rax
+    popq %rax
     save_guest
-    movq 16(%rsp), %rax
+    movq SVM_HOST_HPA_AT(%rdi), %rax
     vmload %rax
     stgi
-    addq $24, %rsp
-    restore_host
-    ret
+    jmp svm_exited
 
     .balign 16
     .globl svm_vmload
+    .type svm_vmload, @function
 svm_vmload:
     endbr64
     movq %rdi, %rax
@@ -136,6 +119,7 @@ svm_vmload:
 
     .balign 16
     .globl svm_vmsave
+    .type svm_vmsave, @function
 svm_vmsave:
     endbr64
     movq %rdi, %rax
@@ -144,6 +128,7 @@ svm_vmsave:
 
     .balign 16
     .globl svm_stgi
+    .type svm_stgi, @function
 svm_stgi:
     endbr64
     stgi

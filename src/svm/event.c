@@ -6,6 +6,7 @@
  * a virtual interrupt that is intercepted where it would be delivered, and so never is. SVM does
  * not track whether an NMI handler runs: that is done here, by its IRET.
  */
+#include "insn/insn.h"
 #include "svm/svm.h"
 
 static void step_done(struct svm_vcpu *sv);
@@ -42,11 +43,13 @@ void svm_inject(struct hw_vcpu *hv, const struct virtx_event *event)
     if (event->type >= VIRTX_EVENT_SOFT_INTERRUPT) {
         sv->rewind = event->length;
         hv->state.rip += event->length;
+        hv->dirty |= VIRTX_STATE_RIP;
         sv->vmcb.control.next_rip = hv->state.rip;
     }
     sv->event = *event;
     sv->vmcb.control.event_inj = info | (uint64_t)event->error << 32;
-    sv->attention = 1;
+    sv->unproven = true;
+    svm_attend(sv);
 }
 
 /* ---- EXITINTINFO ---- */
@@ -113,36 +116,24 @@ bool svm_can_nmi(struct hw_vcpu *hv)
              (VIRTX_BLOCKED_BY_STI | VIRTX_BLOCKED_BY_MOV_SS | VIRTX_BLOCKED_BY_NMI));
 }
 
-/*
- * An NMI waits that no NMI handler holds off. Behind an interrupt shadow it can come one
- * instruction further on, which is stepped over. Behind another event it can come at once, so the
- * guest is made to exit right after that has been delivered.
- */
-static void nmi_soon(struct svm_vcpu *sv)
+/* PUSHF would show the guest the step's TF. The NMI waits for the next exit then. */
+static bool may_step(struct svm_vcpu *sv)
 {
-    struct hw_vcpu *hv = &sv->hw;
-    struct virtx *virtx = hv->vcpu->virtx;
+    struct insn insn;
 
-    if (!hv->injected) {
-        svm_step_begin(sv);
-    } else {
-        sv->after |= SVM_AFTER_NMI;
-        virtx->ops.kick_cpu(virtx->ctx, sv->last_cpu);
-    }
+    return !svm_fetch_decode(sv, &insn) || insn.op != INSN_OP_PUSHF;
 }
 
-void svm_window(struct hw_vcpu *hv, bool interrupt, bool nmi)
+/* The hardware's part of the interrupt window: a virtual interrupt, which exits when it could be
+ * delivered. While an instruction is stepped over, that is the window. */
+static void request_virtual_interrupt(struct svm_vcpu *sv)
 {
-    struct svm_vcpu *sv = svm_of(hv);
     struct vmcb_control *control = &sv->vmcb.control;
+    bool on = sv->window_interrupt && !(sv->after & SVM_AFTER_STEP);
 
-    sv->window_nmi = nmi;
-    if (nmi && !sv->nmi_blocked && !(sv->after & SVM_AFTER_STEP))
-        nmi_soon(sv);
-    if (sv->window_interrupt == interrupt)
+    if (on == ((control->misc1 & VMCB_VINTR) != 0))
         return;
-    sv->window_interrupt = interrupt;
-    if (interrupt) {
+    if (on) {
         control->v_irq |= VMCB_V_IRQ;
         control->v_intr_prio = 0xf | VMCB_V_IGN_TPR;
         control->v_intr_vector = 0;
@@ -153,6 +144,29 @@ void svm_window(struct hw_vcpu *hv, bool interrupt, bool nmi)
         control->misc1 &= ~(uint32_t)VMCB_VINTR;
     }
     svm_dirty(sv, VMCB_CLEAN_INTERCEPTS | VMCB_CLEAN_TPR);
+}
+
+/*
+ * An NMI has no window of its own. Behind an interrupt shadow it can come one instruction further
+ * on, which is stepped over. Behind another event it can come at once, so the guest is made to exit
+ * right after that has been delivered.
+ */
+void svm_window(struct hw_vcpu *hv, bool interrupt, bool nmi)
+{
+    struct svm_vcpu *sv = svm_of(hv);
+    struct virtx *virtx = hv->vcpu->virtx;
+    bool soon = nmi && !sv->nmi_blocked;
+
+    sv->window_interrupt = interrupt;
+    sv->window_nmi = nmi;
+    if (soon && !hv->injected && !(sv->after & SVM_AFTER_STEP) && may_step(sv))
+        svm_step_begin(sv);
+    if (soon && hv->injected) {
+        sv->after |= SVM_AFTER_NMI;
+        svm_attend(sv);
+        virtx->ops.kick_cpu(virtx->ctx, sv->last_cpu);
+    }
+    request_virtual_interrupt(sv);
 }
 
 /* ---- Stepping over one instruction, to the end of an NMI handler ---- */
@@ -167,6 +181,7 @@ void svm_step_begin(struct svm_vcpu *sv)
     sv->after |= SVM_AFTER_STEP;
     svm_controls_exceptions(sv, true);
     svm_controls_iret(sv);
+    request_virtual_interrupt(sv);
 }
 
 static void step_done(struct svm_vcpu *sv)
@@ -174,6 +189,7 @@ static void step_done(struct svm_vcpu *sv)
     sv->after &= (uint8_t)~SVM_AFTER_STEP;
     svm_controls_exceptions(sv, false);
     svm_controls_iret(sv);
+    request_virtual_interrupt(sv);
 }
 
 /* At the entry, when the registers are in the VMCB. */
@@ -187,29 +203,33 @@ void svm_step_arm(struct svm_vcpu *sv)
     save->rflags |= RFLAGS_TF;
 }
 
-/* After the exit. True: it was the step's own trap, and the reason is set. */
-bool svm_step_end(struct svm_vcpu *sv)
+/* After the exit has been decoded. If it was the step's own trap, it was something else. */
+void svm_step_end(struct svm_vcpu *sv)
 {
     struct hw_vcpu *hv = &sv->hw;
     struct vmcb_save *save = &sv->vmcb.save;
     bool trapped = sv->vmcb.control.exit_code == VMEXIT_EXCEPTION + VECTOR_DB;
     bool executed = save->rip != sv->step_rip || trapped;
 
-    if (sv->window_nmi) {
-        sv->after &= (uint8_t)~SVM_AFTER_NMI;
+    if (sv->after & SVM_AFTER_NMI)
         hv->work |= HW_WORK_EVENT;
-    }
+    sv->after &= (uint8_t)~SVM_AFTER_NMI;
     if (!(sv->after & SVM_AFTER_STEP))
-        return false;
+        return;
+    if (sv->window_interrupt || sv->window_nmi)
+        hv->work |= HW_WORK_EVENT; /* the windows are to be looked at again */
+    hv->valid &= ~(uint32_t)(VIRTX_STATE_RFLAGS | VIRTX_STATE_DR | VIRTX_STATE_INTR);
     if (executed)
         sv->nmi_blocked = false;
     else if (!sv->step_tf)
         save->rflags &= ~RFLAGS_TF;
     step_done(sv);
     if (!trapped || sv->step_tf)
-        return false;
+        return;
     save->dr6 = sv->step_dr6;
     svm_dirty(sv, VMCB_CLEAN_DR);
-    hv->vcpu->exit.reason = sv->window_nmi ? HW_EXIT_NMI_WINDOW : HW_EXIT_HOST;
-    return true;
+    if (sv->window_nmi)
+        hv->vcpu->exit.reason = HW_EXIT_NMI_WINDOW;
+    else
+        hv->vcpu->exit.reason = sv->window_interrupt ? HW_EXIT_WINDOW : HW_EXIT_HOST;
 }

@@ -216,19 +216,11 @@ static void decode_other(struct svm_vcpu *sv, struct virtx_exit *exit, uint64_t 
     }
 }
 
-void svm_decode(struct svm_vcpu *sv)
+/* All exits but the most frequent one. */
+static __attribute__((noinline)) enum virtx_status decode(struct svm_vcpu *sv,
+                                                          struct virtx_exit *exit, uint64_t code)
 {
-    struct hw_vcpu *hv = &sv->hw;
-    struct virtx_exit *exit = &hv->vcpu->exit;
-    uint64_t code = sv->vmcb.control.exit_code;
-
-    exit->rip = hv->state.rip;
-    exit->raw.code = code;
     exit->length = 0;
-    if (unlikely((uint32_t)sv->vmcb.control.exit_int_info & VMCB_EVENT_VALID))
-        svm_event_interrupted(sv);
-    if (unlikely(sv->after) && svm_step_end(sv))
-        return;
     switch (code) {
     case VMEXIT_CPUID:
         exit->reason = VIRTX_EXIT_CPUID;
@@ -292,7 +284,41 @@ void svm_decode(struct svm_vcpu *sv)
         length(sv, exit);
         break;
     default:
+        if (unlikely((uint32_t)code == VMEXIT_INVALID_LOW))
+            return svm_refused(sv);
         decode_other(sv, exit, code);
         break;
     }
+    return VIRTX_OK;
+}
+
+static __attribute__((noinline)) enum virtx_status
+interrupted(struct svm_vcpu *sv, struct virtx_exit *exit, uint64_t code)
+{
+    if (likely((uint32_t)code != VMEXIT_INVALID_LOW))
+        svm_event_interrupted(sv);
+    return decode(sv, exit, code);
+}
+
+/* From entry.S: the exit, with the host's registers back in place and the guest's in the VMCB. */
+enum virtx_status svm_exited(struct svm_vcpu *sv)
+{
+    struct hw_vcpu *hv = &sv->hw;
+    struct virtx_exit *exit = &hv->vcpu->exit;
+    uint64_t code = sv->vmcb.control.exit_code;
+    uint64_t rip = sv->vmcb.save.rip;
+
+    hv->state.rip = rip;
+    hv->state.gpr[VIRTX_RAX] = sv->vmcb.save.rax;
+    hv->valid = SVM_STATE_KEPT;
+    exit->rip = rip;
+    exit->raw.code = code;
+    if (unlikely((int32_t)sv->vmcb.control.exit_int_info < 0))
+        return interrupted(sv, exit, code);
+    if (likely(code == VMEXIT_CPUID) && likely(sv->next_rip)) {
+        exit->reason = VIRTX_EXIT_CPUID;
+        exit->length = (uint8_t)(sv->vmcb.control.next_rip - rip);
+        return VIRTX_OK;
+    }
+    return decode(sv, exit, code);
 }

@@ -17,14 +17,20 @@ static enum insn_mode mode_of(const struct svm_vcpu *sv)
     return sv->vmcb.save.cs.attributes & VMCB_ATTRIBUTE_DB ? INSN_32 : INSN_16;
 }
 
-/* Decodes the instruction that exited, and stores its length. */
-static bool decode(struct svm_vcpu *sv, struct virtx_exit *exit, struct insn *insn)
+/* The instruction at RIP; false if there is none any more. */
+bool svm_fetch_decode(struct svm_vcpu *sv, struct insn *insn)
 {
     uint8_t bytes[INSN_MAX_LENGTH];
     unsigned available = hw_fetch(&sv->hw, bytes);
     enum insn_result result = insn_decode(insn, bytes, available, mode_of(sv));
 
-    if (result != INSN_OK && result != INSN_UNKNOWN) {
+    return result == INSN_OK || result == INSN_UNKNOWN;
+}
+
+/* Decodes the instruction that exited, and stores its length. */
+static bool decode(struct svm_vcpu *sv, struct virtx_exit *exit, struct insn *insn)
+{
+    if (!svm_fetch_decode(sv, insn)) {
         exit->reason = HW_EXIT_HOST;
         return false;
     }

@@ -236,6 +236,7 @@ static void write_control(struct svm_vcpu *sv)
     struct vmcb_save *save = &sv->vmcb.save;
 
     save->cr2 = state->cr2;
+    x86_write_cr2(state->cr2); /* one engine's VMRUN does not */
     save->cr4 = (state->cr4 & ~SVM_CR4_HOST) | sv->host_mce;
     save->efer = state->efer | EFER_SVME;
     sv->vmcb.control.v_tpr = state->cr8 & 0xf;

@@ -47,28 +47,27 @@ enum svm_extra {
     SVM_EXTRA_BOTH,      /* in the processor, and the VMCB has been refreshed since the exit */
 };
 
-/* What the exit to come has to clean up; bits of svm_vcpu.after. */
+/* What the coming entry is besides an entry; bits of svm_vcpu.after. */
 enum svm_after {
-    SVM_AFTER_ENTRY = 1u << 0, /* one-time controls: event, flush, clean bits */
-    SVM_AFTER_STEP = 1u << 1,  /* the entry single-steps over one instruction */
-    SVM_AFTER_NMI = 1u << 2,   /* an NMI waits for the event that the entry delivers */
+    SVM_AFTER_STEP = 1u << 0, /* it single-steps over one instruction */
+    SVM_AFTER_NMI = 1u << 1,  /* an NMI waits for the event that it delivers */
 };
 
 struct svm_vcpu {
     struct hw_vcpu hw;
 
-    uint64_t vmcb_hpa;
-    uint64_t host_hpa;  /* svm_cpu.host_hpa of the CPU where it is loaded */
-    uint32_t attention; /* not 0: the VMCB has changed, the entry is not like the last one */
-    uint8_t after;      /* enum svm_after */
-    uint8_t extra;      /* enum svm_extra */
-    bool switch_extra;  /* the profile wants the host's FS, GS, TR … at every exit */
-    bool host_stale;    /* the host has run on, and may have changed its FS and GS base */
-    bool next_rip;      /* features in use */
+    _Alignas(4096) uint64_t vmcb_hpa; /* entry.S */
+    uint64_t host_hpa;                /* svm_cpu.host_hpa where it is loaded; entry.S */
 
+    uint8_t after;     /* enum svm_after */
+    uint8_t extra;     /* enum svm_extra */
+    bool switch_extra; /* the profile wants the host's FS, GS, TR … at every exit */
+    bool host_stale;   /* the host has run on, and may have changed its FS and GS base */
+    bool next_rip;     /* features in use */
     bool decode_assist;
     bool flush_by_asid;
     bool nested;
+    bool unproven;    /* something has changed that the processor judges at VMRUN */
     bool backed_up;   /* `backup` is what the coming (or last) entry found */
     bool nmi_blocked; /* between the delivery of an NMI and its IRET */
     bool window_interrupt, window_nmi;
@@ -100,11 +99,20 @@ static inline struct svm_vm *svm_vm_of(const struct virtx_vm *vm)
     return vm->backend_data;
 }
 
-/* A part of the VMCB has changed: the processor may not use its own copy. */
+/* Beside the groups in hw_vcpu.dirty: the coming entry is not like the last one. */
+#define SVM_ATTENTION (1u << 31)
+
+static inline void svm_attend(struct svm_vcpu *sv)
+{
+    sv->hw.dirty |= SVM_ATTENTION;
+}
+
+/* A part of the VMCB has changed: the processor may not use its own copy, and may refuse it. */
 static inline void svm_dirty(struct svm_vcpu *sv, uint32_t clean_bits)
 {
     sv->vmcb.control.clean &= ~clean_bits;
-    sv->attention = 1;
+    sv->unproven = true;
+    svm_attend(sv);
     sv->hw.vcpu->stats.control_writes++;
 }
 
@@ -153,20 +161,23 @@ enum virtx_status svm_msr(struct virtx_vm *vm, struct hw_vcpu *hv, uint32_t inde
                           bool exit);
 
 /* entry.S */
-void svm_vmrun(struct svm_vcpu *sv, uint64_t vmcb_hpa);
-void svm_vmrun_switch(struct svm_vcpu *sv, uint64_t vmcb_hpa, uint64_t host_hpa);
+enum virtx_status svm_vmrun(struct svm_vcpu *sv);
+enum virtx_status svm_vmrun_switch(struct svm_vcpu *sv);
 void svm_vmload(uint64_t hpa);
 void svm_vmsave(uint64_t hpa);
 void svm_stgi(void);
 
 /* enter.c */
 enum virtx_status svm_enter(struct hw_vcpu *hv);
+enum virtx_status svm_refused(struct svm_vcpu *sv);
 void svm_advance(struct hw_vcpu *hv);
 
 /* exit.c */
-void svm_decode(struct svm_vcpu *sv);
+enum virtx_status svm_exited(struct svm_vcpu *sv);
 
 /* insn.c */
+struct insn;
+bool svm_fetch_decode(struct svm_vcpu *sv, struct insn *insn);
 void svm_length(struct svm_vcpu *sv, struct virtx_exit *exit);
 void svm_decode_cr(struct svm_vcpu *sv, struct virtx_exit *exit);
 void svm_decode_dr(struct svm_vcpu *sv, struct virtx_exit *exit);
@@ -189,7 +200,7 @@ void svm_window(struct hw_vcpu *hv, bool interrupt, bool nmi);
 void svm_event_interrupted(struct svm_vcpu *sv);
 void svm_step_begin(struct svm_vcpu *sv);
 void svm_step_arm(struct svm_vcpu *sv);
-bool svm_step_end(struct svm_vcpu *sv);
+void svm_step_end(struct svm_vcpu *sv);
 
 /* check.c */
 enum virtx_status svm_check(struct hw_vcpu *hv, struct virtx_error *error);

@@ -98,9 +98,10 @@ enum virtx_status svm_load(struct hw_vcpu *hv, void *data)
         sv->vmcb.control.asid = hv->tag;
         svm_dirty(sv, VMCB_CLEAN_ASID);
     }
+    x86_write_cr2(sv->vmcb.save.cr2);
     sv->extra = SVM_EXTRA_VMCB;
     sv->host_stale = false;
-    sv->attention = 1;
+    svm_attend(sv);
     return VIRTX_OK;
 }
 
@@ -137,13 +138,12 @@ void svm_to_host(struct hw_vcpu *hv, uint32_t mask)
 
     if (sv->switch_extra) {
         sv->host_stale = true;
-        sv->attention = 1;
     } else if ((mask & EXTRA_STATE) && sv->extra != SVM_EXTRA_VMCB) {
         svm_extra_save(sv);
         svm_vmload(sv->host_hpa);
         sv->extra = SVM_EXTRA_VMCB;
         sv->host_stale = true;
-        sv->attention = 1;
+        svm_attend(sv);
     }
 }
 
@@ -161,7 +161,7 @@ void svm_flush(struct hw_vcpu *hv, uint32_t debts)
     if (debts == 0)
         return;
     control->tlb_control = sv->flush_by_asid ? VMCB_FLUSH_ASID : VMCB_FLUSH_ALL;
-    sv->attention = 1;
+    svm_attend(sv);
     hv->vcpu->stats.flushes++;
 }
 

@@ -29,7 +29,7 @@ struct svm_world {
     uint64_t msr[4], msr_index[4];   /* written by the library, in order */
     unsigned msrs;
     struct vmcb_save loaded; /* what VMLOAD has put into the processor */
-    uint64_t dr6;
+    uint64_t dr6, cr2;
 };
 
 extern struct svm_world world;
