@@ -146,6 +146,10 @@ enum virtx_verdict virtx_backend_dispatch(struct virtx_vcpu *vcpu);
 uint32_t virtx_backend_requests(struct virtx_vcpu *vcpu, uint32_t mask);
 /** This vcpu has paid the TLB debts of everything dropped before the request was taken. */
 void virtx_backend_settle(struct virtx_vcpu *vcpu, uint64_t generation);
+/** What covers a guest-physical address now: the slot's description. The VM's lock is held, or it is the
+ *  vcpu's thread inside run. ::VIRTX_E_NOT_FOUND outside all slots. */
+enum virtx_status virtx_backend_slot(struct virtx_vm *vm, uint64_t gpa,
+                                     struct virtx_memslot_config *config);
 /** Marks the pages of a guest-physical range dirty in their slots' logs. Any CPU. */
 void virtx_backend_dirty(struct virtx_vm *vm, uint64_t gpa, uint64_t bytes);
 /** @} */

@@ -51,6 +51,21 @@ void virtx_slot_mark(const struct slot_entry *entry, uint64_t gpa, uint64_t byte
     }
 }
 
+enum virtx_status virtx_backend_slot(struct virtx_vm *vm, uint64_t gpa,
+                                     struct virtx_memslot_config *config)
+{
+    const struct slot_entry *entry = virtx_slot_find(virtx_slots(vm), gpa);
+
+    if (!entry)
+        return VIRTX_E_NOT_FOUND;
+    *config = (struct virtx_memslot_config){
+        .size = sizeof(*config), .rights = entry->rights, .type = entry->type,
+        .flags = entry->flags, .gpa = entry->gpa, .bytes = entry->end - entry->gpa,
+        .memory = entry->memory,
+    };
+    return VIRTX_OK;
+}
+
 void virtx_backend_dirty(struct virtx_vm *vm, uint64_t gpa, uint64_t bytes)
 {
     const struct slot_entry *departing =
