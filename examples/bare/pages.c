@@ -219,6 +219,8 @@ size_t bare_pages_available(void)
 
 static void reserve(uint64_t start, uint64_t end)
 {
+    if (start == end) /* an empty module */
+        return;
     if (reserved_count == MAX_RESERVED)
         bare_panic("too many reserved ranges");
     reserved[reserved_count++] = (struct range){start, end};
