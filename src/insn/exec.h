@@ -68,6 +68,7 @@ struct exec {
     unsigned staged;     /* general registers in value, by bits of the mask */
     uint16_t written;    /* which ones */
     uint8_t shadow;
+    uint8_t mode;     /* staged enum insn_mode */
     uint8_t segments; /* staged segment registers, a bit mask */
     uint64_t value[16];
     struct insn_seg seg[INSN_SEGMENTS];
@@ -201,6 +202,9 @@ enum insn_result execute_pop(struct exec *exec);
 enum insn_result execute_frame(struct exec *exec);
 enum insn_result execute_branch(struct exec *exec);
 enum insn_result execute_far(struct exec *exec);
+enum insn_result execute_far_protected(struct exec *exec);
+enum insn_result load_descriptor(struct exec *exec, unsigned segment, uint16_t selector);
+enum insn_result read_far(struct exec *exec, unsigned index, uint64_t *offset, uint16_t *selector);
 enum insn_result execute_interrupt(struct exec *exec);
 enum insn_result execute_segment(struct exec *exec);
 enum insn_result execute_table(struct exec *exec);

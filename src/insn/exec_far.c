@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Segment loads, far control transfers, software interrupts and descriptor-table registers. Far
- * transfers are modelled where segments are mere base addresses, in real and virtual-8086 mode;
- * those through descriptors and gates are refused.
+ * Segment loads, far control transfers, software interrupts and descriptor-table registers, as far
+ * as segments are mere base addresses, in real and virtual-8086 mode. For protected mode see
+ * exec_descriptor.c.
  */
 #include "insn/exec.h"
 
@@ -13,7 +13,7 @@ enum {
 
 bool can_load_segment(const struct exec *exec)
 {
-    return real_segments(exec->cpu) || exec->ops->load_segment;
+    return real_segments(exec->cpu) || exec->ops->load_segment || exec->ops->descriptors;
 }
 
 /* In real mode the limit and attributes stay ("unreal mode" lives by it). */
@@ -31,9 +31,20 @@ static void load_real(struct exec *exec, unsigned segment, uint16_t selector)
     exec->segments = (uint8_t)(exec->segments | 1u << segment);
 }
 
-enum insn_result load_segment(struct exec *exec, unsigned segment, uint16_t selector)
+static enum insn_result load_by_callback(struct exec *exec, unsigned segment, uint16_t selector)
 {
     enum insn_access_result result;
+
+    result =
+        exec->ops->load_segment(exec->context, segment, selector, &exec->seg[segment], exec->fault);
+    if (result == INSN_ACCESS_OK)
+        return INSN_OK;
+    return result == INSN_ACCESS_FAULT ? INSN_FAULT : INSN_UNSUPPORTED;
+}
+
+enum insn_result load_segment(struct exec *exec, unsigned segment, uint16_t selector)
+{
+    enum insn_result result;
 
     if (segment == INSN_SS)
         exec->shadow = INSN_SHADOW_MOV_SS;
@@ -41,19 +52,15 @@ enum insn_result load_segment(struct exec *exec, unsigned segment, uint16_t sele
         load_real(exec, segment, selector);
         return INSN_OK;
     }
-    if (!exec->ops->load_segment)
-        return INSN_UNSUPPORTED;
-    result =
-        exec->ops->load_segment(exec->context, segment, selector, &exec->seg[segment], exec->fault);
-    if (result != INSN_ACCESS_OK)
-        return result == INSN_ACCESS_FAULT ? INSN_FAULT : INSN_UNSUPPORTED;
-    exec->segments = (uint8_t)(exec->segments | 1u << segment);
-    return INSN_OK;
+    result = exec->ops->load_segment ? load_by_callback(exec, segment, selector)
+                                     : load_descriptor(exec, segment, selector);
+    if (result == INSN_OK)
+        exec->segments = (uint8_t)(exec->segments | 1u << segment);
+    return result;
 }
 
 /* A far pointer in memory: offset, then selector. */
-static enum insn_result read_far(struct exec *exec, unsigned index, uint64_t *offset,
-                                 uint16_t *selector)
+enum insn_result read_far(struct exec *exec, unsigned index, uint64_t *offset, uint16_t *selector)
 {
     const struct insn_operand *operand = &exec->insn->operand[index];
     unsigned size = operand->size - 2u;
@@ -146,7 +153,7 @@ enum insn_result execute_far(struct exec *exec)
     uint16_t selector;
 
     if (!real_segments(exec->cpu))
-        return INSN_UNSUPPORTED;
+        return execute_far_protected(exec);
     if (insn->op == INSN_OP_RET_FAR || insn->op == INSN_OP_IRET)
         return return_far(exec);
     result = read_far(exec, 0, &offset, &selector);

@@ -295,6 +295,7 @@ enum insn_result insn_execute(const struct insn *insn, struct insn_cpu *cpu,
     exec.written = 0;
     exec.segments = 0;
     exec.shadow = INSN_SHADOW_NONE;
+    exec.mode = cpu->mode;
     if (compute)
         result = execute_modify(&exec, compute);
     else
@@ -303,6 +304,7 @@ enum insn_result insn_execute(const struct insn *insn, struct insn_cpu *cpu,
         commit(&exec);
         cpu->rip = exec.rip;
         cpu->shadow = exec.shadow;
+        cpu->mode = exec.mode;
     } else if (result != INSN_PENDING) {
         replay->count = 0;
     }

@@ -44,7 +44,8 @@ struct insn_cpu {
     struct insn_seg seg[INSN_SEGMENTS]; /**< indexed by enum insn_segment */
     struct insn_table gdtr;
     struct insn_table idtr;
-    uint8_t mode;   /**< enum insn_mode */
+    struct insn_seg ldtr; /**< looked at only if struct insn_ops says descriptors */
+    uint8_t mode;   /**< enum insn_mode; changes with CS, by far transfers in protected mode */
     uint8_t cpl;    /**< current privilege level; 3 in virtual-8086 mode */
     uint8_t shadow; /**< out: enum insn_shadow, set when an instruction retires */
 };
@@ -106,11 +107,18 @@ struct insn_ops {
                                             struct insn_fault *fault);
     /**
      * Load a segment register in protected mode: check selector as the manual demands for register
-     * segment (enum insn_segment; never CS), read the descriptor and fill in *result. Without it,
-     * loads other than in real and virtual-8086 mode are INSN_UNSUPPORTED.
+     * segment (enum insn_segment; never CS), read the descriptor and fill in *result. Without it
+     * and without descriptors, loads other than in real and virtual-8086 mode are INSN_UNSUPPORTED.
      */
     enum insn_access_result (*load_segment)(void *context, unsigned segment, uint16_t selector,
                                             struct insn_seg *result, struct insn_fault *fault);
+    /**
+     * gdtr and ldtr of struct insn_cpu are filled in, and the executor may read descriptors (with
+     * INSN_ACCESS_SYSTEM) and set their accessed bits: for segment loads if load_segment is NULL,
+     * and for far transfers at the same privilege, which are otherwise INSN_UNSUPPORTED. Far
+     * transfers through gates or tasks, or to another privilege, always are.
+     */
+    bool descriptors;
 };
 
 /** Kinds of access in the replay log. */

@@ -446,6 +446,163 @@ START_TEST(protected_segment_loads)
 }
 END_TEST
 
+static void put_descriptor(unsigned selector, uint32_t base, uint32_t limit, unsigned attributes)
+{
+    uint64_t value = (limit & 0xffff) | (uint64_t)(base & 0xffffff) << 16 |
+                     (uint64_t)(attributes & 0xf0ff) << 40 | (uint64_t)(limit >> 16 & 15) << 48 |
+                     (uint64_t)(base >> 24) << 56;
+
+    memcpy(m.memory + 0x8000 + (selector & 0xfff8), &value, 8);
+}
+
+/* A GDT at 0x8000, CPL 0, and no callback for segments. */
+static void descriptor_tables(void)
+{
+    protected_mode();
+    m.ops.descriptors = true;
+    m.cpu.gdtr = (struct insn_table){0x8000, 0x6f};
+    put_descriptor(0x08, 0, 0xfffff, 0xc09a);         /* code */
+    put_descriptor(0x10, 0, 0xfffff, 0xc092);         /* data */
+    put_descriptor(0x18, 0x12345678, 0x1234, 0x40f3); /* data, DPL 3, byte granular */
+    put_descriptor(0x20, 0, 0xfffff, 0xa09b);         /* 64-bit code */
+    put_descriptor(0x28, 0, 0xffff, 0x009b);          /* 16-bit code */
+    put_descriptor(0x30, 0, 0xfffff, 0xc012);         /* data, not present */
+    put_descriptor(0x38, 0, 0xfffff, 0xc098);         /* execute-only code */
+    put_descriptor(0x40, 0, 0xfffff, 0xc090);         /* read-only data */
+    put_descriptor(0x48, 0, 0xffff, 0x0089);          /* TSS */
+    put_descriptor(0x50, 0, 0xfffff, 0xc0fb);         /* code, DPL 3 */
+    put_descriptor(0x58, 0, 0xfffff, 0xe09b);         /* code with L and D */
+    put_descriptor(0x60, 0, 0xff, 0x409b);            /* code of 256 bytes */
+    put_descriptor(0x68, 0, 0xfffff, 0xc01b);         /* code, not present */
+}
+
+static enum insn_result load_ds(uint16_t selector)
+{
+    m.gpr[RAX] = selector;
+    return RUN(0x8e, 0xd8);
+}
+
+static enum insn_result load_ss(uint16_t selector)
+{
+    m.gpr[RAX] = selector;
+    return RUN(0x8e, 0xd0);
+}
+
+/* Intel SDM, "MOV: Move", its protected-mode exceptions. */
+START_TEST(descriptor_loads)
+{
+    descriptor_tables();
+    ck_assert_int_eq(load_ds(0x1b), INSN_OK);
+    ck_assert_uint_eq(m.cpu.seg[INSN_DS].base, 0x12345678);
+    ck_assert_uint_eq(m.cpu.seg[INSN_DS].limit, 0x1234);
+    ck_assert_uint_eq(m.cpu.seg[INSN_DS].attributes, 0x40f3);
+    ck_assert_uint_eq(m.cpu.seg[INSN_DS].selector, 0x1b);
+    ck_assert_uint_eq(m.writes, 0);
+    ck_assert_int_eq(load_ds(0x10), INSN_OK);
+    ck_assert_uint_eq(m.cpu.seg[INSN_DS].limit, 0xffffffff);
+    ck_assert_uint_eq(m.cpu.seg[INSN_DS].attributes, 0xc093);
+    ck_assert_uint_eq(m.memory[0x8015], 0x93); /* accessed */
+    ck_assert_int_eq(load_ds(0x3), INSN_OK);
+    ck_assert_uint_eq(m.cpu.seg[INSN_DS].attributes & 0x10000, 0x10000);
+    ck_fault(load_ds(0x70), 13, true, 0x70); /* beyond the table */
+    ck_fault(load_ds(0x14), 13, true, 0x14); /* no LDT */
+    ck_fault(load_ds(0x30), 11, true, 0x30);
+    ck_fault(load_ds(0x38), 13, true, 0x38);
+    ck_fault(load_ds(0x48), 13, true, 0x48);
+    ck_fault(load_ds(0x13), 13, true, 0x10); /* RPL 3, DPL 0 */
+    ck_assert_int_eq(load_ss(0x10), INSN_OK);
+    ck_assert_uint_eq(m.cpu.shadow, INSN_SHADOW_MOV_SS);
+    ck_fault(load_ss(0x0), 13, true, 0);
+    ck_fault(load_ss(0x18), 13, true, 0x18); /* DPL is not CPL */
+    ck_fault(load_ss(0x40), 13, true, 0x40);
+    ck_fault(load_ss(0x30), 12, true, 0x30);
+    m.cpu.cpl = 3;
+    ck_fault(load_ds(0x10), 13, true, 0x10);
+    ck_assert_int_eq(load_ds(0x50), INSN_OK); /* readable code */
+    m.cpu.ldtr = (struct insn_seg){0x8000, 0x1f, 0x82, 0x48};
+    ck_assert_int_eq(load_ds(0x1c), INSN_OK);
+    ck_fault(load_ds(0x24), 13, true, 0x24);
+    long_mode();
+    m.cpu.cpl = 0;
+    ck_assert_int_eq(load_ss(0x0), INSN_OK);
+    ck_fault(load_ss(0x3), 13, true, 0);
+}
+END_TEST
+
+static enum insn_result jump_to(uint8_t selector, uint32_t offset)
+{
+    return RUN(0xea, (uint8_t)offset, (uint8_t)(offset >> 8), (uint8_t)(offset >> 16),
+               (uint8_t)(offset >> 24), selector, 0);
+}
+
+/* Intel SDM, "JMP: Jump", "CALL", "RET", "IRET". */
+START_TEST(descriptor_transfers)
+{
+    descriptor_tables();
+    ck_assert_int_eq(jump_to(0x08, 0x12345), INSN_OK);
+    ck_assert_uint_eq(m.cpu.rip, 0x12345);
+    ck_assert_uint_eq(m.cpu.seg[INSN_CS].attributes, 0xc09b);
+    ck_fault(jump_to(0, 0), 13, true, 0);
+    ck_fault(jump_to(0x10, 0), 13, true, 0x10);
+    ck_fault(jump_to(0x50, 0), 13, true, 0x50); /* DPL 3 from CPL 0 */
+    ck_fault(jump_to(0x60, 0x100), 13, true, 0);
+    ck_fault(jump_to(0x68, 0), 11, true, 0x68);
+    ck_assert_int_eq(jump_to(0x48, 0), INSN_UNSUPPORTED); /* a task */
+    ck_assert_uint_eq(m.cpu.rip, 0x12345);
+    m.gpr[RSP] = 0x100;
+    ck_assert_int_eq(RUN(0x9a, 0x00, 0x02, 0, 0, 0x08, 0), INSN_OK);
+    ck_assert_uint_eq(dword_at(0xfc), 8);
+    ck_assert_uint_eq(dword_at(0xf8), 0x1234c);
+    ck_assert_int_eq(RUN(0xcb), INSN_OK);
+    ck_assert_uint_eq(m.cpu.rip, 0x1234c);
+    ck_assert_uint_eq(m.gpr[RSP], 0x100);
+    put_word(0x104, 0x53);
+    ck_assert_int_eq(RUN(0xcb), INSN_UNSUPPORTED); /* to CPL 3 */
+    put_word(0x104, 0x08);
+    put_word(0x108, 0x0ed7);
+    ck_assert_int_eq(RUN(0xcf), INSN_OK);
+    ck_assert_uint_eq(m.cpu.rflags, 0xed7);
+    ck_assert_uint_eq(m.gpr[RSP], 0x10c);
+    m.cpu.rflags |= 1 << 14; /* NT: back to a task */
+    ck_assert_int_eq(RUN(0xcf), INSN_UNSUPPORTED);
+}
+END_TEST
+
+/* Switching modes: from real mode's segments into protected mode, and into and out of 64-bit code.
+ */
+START_TEST(descriptor_modes)
+{
+    descriptor_tables();
+    m.cpu.mode = INSN_16;
+    m.cpu.seg[INSN_CS].attributes = REAL_DATA;
+    /* jmp dword 0x08:0x10 from 16-bit code */
+    ck_assert_int_eq(RUN(0x66, 0xea, 0x10, 0, 0, 0, 0x08, 0), INSN_OK);
+    ck_assert_uint_eq(m.cpu.mode, INSN_32);
+    ck_assert_uint_eq(m.cpu.rip, 0x10);
+    ck_assert_int_eq(jump_to(0x28, 0x20), INSN_OK);
+    ck_assert_uint_eq(m.cpu.mode, INSN_16);
+    m.cpu.mode = INSN_32;
+    ck_assert_int_eq(jump_to(0x20, 0x30), INSN_OK); /* L means nothing without LMA */
+    ck_assert_uint_eq(m.cpu.mode, INSN_16);
+    m.cpu.mode = INSN_32;
+    m.cpu.efer = 0x500;
+    ck_assert_int_eq(jump_to(0x20, 0x40), INSN_OK);
+    ck_assert_uint_eq(m.cpu.mode, INSN_64);
+    m.cpu.mode = INSN_32;
+    ck_fault(jump_to(0x58, 0x40), 13, true, 0x58);
+    m.cpu.mode = INSN_64;
+    ck_assert_int_eq(RUN(0x48, 0xcf), INSN_UNSUPPORTED);
+    /* lretq to 32-bit code */
+    m.gpr[RSP] = 0x200;
+    m.memory[0x200] = 0x77;
+    m.memory[0x208] = 0x08;
+    ck_assert_int_eq(RUN(0x48, 0xcb), INSN_OK);
+    ck_assert_uint_eq(m.cpu.mode, INSN_32);
+    ck_assert_uint_eq(m.cpu.rip, 0x77);
+    ck_assert_uint_eq(m.gpr[RSP], 0x210);
+}
+END_TEST
+
 START_TEST(long_mode_canonical)
 {
     long_mode();
@@ -856,6 +1013,9 @@ int main(void)
                                 real_mode_segments,
                                 protected_segments,
                                 protected_segment_loads,
+                                descriptor_loads,
+                                descriptor_transfers,
+                                descriptor_modes,
                                 long_mode_canonical,
                                 addresses_without_execution,
                                 repeat_bounded,
