@@ -178,6 +178,7 @@ static bool write_cr8(struct hw_vcpu *hv, uint64_t value)
     hw_change(hv, VIRTX_STATE_CR)->cr8 = value;
     if (vcpu->irq && vcpu->irq->set_tpr) {
         vcpu->irq->set_tpr(vcpu->irq_ctx, (uint8_t)value);
+        hv->soft->cr8_seen = (uint8_t)value;
         hv->work |= HW_WORK_EVENT;
     }
     return true;

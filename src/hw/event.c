@@ -193,6 +193,8 @@ enum hw_next hw_events(struct hw_vcpu *hv)
     struct event_queue *queue = &vcpu->events;
     bool interrupt_window = false, nmi_window = false, waiting;
 
+    if (unlikely(hv->soft->cr8_shadow))
+        hw_tpr_pull(hv);
     if (hv->work & HW_WORK_HALTED) {
         if (not_active(hv) == HW_LEAVE)
             return HW_LEAVE;
@@ -226,6 +228,8 @@ enum hw_next hw_events(struct hw_vcpu *hv)
         hw_record(hv, VIRTX_EXIT_WINDOW);
         return HW_LEAVE;
     }
+    if (unlikely(hv->soft->cr8_shadow))
+        hw_tpr_threshold(hv);
     interrupt_window = waiting || queue->want_window;
     if (interrupt_window || nmi_window)
         vcpu->stats.windows++;

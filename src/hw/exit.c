@@ -8,8 +8,15 @@
 /* Offers the record to its intercept. */
 bool hw_offer(struct hw_vcpu *hv, enum virtx_status *status)
 {
+    enum virtx_verdict verdict;
+
     hv->vcpu->exit.pending = false; /* a handler may read and write registers */
-    switch (virtx_backend_dispatch(hv->vcpu)) {
+    if (unlikely(hv->soft->cr8_shadow))
+        hw_tpr_pull(hv);
+    verdict = virtx_backend_dispatch(hv->vcpu);
+    if (unlikely(hv->soft->cr8_shadow))
+        hw_tpr_push(hv);
+    switch (verdict) {
     case VIRTX_HANDLED:
         hw_complete_record(hv);
         return true;
@@ -102,6 +109,8 @@ static bool cr_exit(struct hw_vcpu *hv, enum virtx_status *status)
     struct virtx_exit_cr *cr = &hv->vcpu->exit.cr;
     const struct rule *rule = virtx_rule_find(hv->vcpu, VIRTX_INTERCEPT_CR, cr->reg, cr->access);
 
+    if (cr->reg == 8 && !rule)
+        hw_tpr_exit(hv);
     if (cr->access == VIRTX_READ)
         cr->value = hw_cr_read(hv, cr->reg);
     if (rule && cr->access == VIRTX_WRITE && rule->mask && (cr->reg == 0 || cr->reg == 4) &&

@@ -59,6 +59,7 @@ struct hw_controls {
     uint64_t cr0_mask, cr4_mask; /* bits whose change by the guest must exit */
     uint16_t dr_read, dr_write;
     uint64_t instructions;    /* bit n: virtx_instruction n exits */
+    bool cr8_shadow;          /* the guest has a CR8 in the hardware; see virtx_hw.cr8 */
     bool hlt;                 /* HLT exits (default) */
     bool hypercall;           /* exits are wanted rather than #UD */
     bool interrupts;          /* external interrupts exit (default; off: they are the guest's) */
@@ -185,6 +186,12 @@ struct virtx_hw {
     /* The same for what is wanted most, without moving whole groups. NULL: VIRTX_STATE_SEG and
      * VIRTX_STATE_CR are read. Called while neither group is dirty. */
     void (*code)(struct hw_vcpu *hv, struct hw_code *code);
+    /* CR8 without exits (VIRTX_FEATURE_TPR_SHADOW): the guest's CR8 as it is now in the hardware, in
+     * use while controls.cr8_shadow. NULL: the vendor has none. Not called while VIRTX_STATE_CR is dirty. */
+    uint8_t (*cr8)(struct hw_vcpu *hv);
+    /* From the next entry on exit with HW_EXIT_TPR when it falls below this; 0: never. It is never above
+     * the guest's CR8. NULL: writes of CR8 exit instead, while that matters. */
+    void (*cr8_threshold)(struct hw_vcpu *hv, uint8_t threshold);
     /* Retires the exit's instruction: RIP += length (wrapping as CS says), clears RF and the
      * interrupt shadow, and leaves a pending single-step #DB when TF is set. */
     void (*advance)(struct hw_vcpu *hv);

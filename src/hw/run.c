@@ -64,14 +64,8 @@ static enum hw_next prepare(struct hw_vcpu *hv)
         hw_record(hv, VIRTX_EXIT_KICK);
         return HW_LEAVE;
     }
-    if (hv->work & HW_WORK_EVENT) {
-        bool follow = vcpu->irq && vcpu->irq->set_tpr;
-
-        if (unlikely(follow != hv->soft->follow_cr8)) {
-            hv->soft->follow_cr8 = follow;
-            hv->work |= HW_WORK_CONTROLS;
-        }
-    }
+    if (hv->work & HW_WORK_EVENT)
+        hw_tpr_follow(hv);
     if (hv->work & HW_WORK_CONTROLS) {
         hv->work &= ~(uint32_t)HW_WORK_CONTROLS;
         hw_controls_compute(hv);
@@ -175,8 +169,12 @@ enum virtx_status hw_run(struct virtx_vcpu *vcpu)
 
     hv->host_if = (flags & RFLAGS_IF) != 0;
     hv->soft->status = VIRTX_OK;
+    if (unlikely(hv->soft->cr8_shadow))
+        hw_tpr_push(hv);
     status = loop(hv);
     vcpu->stats.returns++;
+    if (unlikely(hv->soft->cr8_shadow))
+        hw_tpr_pull(hv);
     leave_tier(hv, hv->soft->return_tier);
     x86_irq_restore(flags);
     return status;

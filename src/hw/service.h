@@ -87,7 +87,11 @@ struct hw_soft {
     uint64_t host_dr[4], host_dr6, host_dr7;
     uint32_t host_pkru, guest_pkru;
     bool pkru_swapped; /* the host's PKRU is in the processor, the guest's in guest_pkru */
-    bool follow_cr8;   /* an interrupt source wants to know CR8: its accesses exit */
+    /* tpr.c */
+    bool follow_cr8;   /* an interrupt source wants to know CR8 … */
+    bool cr8_shadow;   /* … and the guest has a copy in the hardware */
+    bool cr8_masked;   /* CR8 writes exit, as an interrupt waits for it to fall */
+    uint8_t cr8_exits, cr8_seen, cr8_threshold;
     bool created;      /* hw_vcpu_create() is through */
     uint32_t ours;     /* switch.c: what of the profile src/hw itself exchanges */
     uint32_t shared;   /* switch.c: which MSRs are exchanged … */
@@ -268,6 +272,14 @@ void hw_debug_unload(struct hw_vcpu *hv);
 
 /* intercepts.c */
 void hw_controls_compute(struct hw_vcpu *hv);
+
+/* tpr.c */
+void hw_tpr_follow(struct hw_vcpu *hv);
+void hw_tpr_exit(struct hw_vcpu *hv); /* CR8 was accessed, and exited */
+/* With hw_soft.cr8_shadow only: */
+void hw_tpr_pull(struct hw_vcpu *hv);
+void hw_tpr_push(struct hw_vcpu *hv);
+void hw_tpr_threshold(struct hw_vcpu *hv);
 
 /* tags.c */
 void hw_tag_assign(struct hw_vcpu *hv, struct hw_cpu *cpu);

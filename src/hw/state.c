@@ -189,6 +189,7 @@ static void set_effects(struct hw_vcpu *hv, const struct controls *old, uint32_t
         state->cr0 |= CR0_ET;
         if (vcpu->irq && vcpu->irq->set_tpr)
             vcpu->irq->set_tpr(vcpu->irq_ctx, (uint8_t)state->cr8);
+        hv->soft->cr8_seen = (uint8_t)state->cr8;
         hw_control_changed(hv, old->cr0, old->cr3, old->cr4, old->efer, true);
     }
     if (groups & VIRTX_STATE_MSR) {
@@ -341,6 +342,7 @@ enum virtx_status hw_reset(struct virtx_vcpu *vcpu, enum virtx_preset preset)
     vcpu->exit.pending = false;
     if (vcpu->irq && vcpu->irq->set_tpr)
         vcpu->irq->set_tpr(vcpu->irq_ctx, 0);
+    hv->soft->cr8_seen = 0;
     if (hv->soft->created)
         hw_control_changed(hv, old.cr0, old.cr3, old.cr4, old.efer, true);
     hv->work |= HW_WORK_HALTED | HW_WORK_FPU;

@@ -2,6 +2,12 @@
 /* SVM as a vendor of seam 2, and as a backend of seam 1. */
 #include "svm/svm.h"
 
+/* V_TPR is always there: without an intercept CR8 is nothing else. */
+static uint8_t svm_cr8(struct hw_vcpu *hv)
+{
+    return svm_of(hv)->vmcb.control.v_tpr & 0xf;
+}
+
 const struct virtx_hw svm_hw = {
     .name = "svm",
     .nested = &svm_npt,
@@ -21,6 +27,7 @@ const struct virtx_hw svm_hw = {
     .enter = svm_enter,
     .read = svm_read,
     .code = svm_code,
+    .cr8 = svm_cr8,
     .advance = svm_advance,
     .inject = svm_inject,
     .can_interrupt = svm_can_interrupt,

@@ -181,7 +181,7 @@ static enum virtx_status probe(struct virtx *virtx, uint64_t disable, struct vir
     (void)virtx;
     (void)error;
     caps->hardware = VIRTX_FEATURE_NESTED_PAGING | VIRTX_FEATURE_UNPAGED_GUEST |
-                     VIRTX_FEATURE_TLB_TAGS | VIRTX_FEATURE_MSR_BITMAP | VIRTX_FEATURE_IO_BITMAP;
+                     VIRTX_FEATURE_TLB_TAGS | VIRTX_FEATURE_TPR_SHADOW | VIRTX_FEATURE_MSR_BITMAP | VIRTX_FEATURE_IO_BITMAP;
     caps->features = caps->hardware & ~disable;
     caps->tlb_tags = 3;
     caps->physical_bits = 48; /* host addresses are those of this program */
@@ -256,6 +256,8 @@ static enum virtx_status enter(struct hw_vcpu *hv)
     if (refuse != VIRTX_OK)
         return refuse;
     world.entries++;
+    if (hv->dirty & VIRTX_STATE_CR)
+        world.cr8 = (uint8_t)hv->state.cr8;
     hv->dirty = 0;
     if (world.on_enter)
         world.on_enter(hv);
@@ -374,6 +376,12 @@ static enum virtx_status check_state(struct hw_vcpu *hv, struct virtx_error *err
     return VIRTX_OK;
 }
 
+static uint8_t cr8(struct hw_vcpu *hv)
+{
+    ck_assert(!(hv->dirty & VIRTX_STATE_CR));
+    return world.cr8;
+}
+
 static void to_host(struct hw_vcpu *hv, uint32_t mask)
 {
     (void)hv;
@@ -401,6 +409,7 @@ static const struct virtx_hw vendor = {
     .enter = enter,
     .read = read_groups,
     .advance = advance,
+    .cr8 = cr8,
     .inject = inject,
     .can_interrupt = can_interrupt,
     .can_nmi = can_nmi,

@@ -840,6 +840,58 @@ START_TEST(test_cr8_reaches_the_source)
 }
 END_TEST
 
+/* A source with one waiting vector of class 4, which CR8 holds back from 4 on. */
+static int pending_above_tpr(void *ctx)
+{
+    (void)ctx;
+    return pending_vector >= 0 && pending_vector >> 4 > source_cr8 ? pending_vector : -1;
+}
+
+static const struct virtx_irq_source tpr_source = {pending_above_tpr, source_take, source_tpr,
+                                                   source_set_tpr};
+
+static void guest_lowers_cr8(struct hw_vcpu *hv)
+{
+    world.cr8 = 2; /* without an exit */
+    exit_interrupt(hv);
+}
+
+START_TEST(test_cr8_habit)
+{
+    pending_vector = -1;
+    source_cr8 = 0;
+    ck_assert_int_eq(virtx_vcpu_irq_source(world.vcpu, &tpr_source, NULL), VIRTX_OK);
+    for (unsigned i = 0; i < 8; i++) {
+        ck_assert(!world.hv->controls.cr8_shadow);
+        ck_assert_int_eq(mov_cr(8, i & 1 ? 5 : 9), -1);
+    }
+    ck_assert(world.hv->controls.cr8_shadow);
+    ck_assert_uint_eq(world.hv->controls.cr_write & 1u << 8, 0);
+    ck_assert_uint_eq(world.cr8, 5);
+    ck_assert_uint_eq(get(VIRTX_STATE_CR).cr8, 5);
+    /* An interrupt that CR8 holds back: its fall must be noticed, and nothing is taken yet. */
+    taken = 0;
+    pending_vector = 0x41;
+    virtx_vcpu_irq_changed(world.vcpu);
+    world_run();
+    ck_assert_uint_eq(world.hv->controls.cr_write & 1u << 8, 1u << 8);
+    ck_assert_uint_eq(taken, 0);
+    ck_assert_uint_eq(source_cr8, 5);
+    world.at = world.length = 0;
+    world_play(guest_lowers_cr8);
+    world_run();
+    ck_assert_uint_eq(source_cr8, 2); /* whoever looks at the source sees what the guest wrote */
+    virtx_vcpu_irq_changed(world.vcpu);
+    world_run();
+    ck_assert_uint_eq(taken, 1);
+    ck_assert_uint_eq(world.hv->controls.cr_write & 1u << 8, 0);
+    /* The other way round: the source's own register is written. */
+    source_cr8 = 7;
+    world_run();
+    ck_assert_uint_eq(world.cr8, 7);
+}
+END_TEST
+
 static uint32_t instruction;
 static uint64_t instruction_value;
 
@@ -1129,6 +1181,7 @@ static Suite *suite(void)
     tcase_add_test(c, test_pae_loads_pdptes);
     tcase_add_test(c, test_cr4_reserved_and_hidden);
     tcase_add_test(c, test_cr8_reaches_the_source);
+    tcase_add_test(c, test_cr8_habit);
     tcase_add_test(c, test_instructions);
     tcase_add_test(c, test_set_refuses_nonsense);
     tcase_add_test(c, test_reset_state);
