@@ -86,6 +86,8 @@ enum virtx_status virtx_memslot_log(struct virtx_memslot *slot, bool on);
 /**
  * @brief Takes the dirty log: ORs one bit a page into @p bitmap, least significant bit first, and
  * clears it in the library. A write that happens during the call is in this log or in the next.
+ * While vcpus run, pages are reported by the call after the one that found them: only then is
+ * it certain that no CPU writes to them through an old translation. Nobody in run: all at once.
  * @param slot  a slot that keeps a log
  * @param[in,out] bitmap  one bit a page, page 0 of the slot in bit 0 of word 0
  * @param words  size of bitmap in 64-bit words, at least (pages + 63) / 64

@@ -306,6 +306,7 @@ uint64_t virtx_generation_next(struct virtx_vm *vm); /* [lock] */
  * sizeof(struct retired) bytes are overwritten at once. */
 void virtx_retire(struct virtx_vm *vm, void *memory, uint32_t pages);
 void virtx_reap(struct virtx_vm *vm); /* [lock] frees what has settled */
+void virtx_hurry(struct virtx_vm *vm, uint64_t generation); /* [lock] kicks who is behind */
 /* [lock or page_lock] As virtx_vm_settled(). */
 bool virtx_is_settled(struct virtx_vm *vm, uint64_t generation);
 

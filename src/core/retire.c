@@ -55,7 +55,7 @@ bool virtx_is_settled(struct virtx_vm *vm, uint64_t generation)
 }
 
 /* Makes the running vcpus that are behind look at their requests, once for each generation. */
-static void hurry_up(struct virtx_vm *vm, uint64_t generation)
+void virtx_hurry(struct virtx_vm *vm, uint64_t generation)
 {
     uint64_t debt = min_u64(generation, atomic_load(&vm->debt_generation));
 
@@ -77,7 +77,7 @@ bool virtx_vm_settled(struct virtx_vm *vm, uint64_t generation, bool hurry)
     if (settled)
         virtx_reap(vm);
     else if (hurry && generation <= atomic_load(&vm->generation))
-        hurry_up(vm, generation);
+        virtx_hurry(vm, generation);
     virtx_vm_unlock(vm, flags);
     return settled;
 }

@@ -537,7 +537,7 @@ static bool take(struct dirty_log *log)
 /*
  * A page that is reported must be written through a new translation only, or a write that follows
  * would be in no log. So what a harvest takes is reported once the generation that it begins has
- * settled: at once where no vcpu is in run, else by a later call.
+ * settled: at once where no vcpu is in run, else by a later call, for which they are hurried.
  */
 enum virtx_status virtx_memslot_harvest(struct virtx_memslot *slot, uint64_t *bitmap, size_t words,
                                         uint64_t *dirty)
@@ -561,6 +561,8 @@ enum virtx_status virtx_memslot_harvest(struct virtx_memslot *slot, uint64_t *bi
     if (take(log))
         log->generation = virtx_generation_next(vm);
     count += report(vm, log, bitmap);
+    if (log->any_taken)
+        virtx_hurry(vm, log->generation);
     if (dirty)
         *dirty = count;
     virtx_vm_unlock(vm, flags);

@@ -316,6 +316,7 @@ START_TEST(harvest_waits_for_running_vcpus)
 
     begin();
     vcpu = fake_vcpu(vm, 0);
+    ck_assert_int_eq(virtx_vcpu_load(vcpu), VIRTX_OK);
     config = config_at(0, 8);
     config.flags = VIRTX_MEMSLOT_DIRTY_LOG;
     ck_assert_int_eq(virtx_memslot_add(vm, &config, &slot), VIRTX_OK);
@@ -324,14 +325,18 @@ START_TEST(harvest_waits_for_running_vcpus)
     ck_assert_int_eq(virtx_memslot_harvest(slot, &bitmap, 1, &dirty), VIRTX_OK);
     ck_assert_uint_eq(dirty, 0);
     ck_assert_uint_eq(bitmap, 0);
+    ck_assert_uint_eq(fake.ipis, 1); /* it is told to hurry */
+    virtx_backend_dirty(vm, 0x7000, 8);
+    ck_assert_int_eq(virtx_memslot_harvest(slot, &bitmap, 1, &dirty), VIRTX_OK);
+    ck_assert_uint_eq(dirty, 0);
     /* The vcpu writes the page again, then pays its debt. */
     virtx_backend_dirty(vm, 0x3000, 8);
     virtx_backend_dirty(vm, 0x5000, 8);
     ck_assert_uint_ne(virtx_backend_requests(vcpu, UINT32_MAX) & VIRTX_REQUEST_MEMORY, 0);
     virtx_backend_settle(vcpu, virtx_vm_generation(vm));
     ck_assert_int_eq(virtx_memslot_harvest(slot, &bitmap, 1, &dirty), VIRTX_OK);
-    ck_assert_uint_eq(bitmap, 1 << 3);
-    ck_assert_uint_eq(dirty, 1);
+    ck_assert_uint_eq(bitmap, 1 << 3 | 1 << 7);
+    ck_assert_uint_eq(dirty, 2);
     /* Its second write is in the log after. */
     vcpu->running = false;
     bitmap = 0;
