@@ -26,6 +26,15 @@ struct model_slot {
     uint64_t written[SLOT_MAX / 64]; /* what was written since the log was taken */
 };
 
+/* A processor's TLB that never forgets by itself, one for each vcpu. */
+struct tlb_entry {
+    bool valid, write, execute, dirty;
+    uint64_t hpa;
+};
+
+static struct tlb_entry tlb[2][SPACE_PAGES];
+static uint64_t tlb_generation[2]; /* whose debts are paid */
+
 static struct model_slot slots[WORLD_SLOTS];
 static const struct virtx_paging *engine;
 static const struct table_format *const formats[] = {&vmx_ept, &svm_npt};
@@ -41,6 +50,8 @@ static void setup(int format, uint64_t features)
     memset(slots, 0, sizeof(slots));
     faults = 0;
     in_fault = false;
+    memset(tlb, 0, sizeof(tlb));
+    memset(tlb_generation, 0, sizeof(tlb_generation));
     ck_assert_int_eq(engine->vm_create(&world.vm), VIRTX_OK);
     for (unsigned i = 0; i < 2; i++)
         ck_assert_int_eq(engine->vcpu_create(&world.vcpu[i]), VIRTX_OK);
@@ -131,11 +142,43 @@ static bool allows(const struct ref_nested *n, uint32_t access)
            (n->write || !(access & VIRTX_WRITE)) && (n->execute || !(access & VIRTX_EXECUTE));
 }
 
+/* The TLB's entry for gpa; NULL outside the model's space. A vcpu pays its debts before it runs. */
+static struct tlb_entry *tlb_entry(unsigned vcpu, uint64_t gpa)
+{
+    uint64_t generation = atomic_load(&world.vm.generation);
+    if (tlb_generation[vcpu] != generation) {
+        memset(tlb[vcpu], 0, sizeof(tlb[vcpu]));
+        tlb_generation[vcpu] = generation;
+    }
+    if (gpa - SPACE_BASE >= SPACE_PAGES * WORLD_PAGE)
+        return NULL;
+    return &tlb[vcpu][(gpa - SPACE_BASE) / WORLD_PAGE];
+}
+
+/* An access that the TLB answers without a walk. It must do what the slots say now. */
+static bool tlb_hit(const struct tlb_entry *entry, uint64_t gpa, uint32_t access)
+{
+    struct model_slot *slot = slot_at(gpa);
+    if (!entry || !entry->valid || ((access & VIRTX_EXECUTE) && !entry->execute) ||
+        ((access & VIRTX_WRITE) && !(entry->write && entry->dirty)))
+        return false;
+    EXPECT(slot != NULL);
+    EXPECT(!(access & ~slot->entry.rights));
+    EXPECT(entry->hpa == (model_hpa(slot, gpa) & ~(WORLD_PAGE - 1)));
+    if (access & VIRTX_WRITE)
+        slot->written[(gpa - slot->entry.gpa) / WORLD_PAGE / 64] |=
+            BIT((gpa - slot->entry.gpa) / WORLD_PAGE % 64);
+    return true;
+}
+
 /* The guest accesses a page: the hardware walks, and the engine answers if it cannot go on. */
 static enum virtx_fault_result touch(unsigned vcpu, uint64_t gpa, uint32_t access)
 {
     const struct model_slot *const_slot = slot_at(gpa);
     struct model_slot *slot = slot_at(gpa);
+    struct tlb_entry *cached = tlb_entry(vcpu, gpa);
+    if (tlb_hit(cached, gpa, access))
+        return VIRTX_FAULT_RESUME;
     struct ref_nested n = world_walk(engine->root(&world.vcpu[vcpu]), gpa);
 
     for (unsigned attempt = 0; !allows(&n, access); attempt++) {
@@ -160,6 +203,16 @@ static enum virtx_fault_result touch(unsigned vcpu, uint64_t gpa, uint32_t acces
             world_set_bits(n.leaf_address, formats[world.format]->dirty);
         slot->written[page / 64] |= BIT(page % 64);
     }
+    if (cached)
+        *cached = (struct tlb_entry){
+            .valid = true,
+            .write = n.write,
+            .execute = n.execute,
+            /* Without dirty flags there is nothing to walk for. */
+            .dirty = n.dirty || (access & VIRTX_WRITE) ||
+                     !(world.virtx.caps.features & VIRTX_FEATURE_NESTED_AD),
+            .hpa = n.hpa & ~(WORLD_PAGE - 1),
+        };
     return VIRTX_FAULT_RESUME;
 }
 
@@ -176,14 +229,16 @@ static enum virtx_fault_result expected_result(uint64_t gpa, uint32_t access)
     return VIRTX_FAULT_RESUME;
 }
 
-/* What core does: collect, take the log, flush. */
+/* What core does: collect, take the log, and flush if there was anything. */
 static void harvest(struct model_slot *slot)
 {
+    static const uint64_t nothing[SLOT_MAX / 64];
     engine->collect_dirty(&world.vm, slot->entry.gpa, slot->pages * WORLD_PAGE);
     EXPECT(!memcmp(slot->log, slot->written, sizeof(slot->log)));
+    if (memcmp(slot->log, nothing, sizeof(nothing)))
+        atomic_fetch_add(&world.vm.generation, 1);
     memset(slot->log, 0, sizeof(slot->log));
     memset(slot->written, 0, sizeof(slot->written));
-    atomic_fetch_add(&world.vm.generation, 1);
 }
 
 /* ---- Random operations ---- */
