@@ -3,7 +3,7 @@
  * Probe and negotiation of the VMX controls, from the capability MSRs of every Bochs model, and
  * from machines that lack one thing each.
  */
-#define VIRTX_UNIT /* as the library under test is */
+
 #include "vmx/vmx.h"
 #include "x86/cpu.h"
 #include "vmx_models.h"

@@ -6,7 +6,7 @@
 #ifndef VIRTX_TESTS_VMX_MOCK_H
 #define VIRTX_TESTS_VMX_MOCK_H
 
-#define VIRTX_UNIT /* as the library under test is */
+
 #include "vmx/check.h"
 #include "x86/cpu.h"
 #include "vmx_models.h"
