@@ -62,10 +62,11 @@ static void prepare(struct svm_vcpu *sv)
 static __attribute__((noinline)) enum virtx_status enter_slowly(struct svm_vcpu *sv)
 {
     struct vmcb_control *control = &sv->vmcb.control;
+    uint8_t after = sv->after; /* the exit may begin what is for the entry that follows */
     enum virtx_status status;
 
     prepare(sv);
-    if (sv->after & SVM_AFTER_STEP)
+    if (after & SVM_AFTER_STEP)
         svm_step_arm(sv);
     status = sv->switch_extra ? svm_vmrun_switch(sv) : svm_vmrun(sv);
     if (unlikely(status != VIRTX_OK))
@@ -77,8 +78,8 @@ static __attribute__((noinline)) enum virtx_status enter_slowly(struct svm_vcpu 
     sv->unproven = false;
     sv->backed_up = false;
     sv->rewind = 0;
-    if (sv->after)
-        svm_step_end(sv);
+    if (after)
+        svm_step_end(sv, after);
     /* One engine does not recognize a virtual interrupt before the guest's IF changes: any exit
      * will do to look whether the window is open. */
     if (sv->window_interrupt) {

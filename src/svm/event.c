@@ -204,17 +204,17 @@ void svm_step_arm(struct svm_vcpu *sv)
 }
 
 /* After the exit has been decoded. If it was the step's own trap, it was something else. */
-void svm_step_end(struct svm_vcpu *sv)
+void svm_step_end(struct svm_vcpu *sv, uint8_t after)
 {
     struct hw_vcpu *hv = &sv->hw;
     struct vmcb_save *save = &sv->vmcb.save;
     bool trapped = sv->vmcb.control.exit_code == VMEXIT_EXCEPTION + VECTOR_DB;
     bool executed = save->rip != sv->step_rip || trapped;
 
-    if (sv->after & SVM_AFTER_NMI)
+    if (after & SVM_AFTER_NMI)
         hv->work |= HW_WORK_EVENT;
     sv->after &= (uint8_t)~SVM_AFTER_NMI;
-    if (!(sv->after & SVM_AFTER_STEP))
+    if (!(after & SVM_AFTER_STEP))
         return;
     if (sv->window_interrupt || sv->window_nmi)
         hv->work |= HW_WORK_EVENT; /* the windows are to be looked at again */

@@ -200,7 +200,7 @@ void svm_window(struct hw_vcpu *hv, bool interrupt, bool nmi);
 void svm_event_interrupted(struct svm_vcpu *sv);
 void svm_step_begin(struct svm_vcpu *sv);
 void svm_step_arm(struct svm_vcpu *sv);
-void svm_step_end(struct svm_vcpu *sv);
+void svm_step_end(struct svm_vcpu *sv, uint8_t after);
 
 /* check.c */
 enum virtx_status svm_check(struct hw_vcpu *hv, struct virtx_error *error);
