@@ -512,6 +512,7 @@ START_TEST(descriptor_loads)
     ck_fault(load_ds(0x13), 13, true, 0x10); /* RPL 3, DPL 0 */
     ck_assert_int_eq(load_ss(0x10), INSN_OK);
     ck_assert_uint_eq(m.cpu.shadow, INSN_SHADOW_MOV_SS);
+    ck_assert_int_eq(load_ds(0x10), INSN_OK);
     put_word(0x204, 0x10);
     m.gpr[RBX] = 0x200;
     ck_assert_int_eq(RUN(0x0f, 0xb2, 0x23), INSN_OK); /* lss esp, [ebx] holds nothing off */
