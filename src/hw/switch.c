@@ -298,8 +298,7 @@ void hw_debug_load(struct hw_vcpu *hv)
     x86_write_dr6(state->dr6);
     if (!hv->debug_loaded) {
         hv->debug_loaded = true;
-        hv->work |= HW_WORK_CONTROLS;
-        hv->controls.dr_read = hv->controls.dr_write = 0;
+        hv->work |= HW_WORK_CONTROLS; /* MOV DR exits no longer */
     }
 }
 

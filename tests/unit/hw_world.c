@@ -256,6 +256,7 @@ static enum virtx_status enter(struct hw_vcpu *hv)
     if (refuse != VIRTX_OK)
         return refuse;
     world.entries++;
+    world.written |= hv->dirty;
     if (hv->dirty & VIRTX_STATE_CR)
         world.cr8 = (uint8_t)hv->state.cr8;
     hv->dirty = 0;

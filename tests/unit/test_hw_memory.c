@@ -453,6 +453,28 @@ static void paging_without(uint32_t page)
     world_set(VIRTX_STATE_CR, &state);
 }
 
+/* Points one linear page at a device. */
+static void map_device(uint32_t page)
+{
+    uint32_t entry = DEVICE | 3;
+
+    memcpy(world.ram + 0x9000 + 4 * page, &entry, 4);
+}
+
+START_TEST(test_nothing_is_written_when_a_half_faults)
+{
+    paging_without(6);
+    map_device(5);
+    world_gpr()[VIRTX_RBX] = 0x5ffe;
+    ck_assert_uint_eq(TOUCH(DEVICE + 0xffe, VIRTX_WRITE, 0x89, 0x03)->reason, /* mov [ebx], eax */
+                      VIRTX_EXIT_INTERRUPT);
+    ck_assert_uint_eq(world.injections, 1);
+    ck_assert_uint_eq(world.injected[0].vector, VECTOR_PF);
+    ck_assert_uint_eq(world.injected[0].error, PF_WRITE);
+    ck_assert_uint_eq(world.hv->state.cr2, 0x6000);
+}
+END_TEST
+
 START_TEST(test_page_fault_in_outs)
 {
     paging_without(3);
@@ -521,6 +543,7 @@ static Suite *suite(void)
     tcase_add_test(c, test_ins_backwards);
     tcase_add_test(c, test_rep_with_count_zero);
     tcase_add_test(c, test_segment_limit);
+    tcase_add_test(c, test_nothing_is_written_when_a_half_faults);
     tcase_add_test(c, test_page_fault_in_outs);
     tcase_add_test(c, test_page_fault_in_ins_comes_before_the_port);
     tcase_add_test(c, test_instruction_bytes_unmapped);

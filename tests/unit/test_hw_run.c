@@ -501,6 +501,17 @@ START_TEST(test_reinjection)
 }
 END_TEST
 
+START_TEST(test_reinjection_without_leaving)
+{
+    interrupted = (struct virtx_event){.type = VIRTX_EVENT_INTERRUPT, .vector = 0x55};
+    world.flags |= RFLAGS_IF;
+    world_play(exit_interrupted);
+    world_play(exit_out);
+    ck_assert_uint_eq(world_run()->reason, VIRTX_EXIT_IO);
+    ck_assert_uint_eq(world.injections, 1);
+}
+END_TEST
+
 static uint8_t second_vector;
 
 /* An exception that an intercept asked for, raised while `interrupted` was being delivered. */
@@ -561,6 +572,21 @@ START_TEST(test_fault_during_interrupt_delivery)
 }
 END_TEST
 
+START_TEST(test_fault_during_nmi_delivery)
+{
+    interrupted = (struct virtx_event){.type = VIRTX_EVENT_NMI, .vector = 2};
+    second_vector = VECTOR_PF;
+    world_play(exit_exception);
+    world_run();
+    ck_assert_uint_eq(world.injections, 1);
+    ck_assert_uint_eq(world.injected[0].vector, VECTOR_PF);
+    ck_assert(world.window_nmi);
+    world_play(exit_window);
+    world_run();
+    ck_assert_uint_eq(world.injected[1].type, VIRTX_EVENT_NMI);
+}
+END_TEST
+
 START_TEST(test_refused_entry_keeps_the_event)
 {
     const struct virtx_exit *exit;
@@ -603,6 +629,8 @@ START_TEST(test_window_for_the_embedder)
     world_play(open_window);
     ck_assert_uint_eq(world_run()->reason, VIRTX_EXIT_WINDOW);
     ck_assert_uint_eq(world_run()->reason, VIRTX_EXIT_INTERRUPT); /* asked for once */
+    virtx_vcpu_irq_changed(world.vcpu);
+    ck_assert_uint_eq(world_run()->reason, VIRTX_EXIT_INTERRUPT);
 }
 END_TEST
 
@@ -770,6 +798,29 @@ START_TEST(test_cr0_rules)
     ck_assert_uint_eq(world.flushed, HW_FLUSH_TAG);
     ck_assert_int_eq(mov_cr(0, cr0 | CR0_PG | CR0_WP), -1);
     ck_assert_uint_eq(world.flushed, 0);
+}
+END_TEST
+
+START_TEST(test_cr0_intercept_mask)
+{
+    const struct virtx_intercept_config config = {.size = sizeof(config),
+                                                  .kind = VIRTX_INTERCEPT_CR,
+                                                  .access = VIRTX_WRITE,
+                                                  .mask = CR0_TS};
+    uint64_t cr0 = get(VIRTX_STATE_CR).cr0;
+    struct virtx_intercept *out;
+
+    ck_assert_int_eq(virtx_vm_intercept(world.vm, &config, &out), VIRTX_OK);
+    ck_assert_int_eq(mov_cr(0, cr0 | CR0_WP), -1); /* exits for the library's sake at most */
+    ck_assert_uint_eq(get(VIRTX_STATE_CR).cr0, cr0 | CR0_WP);
+    ck_assert_uint_eq(world.hv->controls.cr0_mask & (CR0_TS | CR0_WP), CR0_TS);
+    cr_reg = 0;
+    cr_value = cr0 | CR0_TS;
+    world.at = world.length = 0;
+    world_play(exit_mov_to_cr);
+    ck_assert_uint_eq(world_run()->reason, VIRTX_EXIT_CR);
+    ck_assert_int_eq(virtx_vcpu_complete(world.vcpu, NULL), VIRTX_OK);
+    ck_assert_uint_eq(get(VIRTX_STATE_CR).cr0, cr0 | CR0_TS);
 }
 END_TEST
 
@@ -954,6 +1005,8 @@ START_TEST(test_set_refuses_nonsense)
 {
     struct virtx_state good = get(VIRTX_STATE_ALL), state;
 
+    world.written = 0;
+
 #define REFUSED(group, change)                                                                     \
     do {                                                                                           \
         state = good;                                                                              \
@@ -976,7 +1029,10 @@ START_TEST(test_set_refuses_nonsense)
     state = get(VIRTX_STATE_ALL);
     ck_assert_uint_eq(state.cr0, good.cr0);
     ck_assert_uint_eq(state.xcr0, good.xcr0);
+    ck_assert_uint_eq(world.written, 0);
     ck_assert_int_eq(virtx_vcpu_set(world.vcpu, VIRTX_STATE_ALL, &good), VIRTX_OK);
+    world_run();
+    ck_assert_uint_eq(world.written, VIRTX_STATE_ALL); /* all of it reaches the hardware */
 }
 END_TEST
 
@@ -1058,8 +1114,6 @@ START_TEST(test_debug_registers_on_first_use)
     world_run();
     ck_assert_uint_eq(world.dr[1], 0x2222);
     ck_assert_uint_eq(world.hv->controls.dr_write, 0);
-    state = get(VIRTX_STATE_DR);
-    ck_assert_uint_eq(state.dr[0], 0x1000);
     ck_assert_int_eq(virtx_vcpu_put(world.vcpu), VIRTX_OK);
     world.dr[0] = 0; /* somebody else's */
     world_run();
@@ -1168,6 +1222,9 @@ static Suite *suite(void)
     tcase_add_test(c, test_priorities);
     tcase_add_test(c, test_two_nmis_at_most);
     tcase_add_test(c, test_reinjection);
+    tcase_add_test(c, test_reinjection_without_leaving);
+    tcase_add_test(c, test_fault_during_nmi_delivery);
+    tcase_add_test(c, test_cr0_intercept_mask);
     tcase_add_test(c, test_merging);
     tcase_add_test(c, test_fault_during_interrupt_delivery);
     tcase_add_test(c, test_refused_entry_keeps_the_event);
