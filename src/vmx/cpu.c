@@ -19,8 +19,8 @@ static enum virtx_status unlock(struct virtx_error *error)
     return VIRTX_OK;
 }
 
-/* Intel SDM "VMX-Fixed Bits in CR0", "VMX-Fixed Bits in CR4". The library does not set them itself: the host may
- * depend on its own values. */
+/* Intel SDM "VMX-Fixed Bits in CR0", "VMX-Fixed Bits in CR4". The library does not set them itself:
+ * the host may depend on its own values. */
 static enum virtx_status check_fixed(const struct vmx_caps *caps, struct virtx_error *error)
 {
     uint64_t cr0 = x86_read_cr0(), cr4 = x86_read_cr4() | CR4_VMXE;
@@ -67,7 +67,9 @@ enum virtx_status vmx_cpu_enable(struct virtx *virtx, void *data, struct virtx_e
         status = check_fixed(&cpu->caps, error);
     if (status != VIRTX_OK)
         return status;
-    region = virtx_pages_alloc(virtx, 1);
+    /* After an emergency the old one is still there. */
+    region = cpu->vmxon ? cpu->vmxon : virtx_pages_alloc(virtx, 1);
+    cpu->vmxon = NULL;
     if (!region)
         return virtx_fail(error, VIRTX_E_NO_MEMORY, "ops.pages_alloc",
                           "the host has no page for the VMXON region", 1);
@@ -77,8 +79,8 @@ enum virtx_status vmx_cpu_enable(struct virtx *virtx, void *data, struct virtx_e
     if (fail != VMX_SUCCEED) {
         x86_write_cr4(x86_read_cr4() & ~CR4_VMXE);
         virtx_pages_free(virtx, region, 1);
-        return virtx_fail(error, VIRTX_E_HARDWARE, "VMXON", "the processor refused the VMXON region",
-                          fail);
+        return virtx_fail(error, VIRTX_E_HARDWARE, "VMXON",
+                          "the processor refused the VMXON region", fail);
     }
     cpu->vmxon = region;
     cpu->on = true;
@@ -95,8 +97,8 @@ void vmx_cpu_disable(struct virtx *virtx, void *data)
     cpu->vmxon = NULL;
 }
 
-/* VMXOFF faults outside VMX operation, so it must be ours and on. The VMXON region stays allocated: this may be
- * an NMI in the middle of anything. */
+/* VMXOFF faults outside VMX operation, so it must be ours and on. The VMXON region stays allocated:
+ * this may be an NMI in the middle of anything. */
 void vmx_cpu_emergency_off(struct virtx *virtx, void *data)
 {
     struct vmx_cpu *cpu = data;
