@@ -2,7 +2,7 @@
 /*
  * A bare virtual machine monitor: boots Linux and multiboot kernels in a little PC.
  *
- * Command line: memory=256M cpus=1 paging=nested stats. Modules, by the first word of their strings: "kernel NAME
+ * Command line: memory=256M cpus=1 paging=nested hide=xsavec stats. Modules, by the first word of their strings: "kernel NAME
  * ARGUMENTS" and "module NAME ARGUMENTS". How the guest ended is told in one line of the log,
  * which tools/virtx-run turns into an exit status.
  */
@@ -140,6 +140,20 @@ static enum virtx_status add_memory(struct virtx_vm *vm, uint64_t bytes, struct 
     memset(memory, 0, bytes);
     *ram = (struct guest_ram){.low = memory, .low_bytes = low, .high_bytes = bytes - low};
     return add_slots(vm, ram);
+}
+
+/* Takes XSAVEC and XSAVES out of the guest's CPUID: an embedder's own policy over the library's
+ * default, for emulators whose compacted format loses registers. */
+static enum virtx_status hide_xsavec(struct virtx_vm *vm)
+{
+    enum { XSAVEC = 2, XSAVES = 8 };
+    struct virtx_cpuid_entry entry;
+    enum virtx_status status = virtx_vm_cpuid_get(vm, 0xd, 1, &entry);
+
+    if (status || !(entry.eax & (XSAVEC | XSAVES)))
+        return status;
+    entry.eax &= ~(uint32_t)(XSAVEC | XSAVES);
+    return virtx_vm_cpuid_set(vm, &entry);
 }
 
 static enum virtx_status set_start(struct virtx_vcpu *vcpu, const struct guest_start *start)
@@ -320,6 +334,8 @@ int bare_main(void)
         return failed("virtx_cpu_enable", virtx_last_error(virtx));
     if (virtx_vm_create(virtx, &vm_config, &vm))
         return failed("virtx_vm_create", virtx_last_error(virtx));
+    if (bare_option("hide") && after(bare_option("hide"), "xsavec") && hide_xsavec(vm))
+        return failed("hide=xsavec", virtx_vm_last_error(vm));
     if (add_memory(vm, bytes, &ram))
         return finish("error", 0, "not enough memory in this machine for memory=");
     image.rsdp = acpi_build(ram.low, 1);
