@@ -7,15 +7,16 @@
  */
 #include "vmx/vmx.h"
 
-#define IO_PAGES  2
-#define MSR_PAGES 1
+#define IO_PAGES       2
+#define MSR_PAGES      1
 
 #define MSR_RANGE      0x2000u
 #define MSR_HIGH_FIRST 0xc0000000u
 #define MSR_WRITES     2048u
 #define MSR_HIGH       1024u
 
-/* Writes of these reach the host whatever a policy says, so they always exit. Reads may be let through. */
+/* Writes of these reach the host whatever a policy says, so they always exit. Reads may be let
+ * through. */
 static bool write_forced(uint32_t index)
 {
     switch (index) {
@@ -132,7 +133,8 @@ enum virtx_status vmx_msr(struct virtx_vm *vm, struct hw_vcpu *hv, uint32_t inde
     }
     index &= MSR_RANGE - 1;
     if (access & VIRTX_READ)
-        put_bit(bitmap + offset, index, exit || read_forced(offset ? index | MSR_HIGH_FIRST : index));
+        put_bit(bitmap + offset, index,
+                exit || read_forced(offset ? index | MSR_HIGH_FIRST : index));
     if (access & VIRTX_WRITE)
         put_bit(bitmap + MSR_WRITES + offset, index,
                 exit || write_forced(offset ? index | MSR_HIGH_FIRST : index));

@@ -3,25 +3,25 @@
 #include "vmx/vmx.h"
 #include "x86/cpu.h"
 
-#define LEAF_MAX_EXTENDED 0x80000000
-#define LEAF_ADDRESSES    0x80000008
+#define LEAF_MAX_EXTENDED   0x80000000
+#define LEAF_ADDRESSES      0x80000008
 
-#define FEATURES_ECX_VMX (1u << 5)
+#define FEATURES_ECX_VMX    (1u << 5)
 
 #define BASIC_TRUE_CONTROLS (1ull << 55)
 
-#define EPT_EXECUTE_ONLY (1ull << 0)
-#define EPT_WALK_4       (1ull << 6)
-#define EPT_WRITE_BACK   (1ull << 14)
-#define EPT_2M           (1ull << 16)
-#define EPT_1G           (1ull << 17)
-#define EPT_INVEPT       (1ull << 20)
-#define EPT_AD           (1ull << 21)
-#define EPT_INVEPT_ONE   (1ull << 25)
-#define EPT_INVEPT_ALL   (1ull << 26)
-#define VPID_INVVPID     (1ull << 32)
-#define VPID_INVVPID_ONE (1ull << 41)
-#define VPID_INVVPID_ALL (1ull << 42)
+#define EPT_EXECUTE_ONLY    (1ull << 0)
+#define EPT_WALK_4          (1ull << 6)
+#define EPT_WRITE_BACK      (1ull << 14)
+#define EPT_2M              (1ull << 16)
+#define EPT_1G              (1ull << 17)
+#define EPT_INVEPT          (1ull << 20)
+#define EPT_AD              (1ull << 21)
+#define EPT_INVEPT_ONE      (1ull << 25)
+#define EPT_INVEPT_ALL      (1ull << 26)
+#define VPID_INVVPID        (1ull << 32)
+#define VPID_INVVPID_ONE    (1ull << 41)
+#define VPID_INVVPID_ALL    (1ull << 42)
 
 /* What the library makes use of; the others are reported as the processor's only. */
 #define USED                                                                                       \
@@ -35,11 +35,11 @@
 
 /* What the library does with a control bit. */
 enum need {
-    ON,        /* always 1: without it there is no VMX backend */
-    OPTIONAL,  /* 1 when its feature is in use */
-    SWITCHED,  /* 0 or 1 from time to time: the processor must allow 1 */
-    AS_IT_IS,  /* 0 or 1 from time to time where allowed; src/hw lives with what there is */
-    OFF,       /* always 0: a processor that insists on 1 is not one this library knows */
+    ON,       /* always 1: without it there is no VMX backend */
+    OPTIONAL, /* 1 when its feature is in use */
+    SWITCHED, /* 0 or 1 from time to time: the processor must allow 1 */
+    AS_IT_IS, /* 0 or 1 from time to time where allowed; src/hw lives with what there is */
+    OFF,      /* always 0: a processor that insists on 1 is not one this library knows */
 };
 
 static const struct rule_of_control {
@@ -116,8 +116,8 @@ static struct vmx_allowed allowed(uint32_t msr)
     return (struct vmx_allowed){.must = (uint32_t)value, .may = (uint32_t)(value >> 32)};
 }
 
-/* Intel SDM appendix "VMX Capability Reporting Facility": the TRUE registers exist when bit 55 of IA32_VMX_BASIC
- * says so, those of optional control words when the words do. */
+/* Intel SDM appendix "VMX Capability Reporting Facility": the TRUE registers exist when bit 55 of
+ * IA32_VMX_BASIC says so, those of optional control words when the words do. */
 void vmx_caps_read(struct vmx_caps *caps)
 {
     bool precise;
@@ -230,8 +230,7 @@ uint64_t vmx_caps_features(uint64_t hardware, uint64_t disable)
 {
     uint64_t features = hardware & USED & ~disable;
     uint64_t nested = VIRTX_FEATURE_UNPAGED_GUEST | VIRTX_FEATURE_LARGE_2M |
-                      VIRTX_FEATURE_LARGE_1G | VIRTX_FEATURE_NESTED_AD |
-                      VIRTX_FEATURE_EXECUTE_ONLY;
+                      VIRTX_FEATURE_LARGE_1G | VIRTX_FEATURE_NESTED_AD | VIRTX_FEATURE_EXECUTE_ONLY;
 
     if (!(features & VIRTX_FEATURE_NESTED_PAGING))
         features &= ~nested;
@@ -268,9 +267,8 @@ enum virtx_status vmx_caps_negotiate(const struct vmx_caps *caps, uint64_t featu
 
         if (!acceptable(rule, allow))
             return virtx_fail_manual(error, VIRTX_E_UNSUPPORTED, rule->name,
-                                     rule->need == OFF
-                                         ? "the processor insists on this control"
-                                         : "the processor does not have this control",
+                                     rule->need == OFF ? "the processor insists on this control"
+                                                       : "the processor does not have this control",
                                      "VMX Capability Reporting Facility", rule->bit);
         if (rule->need == ON || (rule->need == OPTIONAL && (features & rule->feature)))
             base[rule->word] |= rule->bit & allow->may;

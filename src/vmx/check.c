@@ -3,14 +3,15 @@
  * The checks of VM entries on controls and host state, and the judge that applies all rules.
  *
  * The processor only says that an entry failed. The rules say why: they are those of the Intel SDM
- * chapter "VM Entries", in its order, so that the first one broken is the one that the processor stopped at.
+ * chapter "VM Entries", in its order, so that the first one broken is the one that the processor
+ * stopped at.
  */
 #include "vmx/check.h"
 #include "x86/cpu.h"
 
-#define EXECUTION "VM-Execution Control Fields"
-#define EXIT      "VM-Exit Control Fields"
-#define ENTRY     "VM-Entry Control Fields"
+#define EXECUTION      "VM-Execution Control Fields"
+#define EXIT           "VM-Exit Control Fields"
+#define ENTRY          "VM-Entry Control Fields"
 #define HOST_REGISTERS "Checks on Host Control Registers, MSRs, and SSP"
 #define HOST_SEGMENTS  "Checks on Host Segment and Descriptor-Table Registers"
 #define HOST_WIDTH     "Checks Related to Address-Space Size"
@@ -241,8 +242,9 @@ const struct check_rule vmx_rules_controls[] = {
     {"EPT pointer", EXECUTION, "reserved bits must be 0", VMCS_EPTP, eptp_reserved, 0},
     {"unrestricted guest", EXECUTION, "needs EPT", VMCS_SECONDARY, unrestricted_ept, 0},
     {"VM-exit controls", EXIT, RESERVED, VMCS_EXIT, reserved_control, VMX_EXIT},
-    {"VM-exit MSR-store area", EXIT, "must be aligned to 16 bytes within the physical-address width",
-     VMCS_EXIT_MSR_STORE, msr_area, VMCS_EXIT_MSR_STORE_COUNT},
+    {"VM-exit MSR-store area", EXIT,
+     "must be aligned to 16 bytes within the physical-address width", VMCS_EXIT_MSR_STORE, msr_area,
+     VMCS_EXIT_MSR_STORE_COUNT},
     {"VM-exit MSR-load area", EXIT, "must be aligned to 16 bytes within the physical-address width",
      VMCS_EXIT_MSR_LOAD, msr_area, VMCS_EXIT_MSR_LOAD_COUNT},
     {"VM-entry controls", ENTRY, RESERVED, VMCS_ENTRY, reserved_control, VMX_ENTRY},
@@ -258,8 +260,9 @@ const struct check_rule vmx_rules_controls[] = {
     {"injected error code", ENTRY, "bits 31:16 must be 0", VMCS_ENTRY_ERROR_CODE, injected_code, 0},
     {"injected instruction length", ENTRY, "must be 1 to 15 for software events", VMCS_ENTRY_LENGTH,
      injected_length, 0},
-    {"VM-entry MSR-load area", ENTRY, "must be aligned to 16 bytes within the physical-address width",
-     VMCS_ENTRY_MSR_LOAD, msr_area, VMCS_ENTRY_MSR_LOAD_COUNT},
+    {"VM-entry MSR-load area", ENTRY,
+     "must be aligned to 16 bytes within the physical-address width", VMCS_ENTRY_MSR_LOAD, msr_area,
+     VMCS_ENTRY_MSR_LOAD_COUNT},
     {"entry to SMM", ENTRY, "must be 0 outside SMM", VMCS_ENTRY, outside_smm, 0},
 };
 const unsigned vmx_rules_controls_count = ARRAY_SIZE(vmx_rules_controls);
@@ -426,8 +429,7 @@ enum virtx_status vmx_check_entry(const struct vmx_vcpu *v, struct virtx_error *
 
     look(v, &c);
     if (which & CHECK_CONTROLS)
-        status =
-            apply(&c, vmx_rules_controls, vmx_rules_controls_count, VIRTX_E_CONTROLS, error);
+        status = apply(&c, vmx_rules_controls, vmx_rules_controls_count, VIRTX_E_CONTROLS, error);
     if (status == VIRTX_OK && (which & CHECK_HOST))
         status = apply(&c, vmx_rules_host, vmx_rules_host_count, VIRTX_E_HOST_STATE, error);
     if (status == VIRTX_OK && (which & CHECK_GUEST))

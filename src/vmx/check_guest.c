@@ -141,8 +141,7 @@ static bool ldtr_ti(const struct check *c, unsigned arg)
 static bool ss_rpl(const struct check *c, unsigned arg)
 {
     (void)arg;
-    return v86(c) || c->unrestricted ||
-           (c->selector[VIRTX_SS] & 3) == (c->selector[VIRTX_CS] & 3);
+    return v86(c) || c->unrestricted || (c->selector[VIRTX_SS] & 3) == (c->selector[VIRTX_CS] & 3);
 }
 
 static bool v86_base(const struct check *c, unsigned seg)
@@ -345,11 +344,11 @@ static bool rflags_if(const struct check *c, unsigned arg)
 
 /* ---- Non-register state ---- */
 
-#define BLOCKED_STI    VIRTX_BLOCKED_BY_STI
-#define BLOCKED_MOV_SS VIRTX_BLOCKED_BY_MOV_SS
-#define BLOCKED_SMI    (1u << 2)
-#define BLOCKED_NMI    VIRTX_BLOCKED_BY_NMI
-#define BLOCKED_SHADOW (BLOCKED_STI | BLOCKED_MOV_SS)
+#define BLOCKED_STI       VIRTX_BLOCKED_BY_STI
+#define BLOCKED_MOV_SS    VIRTX_BLOCKED_BY_MOV_SS
+#define BLOCKED_SMI       (1u << 2)
+#define BLOCKED_NMI       VIRTX_BLOCKED_BY_NMI
+#define BLOCKED_SHADOW    (BLOCKED_STI | BLOCKED_MOV_SS)
 
 #define ACTIVITY_HLT      1
 #define ACTIVITY_SHUTDOWN 2
@@ -485,13 +484,14 @@ static bool pdpte(const struct check *c, unsigned index)
 #define DATA_DPL  "DPL of data or non-conforming code must not be below the selector's RPL"
 #define P_BIT     "P must be 1"
 #define RESERVED  "reserved bits of the access rights must be 0"
-#define G_BIT                                                                                      \
-    "G must be 0 if any of limit bits 11:0 is 0, and 1 if any of limit bits 31:20 is 1"
-#define SYSTEM  "S must be 0, P 1 and the reserved bits 0"
-#define PDPTE   "reserved bits of a present entry must be 0"
+#define G_BIT     "G must be 0 if any of limit bits 11:0 is 0, and 1 if any of limit bits 31:20 is 1"
+#define SYSTEM    "S must be 0, P 1 and the reserved bits 0"
+#define PDPTE     "reserved bits of a present entry must be 0"
 
 #define SEGMENT(name, seg, field, predicate, sentence)                                             \
-    {"guest " name, SEGMENTS, sentence, field + 2 * (seg), predicate, seg}
+    {                                                                                              \
+        "guest " name, SEGMENTS, sentence, field + 2 * (seg), predicate, seg                       \
+    }
 /* A rule that holds for all six registers. */
 #define SIX(field, predicate, sentence)                                                            \
     SEGMENT("CS", VIRTX_CS, field, predicate, sentence),                                           \
@@ -512,7 +512,8 @@ static bool pdpte(const struct check *c, unsigned index)
 
 const struct check_rule vmx_rules_guest[] = {
     {"guest CR0", REGISTERS,
-     "bits fixed in VMX operation must have their fixed value (PE and PG only without unrestricted guest)",
+     "bits fixed in VMX operation must have their fixed value (PE and PG only without unrestricted "
+     "guest)",
      VMCS_GUEST_CR0, cr0_fixed, 0},
     {"guest CR0", REGISTERS, "PG needs PE", VMCS_GUEST_CR0, paging_protected, 0},
     {"guest CR4", REGISTERS, "bits fixed in VMX operation must have their fixed value",
@@ -559,7 +560,8 @@ const struct check_rule vmx_rules_guest[] = {
             "DPL must be 0 for type 3, SS's for non-conforming code, at most SS's for conforming"),
     SEGMENT("SS", VIRTX_SS, RIGHTS, ss_dpl,
             "DPL must be the selector's RPL without unrestricted guest"),
-    SEGMENT("SS", VIRTX_SS, RIGHTS, ss_dpl_real, "DPL must be 0 in real mode or when CS has type 3"),
+    SEGMENT("SS", VIRTX_SS, RIGHTS, ss_dpl_real,
+            "DPL must be 0 in real mode or when CS has type 3"),
     FOUR(RIGHTS, data_dpl, DATA_DPL),
     SIX(RIGHTS, present, P_BIT),
     SIX(RIGHTS, reserved, RESERVED),
@@ -606,8 +608,9 @@ const struct check_rule vmx_rules_guest[] = {
     {"guest interruptibility state", OTHER,
      "an interrupt cannot be injected while STI or MOV SS blocks it", VMCS_GUEST_INTERRUPTIBILITY,
      blocking_interrupt, 0},
-    {"guest interruptibility state", OTHER, "an NMI cannot be injected while STI or MOV SS blocks it",
-     VMCS_GUEST_INTERRUPTIBILITY, blocking_nmi_shadow, 0},
+    {"guest interruptibility state", OTHER,
+     "an NMI cannot be injected while STI or MOV SS blocks it", VMCS_GUEST_INTERRUPTIBILITY,
+     blocking_nmi_shadow, 0},
     {"guest interruptibility state", OTHER, "blocking by SMI must be 0 outside SMM",
      VMCS_GUEST_INTERRUPTIBILITY, blocking_smi, 0},
     {"guest interruptibility state", OTHER, "a virtual NMI cannot be injected while one is handled",

@@ -50,7 +50,8 @@ static const struct {
 static void add_instructions(const struct vmx_vcpu *v, uint64_t wanted, uint32_t *primary,
                              uint32_t *secondary)
 {
-    /* An instruction that raises #UD anyway needs no exit, and these two share the bit of a common one. */
+    /* An instruction that raises #UD anyway needs no exit, and these two share the bit of a common
+     * one. */
     if (!(*secondary & SECONDARY_RDTSCP))
         wanted &= ~BIT(VIRTX_INSN_RDTSCP);
     if (!(*secondary & SECONDARY_INVPCID))

@@ -2,8 +2,8 @@
 /*
  * One entry: what must be written first, what a refusal means, and the end of an instruction.
  *
- * The steady state is an exit that moves RIP only: vmx_enter() writes it and jumps to entry.S, which jumps to
- * vmx_exited().
+ * The steady state is an exit that moves RIP only: vmx_enter() writes it and jumps to entry.S,
+ * which jumps to vmx_exited().
  */
 #include "vmx/check.h"
 #include "vmx/offsets.h"
@@ -16,9 +16,9 @@ _Static_assert(VMCS_HOST_RSP == VMX_FIELD_HOST_RSP, "entry.S");
 #define BLOCKED_SHADOW (VIRTX_BLOCKED_BY_STI | VIRTX_BLOCKED_BY_MOV_SS)
 
 /*
- * Without unrestricted guest the processor must refuse a guest that is not in paged protected mode; the bits are forced
- * on in the real CR0, so the guest would run with paging that it did not ask for. (Bochs 2.7 would
- * not even refuse.)
+ * Without unrestricted guest the processor must refuse a guest that is not in paged protected mode;
+ * the bits are forced on in the real CR0, so the guest would run with paging that it did not ask
+ * for. (Bochs 2.7 would not even refuse.)
  */
 static enum virtx_status check_mode(struct vmx_vcpu *v)
 {
@@ -65,8 +65,8 @@ enum virtx_status vmx_enter(struct hw_vcpu *hv)
     return vmx_resume(v);
 }
 
-/* Leaves the VMCS clear and current: whether the launch had taken effect no longer matters. What was to be
- * injected goes back to src/hw, which injects it again. */
+/* Leaves the VMCS clear and current: whether the launch had taken effect no longer matters. What
+ * was to be injected goes back to src/hw, which injects it again. */
 static void relaunch(struct vmx_vcpu *v)
 {
     vmx_set_field(v, VMCS_ENTRY_INTERRUPTION, 0);
@@ -109,8 +109,8 @@ VMX_FROM_ASSEMBLY enum virtx_status vmx_refused(struct vmx_vcpu *v, uint64_t inv
     }
 }
 
-/* From exit.c: an exit whose reason says that there was no entry (Intel SDM "VM-Entry Failures During or After Loading
- * Guest State"). */
+/* From exit.c: an exit whose reason says that there was no entry (Intel SDM "VM-Entry Failures
+ * During or After Loading Guest State"). */
 enum virtx_status vmx_entry_failed(struct vmx_vcpu *v, uint32_t reason)
 {
     switch (reason & VMX_REASON_BASIC) {

@@ -2,13 +2,13 @@
 /*
  * Events on their way into the guest: injection, windows, and deliveries that an exit interrupted.
  *
- * NMI blocking. With virtual NMIs the processor keeps it in the interruptibility state, beginning with an
- * injected NMI and ending with IRET. Bochs 2.7 keeps one such flag for all VMs: it survives entries that
- * say it is clear, and an NMI of the host sets it. So the flag is believed only of a vcpu that has been given an
- * NMI (nmi_blockable); on a processor that works this changes nothing.
+ * NMI blocking. With virtual NMIs the processor keeps it in the interruptibility state, beginning
+ * with an injected NMI and ending with IRET. Bochs 2.7 keeps one such flag for all VMs: it survives
+ * entries that say it is clear, and an NMI of the host sets it. So the flag is believed only of a
+ * vcpu that has been given an NMI (nmi_blockable); on a processor that works this changes nothing.
  *
- * Without virtual NMIs the processor does not see the guest's IRET end its handler. The next moment when the guest
- * would take an interrupt stands in for it: handlers run with interrupts off.
+ * Without virtual NMIs the processor does not see the guest's IRET end its handler. The next moment
+ * when the guest would take an interrupt stands in for it: handlers run with interrupts off.
  */
 #include "vmx/vmx.h"
 
@@ -28,8 +28,8 @@ static bool pushes_error(struct hw_vcpu *hv, const struct virtx_event *event)
 void vmx_inject(struct hw_vcpu *hv, const struct virtx_event *event)
 {
     struct vmx_vcpu *v = vmx_of(hv);
-    uint32_t info = INTERRUPTION_VALID | (uint32_t)event->type << INTERRUPTION_TYPE_SHIFT |
-                    event->vector;
+    uint32_t info =
+        INTERRUPTION_VALID | (uint32_t)event->type << INTERRUPTION_TYPE_SHIFT | event->vector;
 
     if (pushes_error(hv, event)) {
         info |= INTERRUPTION_ERROR;
@@ -39,7 +39,10 @@ void vmx_inject(struct hw_vcpu *hv, const struct virtx_event *event)
         vmx_set_field(v, VMCS_ENTRY_LENGTH, event->length);
     if (event->type == VIRTX_EVENT_NMI) {
         v->nmi_blockable = true;
-        v->nmi_soft_blocked = !(v->control[VMX_PIN] & PIN_VIRTUAL_NMI);
+        if (!(v->control[VMX_PIN] & PIN_VIRTUAL_NMI)) {
+            v->nmi_soft_blocked = true;
+            hv->state.interruptibility |= VIRTX_BLOCKED_BY_NMI; /* if it is to be written yet */
+        }
     }
     if (v->hlt_activity)
         vmx_set_field(v, VMCS_GUEST_ACTIVITY, 0);
@@ -57,8 +60,22 @@ bool vmx_can_nmi(struct hw_vcpu *hv)
 {
     const struct virtx_state *state = hw_state(hv, VIRTX_STATE_INTR);
 
-    return !vmx_of(hv)->nmi_soft_blocked &&
-           !(state->interruptibility & (BLOCKED_SHADOW | VIRTX_BLOCKED_BY_NMI));
+    return !(state->interruptibility & (BLOCKED_SHADOW | VIRTX_BLOCKED_BY_NMI));
+}
+
+/*
+ * The interruptibility state says that NMIs are blocked. Where that cannot be the guest's doing, it
+ * is taken out, in the VMCS too: the entry that injects an NMI would be refused, and without
+ * virtual NMIs it would be the host's NMIs that stay blocked.
+ */
+void vmx_mend_nmi_blocking(struct vmx_vcpu *v)
+{
+    struct virtx_state *state = &v->hw.state;
+
+    if ((v->control[VMX_PIN] & PIN_VIRTUAL_NMI) && v->nmi_blockable)
+        return;
+    state->interruptibility &= ~(uint32_t)VIRTX_BLOCKED_BY_NMI;
+    vmx_set_field(v, VMCS_GUEST_INTERRUPTIBILITY, state->interruptibility);
 }
 
 void vmx_window(struct hw_vcpu *hv, bool interrupt, bool nmi)
@@ -66,33 +83,27 @@ void vmx_window(struct hw_vcpu *hv, bool interrupt, bool nmi)
     struct vmx_vcpu *v = vmx_of(hv);
     uint32_t windows = 0;
 
-    v->soft_nmi_window = false;
-    if (nmi && (v->control[VMX_PIN] & PIN_VIRTUAL_NMI)) {
+    if (nmi && (v->control[VMX_PIN] & PIN_VIRTUAL_NMI))
         windows |= PRIMARY_NMI_WINDOW;
-    } else if (nmi) {
-        v->soft_nmi_window = true;
-        interrupt = true;
-    }
-    if (interrupt)
+    if (interrupt || (nmi && !windows))
         windows |= PRIMARY_INTERRUPT_WINDOW;
     vmx_set_control(v, VMX_PRIMARY,
-                    (v->control[VMX_PRIMARY] &
-                     ~(PRIMARY_INTERRUPT_WINDOW | PRIMARY_NMI_WINDOW)) | windows);
+                    (v->control[VMX_PRIMARY] & ~(PRIMARY_INTERRUPT_WINDOW | PRIMARY_NMI_WINDOW)) |
+                        windows);
 }
 
-/* The window that was asked for is open. */
+/* The window that was asked for is open: by then an NMI handler has ended. */
 void vmx_window_open(struct vmx_vcpu *v, bool nmi)
 {
-    if (!nmi)
-        v->nmi_soft_blocked = false;
+    v->nmi_soft_blocked = false;
     vmx_set_control(v, VMX_PRIMARY,
                     v->control[VMX_PRIMARY] &
                         ~(nmi ? PRIMARY_NMI_WINDOW : PRIMARY_INTERRUPT_WINDOW));
 }
 
 /*
- * After an exit that can come in the middle of a delivery (Intel SDM "Information for VM Exits That Occur During Event
- * Delivery"): hands the event back, to be delivered again.
+ * After an exit that can come in the middle of a delivery (Intel SDM "Information for VM Exits That
+ * Occur During Event Delivery"): hands the event back, to be delivered again.
  */
 bool vmx_event_interrupted(struct vmx_vcpu *v)
 {
@@ -124,8 +135,8 @@ bool vmx_event_interrupted(struct vmx_vcpu *v)
     return true;
 }
 
-/* An IRET ended the blocking of NMIs and then faulted: it will be executed again, so blocking is still in force
- * (Intel SDM "Resuming Guest Software after Handling an Exception"). */
+/* An IRET ended the blocking of NMIs and then faulted: it will be executed again, so blocking is
+ * still in force (Intel SDM "Resuming Guest Software after Handling an Exception"). */
 void vmx_nmi_unblocked(struct vmx_vcpu *v)
 {
     if (v->control[VMX_PIN] & PIN_VIRTUAL_NMI) {
@@ -135,9 +146,10 @@ void vmx_nmi_unblocked(struct vmx_vcpu *v)
 }
 
 /*
- * After a fault-like exit no debug exception is pending, but for those that MOV SS holds back (Intel SDM "Saving Non-Register
- * State"). Bochs 2.7 with TF set saves the single step of the instruction that has not been executed, which would
- * be delivered before it; on a processor that works there is nothing to mend.
+ * After a fault-like exit no debug exception is pending, but for those that MOV SS holds back
+ * (Intel SDM "Saving Non-Register State"). Bochs 2.7 with TF set saves the single step of the
+ * instruction that has not been executed, which would be delivered before it; on a processor that
+ * works there is nothing to mend.
  */
 void vmx_mend_pending_debug(struct vmx_vcpu *v)
 {

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * From the exit reason and its qualification to the neutral record (Intel SDM "Basic VM-Exit Information" and the
- * sections on the exit qualification).
+ * From the exit reason and its qualification to the neutral record (Intel SDM "Basic VM-Exit
+ * Information" and the sections on the exit qualification).
  *
- * What an exit does not need is not read. The number of VMREADs of each path is added up once, at its
- * end: each function returns how many it has done beyond the two that every exit does.
+ * What an exit does not need is not read. The number of VMREADs of each path is added up once, at
+ * its end: each function returns how many it has done beyond the two that every exit does.
  */
 #include "vmx/vmx.h"
 
@@ -104,8 +104,8 @@ static unsigned task_switch(struct vmx_vcpu *v, struct virtx_exit *exit)
 /* A source operand; outside 64-bit mode only 32 bits of it count. */
 static uint64_t operand(struct vmx_vcpu *v, unsigned gpr)
 {
-    uint64_t value = gpr == VIRTX_RSP ? hw_state(&v->hw, VIRTX_STATE_RSP)->gpr[VIRTX_RSP]
-                                      : v->hw.state.gpr[gpr];
+    uint64_t value =
+        gpr == VIRTX_RSP ? hw_state(&v->hw, VIRTX_STATE_RSP)->gpr[VIRTX_RSP] : v->hw.state.gpr[gpr];
 
     if ((v->control[VMX_ENTRY] & ENTRY_IA32E) &&
         (vmx_vmread(VMCS_GUEST_CS_ATTRIBUTES) & VIRTX_SEG_L))
@@ -164,7 +164,8 @@ static unsigned debug_register(struct vmx_vcpu *v, struct virtx_exit *exit)
     return 3;
 }
 
-/* Intel SDM "Exit Qualification for I/O Instructions". Values and counts are src/hw's to fill in. */
+/* Intel SDM "Exit Qualification for I/O Instructions". Values and counts are src/hw's to fill in.
+ */
 static inline void port_access(struct virtx_exit *exit)
 {
     uint64_t qualification = read_qualification(exit);
@@ -221,7 +222,8 @@ static unsigned ept_misconfig(struct vmx_vcpu *v, struct virtx_exit *exit)
     return 1;
 }
 
-/* Intel SDM "Exit Qualification for APIC-Access VM Exits": the offset in the page, and what was done. */
+/* Intel SDM "Exit Qualification for APIC-Access VM Exits": the offset in the page, and what was
+ * done. */
 static unsigned apic_access(struct vmx_vcpu *v, struct virtx_exit *exit)
 {
     uint64_t qualification = read_qualification(exit);
@@ -230,7 +232,9 @@ static unsigned apic_access(struct vmx_vcpu *v, struct virtx_exit *exit)
     exit->reason = HW_EXIT_APIC;
     v->hw.fault = (struct virtx_page_fault){
         .gpa = (v->hw.state.apic_base & ~0xfffull) | (qualification & 0xfff),
-        .access = type == 1 ? VIRTX_WRITE : type == 2 ? VIRTX_EXECUTE : VIRTX_READ,
+        .access = type == 1   ? VIRTX_WRITE
+                  : type == 2 ? VIRTX_EXECUTE
+                              : VIRTX_READ,
     };
     vmx_event_interrupted(v);
     return 1;
@@ -266,8 +270,7 @@ static __attribute__((noinline)) unsigned other(struct vmx_vcpu *v, struct virtx
     return 1;
 }
 
-static unsigned decode(struct vmx_vcpu *v, struct virtx_exit *exit,
-                                                 uint32_t reason)
+static unsigned decode(struct vmx_vcpu *v, struct virtx_exit *exit, uint32_t reason)
 {
     static const uint8_t tables[] = {VIRTX_INSN_SGDT, VIRTX_INSN_SIDT, VIRTX_INSN_LGDT,
                                      VIRTX_INSN_LIDT};

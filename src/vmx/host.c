@@ -2,10 +2,11 @@
 /*
  * The host's own state: what exits load from the VMCS, and what the library puts back itself.
  *
- * Exits load CR0, CR3, CR4, segments with the bases of FS, GS, TR, GDTR and IDTR, SYSENTER, EFER and
- * PAT (Intel SDM "Loading Host State"). Five MSRs are switched by nobody; while the vcpu is loaded the guest's
- * values stay in the processor, until the host's profile wants its own back. Exits clear LDTR and DEBUGCTL and
- * set the limits of GDTR and IDTR to 0xffff; those go back likewise.
+ * Exits load CR0, CR3, CR4, segments with the bases of FS, GS, TR, GDTR and IDTR, SYSENTER, EFER
+ * and PAT (Intel SDM "Loading Host State"). Five MSRs are switched by nobody; while the vcpu is
+ * loaded the guest's values stay in the processor, until the host's profile wants its own back.
+ * Exits clear LDTR and DEBUGCTL and set the limits of GDTR and IDTR to 0xffff; those go back
+ * likewise.
  */
 #include "vmx/vmx.h"
 #include "x86/cpu.h"
@@ -50,11 +51,11 @@ static uint64_t tr_base(const struct vmx_host *host)
     (void)host;
     return 0x1000;
 }
-#define load_ldt(selector)     ((void)(selector))
-#define load_fs(selector)      ((void)(selector))
-#define load_gs(selector)      ((void)(selector))
-#define load_gdtr(descriptor)  ((void)(descriptor))
-#define load_idtr(descriptor)  ((void)(descriptor))
+#define load_ldt(selector)    ((void)(selector))
+#define load_fs(selector)     ((void)(selector))
+#define load_gs(selector)     ((void)(selector))
+#define load_gdtr(descriptor) ((void)(descriptor))
+#define load_idtr(descriptor) ((void)(descriptor))
 #else
 static void read_tables(struct vmx_host *host)
 {
@@ -114,8 +115,8 @@ static void load_gs(uint16_t selector)
 #define load_idtr(descriptor) __asm__ volatile("lidt %0" : : "m"(descriptor) : "memory")
 #endif
 
-/* Exits cannot load a selector with RPL or TI; a null one does in 64-bit mode, and the profile's FS and GS
- * are put back whole by vmx_to_host(). */
+/* Exits cannot load a selector with RPL or TI; a null one does in 64-bit mode, and the profile's FS
+ * and GS are put back whole by vmx_to_host(). */
 static uint16_t loadable(uint16_t selector)
 {
     return selector & 7 ? 0 : selector;
@@ -224,7 +225,7 @@ static void live_to_host(struct vmx_vcpu *v, uint32_t mask)
             continue;
         if (!(v->hw.valid & VIRTX_STATE_SYSCALL))
             *live_state(v, i) = x86_rdmsr(live[i].index);
-        v->live &= (uint8_t)~(1u << i);
+        v->live &= (uint8_t) ~(1u << i);
         x86_wrmsr(live[i].index, v->host.msr[i]);
         v->hw.vcpu->stats.msr_writes++;
     }

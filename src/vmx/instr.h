@@ -2,10 +2,11 @@
 /*
  * The VMX instructions, with what they report.
  *
- * All but VMREAD and VMWRITE answer with an enum vmx_fail (Intel SDM "Conventions" of the chapter "VMX Instruction
- * Reference"): VMfailInvalid sets CF, VMfailValid sets ZF and leaves a number in the current VMCS. VMREAD of a
- * field that the processor does not have answers nonsense, VMWRITE to one does nothing; the callers
- * ask only for fields that the capability MSRs promise. In the unit tests (VIRTX_UNIT) mocks take the place of all.
+ * All but VMREAD and VMWRITE answer with an enum vmx_fail (Intel SDM "Conventions" of the chapter
+ * "VMX Instruction Reference"): VMfailInvalid sets CF, VMfailValid sets ZF and leaves a number in
+ * the current VMCS. VMREAD of a field that the processor does not have answers nonsense, VMWRITE to
+ * one does nothing; the callers ask only for fields that the capability MSRs promise. In the unit
+ * tests (VIRTX_UNIT) mocks take the place of all.
  */
 #ifndef VIRTX_VMX_INSTR_H
 #define VIRTX_VMX_INSTR_H
@@ -64,16 +65,14 @@ static inline void vmx_vmwrite_from(uint64_t field, const uint64_t *value)
 #else
 
 /* ZF is tested first: after VMfailInvalid it is clear. */
-#define VMX_DECODE(fail) ((fail##_zf) ? VMX_FAIL_VALID : (fail##_cf) ? VMX_FAIL_INVALID : VMX_SUCCEED)
+#define VMX_DECODE(fail)                                                                           \
+    ((fail##_zf) ? VMX_FAIL_VALID : (fail##_cf) ? VMX_FAIL_INVALID : VMX_SUCCEED)
 
 #define VMX_POINTER_INSTRUCTION(name)                                                              \
     static inline enum vmx_fail vmx_##name(uint64_t hpa)                                           \
     {                                                                                              \
         unsigned char fail_zf, fail_cf;                                                            \
-        __asm__ volatile(#name " %2"                                                               \
-                         : "=@ccz"(fail_zf), "=@ccc"(fail_cf)                                      \
-                         : "m"(hpa)                                                                \
-                         : "memory");                                                              \
+        __asm__ volatile(#name " %2" : "=@ccz"(fail_zf), "=@ccc"(fail_cf) : "m"(hpa) : "memory");  \
         return VMX_DECODE(fail);                                                                   \
     }
 VMX_POINTER_INSTRUCTION(vmxon)

@@ -37,6 +37,5 @@ const struct virtx_hw vmx_hw = {
     .to_host = vmx_to_host,
 };
 
-const struct virtx_backend virtx_vmx =
-    HW_BACKEND("vmx", &vmx_hw, sizeof(struct vmx_cpu), sizeof(struct vmx_vm),
-               sizeof(struct vmx_vcpu));
+const struct virtx_backend virtx_vmx = HW_BACKEND("vmx", &vmx_hw, sizeof(struct vmx_cpu),
+                                                  sizeof(struct vmx_vm), sizeof(struct vmx_vcpu));

@@ -42,8 +42,8 @@ static unsigned read_tables(struct virtx_state *state)
     return 4;
 }
 
-/* CR2 is exchanged by entry.S; CR8 and EFER change only with src/hw's knowledge. Under shadow paging CR3 does
- * too, and the field holds the shadow's root. */
+/* CR2 is exchanged by entry.S; CR8 and EFER change only with src/hw's knowledge. Under shadow
+ * paging CR3 does too, and the field holds the shadow's root. */
 static unsigned read_control(struct vmx_vcpu *v, struct virtx_state *state)
 {
     state->cr0 = vmx_guest_cr0(v);
@@ -62,11 +62,10 @@ static unsigned read_interruptibility(struct vmx_vcpu *v, struct virtx_state *st
 {
     state->interruptibility = (uint32_t)vmx_vmread(VMCS_GUEST_INTERRUPTIBILITY);
     state->pending_debug = vmx_vmread(VMCS_GUEST_PENDING_DEBUG) & PENDING_DEBUG_MASK;
-    /* See event.c. The field is put right too, or the entry that injects an NMI would be refused. */
-    if (unlikely(state->interruptibility & VIRTX_BLOCKED_BY_NMI) && !v->nmi_blockable) {
-        state->interruptibility &= ~(uint32_t)VIRTX_BLOCKED_BY_NMI;
-        vmx_set_field(v, VMCS_GUEST_INTERRUPTIBILITY, state->interruptibility);
-    }
+    if (unlikely(state->interruptibility & VIRTX_BLOCKED_BY_NMI))
+        vmx_mend_nmi_blocking(v);
+    if (unlikely(v->nmi_soft_blocked))
+        state->interruptibility |= VIRTX_BLOCKED_BY_NMI;
     if (!v->hlt_activity)
         return 2;
     state->activity = (uint32_t)vmx_vmread(VMCS_GUEST_ACTIVITY);
@@ -137,7 +136,8 @@ void vmx_code(struct hw_vcpu *hv, struct hw_code *code)
     hv->vcpu->stats.control_reads += reads;
 }
 
-/* G says in which unit the limit was given; the cache keeps bytes, and entries want the two to agree. */
+/* G says in which unit the limit was given; the cache keeps bytes, and entries want the two to
+ * agree. */
 static uint32_t fix_granularity(uint32_t attributes, uint32_t limit)
 {
     if ((limit & 0xfff) != 0xfff)
@@ -148,8 +148,8 @@ static uint32_t fix_granularity(uint32_t attributes, uint32_t limit)
 }
 
 /*
- * A segment as entries accept it, where that differs from what other processors (or a null selector) leave in
- * the register without any program being able to tell the difference.
+ * A segment as entries accept it, where that differs from what other processors (or a null
+ * selector) leave in the register without any program being able to tell the difference.
  */
 struct virtx_segment vmx_segment_fixed(const struct virtx_state *state, unsigned index)
 {
@@ -203,8 +203,7 @@ static void write_control(struct vmx_vcpu *v, const struct virtx_state *state)
     v->cr4 = state->cr4;
     vmx_set_field(v, VMCS_GUEST_CR0, (state->cr0 & ~VMX_CR0_HOST) | fixed0);
     vmx_set_field(v, VMCS_CR0_SHADOW, state->cr0);
-    vmx_set_field(v, VMCS_GUEST_CR4,
-                  (state->cr4 & ~VMX_CR4_HOST) | v->host_mce | caps->cr4_fixed0);
+    vmx_set_field(v, VMCS_GUEST_CR4, (state->cr4 & ~VMX_CR4_HOST) | v->host_mce | caps->cr4_fixed0);
     vmx_set_field(v, VMCS_CR4_SHADOW, state->cr4);
     if (v->nested)
         vmx_set_field(v, VMCS_GUEST_CR3, state->cr3);
@@ -221,12 +220,13 @@ static void write_control(struct vmx_vcpu *v, const struct virtx_state *state)
         vmx_set_field(v, VMCS_GUEST_EFER, state->efer);
 }
 
-/* With an interrupt shadow the pending single step must agree with TF (Intel SDM "Checks on Guest Non-Register
- * State"); a breakpoint that is pending is an enabled one. */
+/* With an interrupt shadow the pending single step must agree with TF (Intel SDM "Checks on Guest
+ * Non-Register State"); a breakpoint that is pending is an enabled one. */
 static void write_interruptibility(struct vmx_vcpu *v)
 {
     const struct virtx_state *state = hw_state(&v->hw, VIRTX_STATE_RFLAGS | VIRTX_STATE_DR);
     uint64_t pending = state->pending_debug & PENDING_DEBUG_MASK;
+    uint32_t blocking = state->interruptibility;
 
     if (pending & 0xf)
         pending |= PENDING_DEBUG_ENABLED_BREAKPOINT;
@@ -235,11 +235,13 @@ static void write_interruptibility(struct vmx_vcpu *v)
         if ((state->rflags & RFLAGS_TF) && !(state->debugctl & DEBUGCTL_BTF))
             pending |= PENDING_DEBUG_SINGLE_STEP;
     }
-    if (state->interruptibility & VIRTX_BLOCKED_BY_NMI)
-        v->nmi_blockable = true;
-    if (!(v->control[VMX_PIN] & PIN_VIRTUAL_NMI))
-        v->nmi_soft_blocked = state->interruptibility & VIRTX_BLOCKED_BY_NMI;
-    vmx_set_field(v, VMCS_GUEST_INTERRUPTIBILITY, state->interruptibility);
+    if (v->control[VMX_PIN] & PIN_VIRTUAL_NMI)
+        v->nmi_blockable |= (blocking & VIRTX_BLOCKED_BY_NMI) != 0;
+    else
+        v->nmi_soft_blocked = blocking & VIRTX_BLOCKED_BY_NMI;
+    if (v->nmi_soft_blocked)
+        blocking &= ~(uint32_t)VIRTX_BLOCKED_BY_NMI;
+    vmx_set_field(v, VMCS_GUEST_INTERRUPTIBILITY, blocking);
     vmx_set_field(v, VMCS_GUEST_PENDING_DEBUG, pending);
     if (v->hlt_activity)
         vmx_set_field(v, VMCS_GUEST_ACTIVITY, state->activity);

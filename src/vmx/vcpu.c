@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* The life of a VM's and a vcpu's hardware structures; putting a vcpu on a CPU and taking it off. */
+/* The life of a VM's and a vcpu's hardware structures; putting a vcpu on a CPU and taking it off.
+ */
 #include "vmx/vmx.h"
 #include "x86/cpu.h"
 
@@ -92,9 +93,17 @@ static void write_msr_area(struct vmx_vcpu *v)
 static void write_first(struct vmx_vcpu *v)
 {
     static const uint16_t zero[] = {
-        VMCS_PF_MASK, VMCS_PF_MATCH, VMCS_CR3_TARGETS, VMCS_EXIT_MSR_STORE_COUNT,
-        VMCS_EXIT_MSR_LOAD_COUNT, VMCS_ENTRY_MSR_LOAD_COUNT, VMCS_ENTRY_INTERRUPTION,
-        VMCS_EXCEPTIONS, VMCS_CR0_MASK, VMCS_CR4_MASK, VMCS_GUEST_ACTIVITY,
+        VMCS_PF_MASK,
+        VMCS_PF_MATCH,
+        VMCS_CR3_TARGETS,
+        VMCS_EXIT_MSR_STORE_COUNT,
+        VMCS_EXIT_MSR_LOAD_COUNT,
+        VMCS_ENTRY_MSR_LOAD_COUNT,
+        VMCS_ENTRY_INTERRUPTION,
+        VMCS_EXCEPTIONS,
+        VMCS_CR0_MASK,
+        VMCS_CR4_MASK,
+        VMCS_GUEST_ACTIVITY,
     };
     static const uint16_t words[VMX_WORD_COUNT] = {
         [VMX_PIN] = VMCS_PIN,   [VMX_PRIMARY] = VMCS_PRIMARY, [VMX_SECONDARY] = VMCS_SECONDARY,
@@ -184,7 +193,8 @@ void vmx_set_root(struct hw_vcpu *hv, uint64_t hpa)
 }
 
 /* Linear and combined translations carry the VPID, guest-physical ones the EPT pointer; a guest
- * without a VPID enters with an empty TLB anyway (Intel SDM "Operations that Invalidate Cached Mappings"). */
+ * without a VPID enters with an empty TLB anyway (Intel SDM "Operations that Invalidate Cached
+ * Mappings"). */
 void vmx_flush(struct hw_vcpu *hv, uint32_t debts)
 {
     struct vmx_vcpu *v = vmx_of(hv);

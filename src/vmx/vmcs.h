@@ -3,8 +3,8 @@
  * The VMCS: field encodings, the bits of its control and information fields, and named readers.
  *
  * Encodings are those of Intel SDM "Field Encoding in VMCS"; bits are those of the chapter
- * "Virtual Machine Control Structures". Nothing here knows how the memory of a VMCS is laid out: all
- * goes through VMREAD and VMWRITE.
+ * "Virtual Machine Control Structures". Nothing here knows how the memory of a VMCS is laid out:
+ * all goes through VMREAD and VMWRITE.
  */
 #ifndef VIRTX_VMX_VMCS_H
 #define VIRTX_VMX_VMCS_H
@@ -176,31 +176,31 @@ enum vmcs_field {
 #define SECONDARY_TSC_SCALING       (1u << 25)
 
 /* VM-exit controls. */
-#define EXIT_SAVE_DEBUG      (1u << 2)
-#define EXIT_HOST_64         (1u << 9)
-#define EXIT_LOAD_PERF       (1u << 12)
-#define EXIT_ACK_INTERRUPT   (1u << 15)
-#define EXIT_SAVE_PAT        (1u << 18)
-#define EXIT_LOAD_PAT        (1u << 19)
-#define EXIT_SAVE_EFER       (1u << 20)
-#define EXIT_LOAD_EFER       (1u << 21)
+#define EXIT_SAVE_DEBUG    (1u << 2)
+#define EXIT_HOST_64       (1u << 9)
+#define EXIT_LOAD_PERF     (1u << 12)
+#define EXIT_ACK_INTERRUPT (1u << 15)
+#define EXIT_SAVE_PAT      (1u << 18)
+#define EXIT_LOAD_PAT      (1u << 19)
+#define EXIT_SAVE_EFER     (1u << 20)
+#define EXIT_LOAD_EFER     (1u << 21)
 
 /* VM-entry controls. */
-#define ENTRY_LOAD_DEBUG     (1u << 2)
-#define ENTRY_IA32E          (1u << 9)
-#define ENTRY_SMM            (1u << 10)
-#define ENTRY_DUAL_MONITOR   (1u << 11)
-#define ENTRY_LOAD_PERF      (1u << 13)
-#define ENTRY_LOAD_PAT       (1u << 14)
-#define ENTRY_LOAD_EFER      (1u << 15)
+#define ENTRY_LOAD_DEBUG   (1u << 2)
+#define ENTRY_IA32E        (1u << 9)
+#define ENTRY_SMM          (1u << 10)
+#define ENTRY_DUAL_MONITOR (1u << 11)
+#define ENTRY_LOAD_PERF    (1u << 13)
+#define ENTRY_LOAD_PAT     (1u << 14)
+#define ENTRY_LOAD_EFER    (1u << 15)
 
 /* The three interruption-information formats (entry, exit, IDT-vectoring) share these. */
-#define INTERRUPTION_VECTOR     0xffu
-#define INTERRUPTION_TYPE_SHIFT 8
-#define INTERRUPTION_TYPE       (7u << 8)
-#define INTERRUPTION_ERROR      (1u << 11)
+#define INTERRUPTION_VECTOR        0xffu
+#define INTERRUPTION_TYPE_SHIFT    8
+#define INTERRUPTION_TYPE          (7u << 8)
+#define INTERRUPTION_ERROR         (1u << 11)
 #define INTERRUPTION_NMI_UNBLOCKED (1u << 12) /* exit information: by an IRET that faulted */
-#define INTERRUPTION_VALID      (1u << 31)
+#define INTERRUPTION_VALID         (1u << 31)
 
 /* Basic exit reasons (Intel SDM appendix "VMX Basic Exit Reasons"). */
 enum vmx_reason {
@@ -261,8 +261,8 @@ enum vmx_reason {
 /* Exit qualification of EPT violations (Intel SDM "Exit Qualification for EPT Violations"). */
 #define EPT_QUALIFICATION_ACCESS        0x7u
 #define EPT_QUALIFICATION_RIGHTS_SHIFT  3
-#define EPT_QUALIFICATION_LINEAR        (1u << 7)  /* the guest linear address is valid */
-#define EPT_QUALIFICATION_TRANSLATION   (1u << 8)  /* set: the access itself; clear: a table walk */
+#define EPT_QUALIFICATION_LINEAR        (1u << 7) /* the guest linear address is valid */
+#define EPT_QUALIFICATION_TRANSLATION   (1u << 8) /* set: the access itself; clear: a table walk */
 #define EPT_QUALIFICATION_NMI_UNBLOCKED (1u << 12)
 
 /* The rights of a pending debug exception that the field may hold. */
@@ -270,7 +270,7 @@ enum vmx_reason {
 #define PENDING_DEBUG_SINGLE_STEP        (1u << 14)
 #define PENDING_DEBUG_MASK               0x400fu /* those of DR6 */
 
-#define DEBUGCTL_BTF (1u << 1)
+#define DEBUGCTL_BTF                     (1u << 1)
 
 /* EPT pointer. */
 #define EPTP_WRITE_BACK 6u

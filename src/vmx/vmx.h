@@ -36,8 +36,8 @@
 #define VMX_CR0_OWNED (VMX_CR0_HOST | CR0_NE | CR0_PG | CR0_PE)
 /* Real CR4 bits that the host decides upon while a guest runs. */
 #define VMX_CR4_HOST CR4_MCE
-/* CR4 bits that a guest may change without an exit, if src/hw has nothing against it. All the others always
- * exit: what is not known is not the guest's. */
+/* CR4 bits that a guest may change without an exit, if src/hw has nothing against it. All the
+ * others always exit: what is not known is not the guest's. */
 #define VMX_CR4_GUEST                                                                              \
     (CR4_VME | CR4_PVI | CR4_TSD | CR4_DE | CR4_PSE | CR4_PAE | CR4_PGE | CR4_PCE | CR4_OSFXSR |   \
      CR4_OSXMMEXCPT | CR4_UMIP | CR4_FSGSBASE | CR4_PCIDE | CR4_SMEP | CR4_SMAP)
@@ -63,8 +63,7 @@ struct vmx_caps {
 
 /* Groups of state that are newest in hw_vcpu.state at all times, because no guest changes them
  * without an exit. */
-#define VMX_STATE_KEPT                                                                             \
-    (VIRTX_STATE_GPR | VIRTX_STATE_MSR | VIRTX_STATE_TSC | VIRTX_STATE_XCR)
+#define VMX_STATE_KEPT (VIRTX_STATE_GPR | VIRTX_STATE_MSR | VIRTX_STATE_TSC | VIRTX_STATE_XCR)
 /* Beside the groups in hw_vcpu.dirty: host state must be looked at again before the entry. */
 #define VMX_DIRTY_HOST (1u << 31)
 
@@ -73,7 +72,7 @@ struct vmx_caps {
 
 struct vmx_cpu {
     struct hw_cpu hw;
-    void *vmxon;       /* VMXON region */
+    void *vmxon; /* VMXON region */
     bool on;
     struct vmx_caps caps;
     uint32_t base[VMX_WORD_COUNT]; /* negotiated: the words before anything optional is asked for */
@@ -104,29 +103,28 @@ struct vmx_host {
 };
 
 struct vmx_vcpu {
-    struct hw_vcpu hw; /* entry[0]: HOST_RSP as it is in the VMCS */
+    struct hw_vcpu hw;                /* entry[0]: HOST_RSP as it is in the VMCS */
     uint32_t control[VMX_WORD_COUNT]; /* as they are in the VMCS */
     uint32_t exceptions;
     uint64_t cr0_mask, cr4_mask;
-    uint64_t cr0, cr4;        /* shadows: the guest's view as of the last write */
-    uint64_t host_mce;        /* what the guest's real CR4 takes from the host's */
-    uint64_t eptp;            /* 0: none yet */
+    uint64_t cr0, cr4; /* shadows: the guest's view as of the last write */
+    uint64_t host_mce; /* what the guest's real CR4 takes from the host's */
+    uint64_t eptp;     /* 0: none yet */
     uint32_t vpid;
-    bool launched;            /* VMRESUME, not VMLAUNCH */
-    bool fresh;               /* the VMCS has never been written */
+    bool launched; /* VMRESUME, not VMLAUNCH */
+    bool fresh;    /* the VMCS has never been written */
     bool nested;
-    bool nmi_blockable;       /* virtual-NMI blocking may be in force (see event.c) */
-    bool nmi_soft_blocked;    /* the same where the processor does not track it */
-    bool soft_nmi_window;
-    bool hlt_activity;        /* the VMCS' activity state may be HLT */
-    uint8_t live;             /* bit n: live MSR n is the guest's in the processor */
+    bool nmi_blockable;    /* virtual-NMI blocking may be in force (see event.c) */
+    bool nmi_soft_blocked; /* the same where the processor does not track it */
+    bool hlt_activity;     /* the VMCS' activity state may be HLT */
+    uint8_t live;          /* bit n: live MSR n is the guest's in the processor */
 
     const struct vmx_cpu *cpu; /* where it is loaded */
     struct vmx_host host;
     void *vmcs;
     uint64_t vmcs_hpa;
     struct vmx_msr_entry *msr_area; /* guest's EFER, host's EFER; NULL if the controls do it */
-    uint8_t *io_bitmap;  /* this vcpu's own bitmaps, or NULL for the VM's */
+    uint8_t *io_bitmap;             /* this vcpu's own bitmaps, or NULL for the VM's */
     uint8_t *msr_bitmap;
 };
 _Static_assert(offsetof(struct vmx_vcpu, hw) == 0, "hw_vcpu comes first");
@@ -235,6 +233,7 @@ void vmx_window_open(struct vmx_vcpu *v, bool nmi);
 bool vmx_event_interrupted(struct vmx_vcpu *v);
 void vmx_nmi_unblocked(struct vmx_vcpu *v);
 void vmx_mend_pending_debug(struct vmx_vcpu *v);
+void vmx_mend_nmi_blocking(struct vmx_vcpu *v);
 
 /* check.c */
 enum virtx_status vmx_check(struct hw_vcpu *hv, struct virtx_error *error);

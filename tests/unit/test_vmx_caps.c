@@ -161,8 +161,7 @@ START_TEST(negotiated_words_are_allowed)
         ck_assert(names_control(VMX_EXIT, EXIT_HOST_64, base));
         ck_assert(!names_control(VMX_EXIT, EXIT_ACK_INTERRUPT, base));
         ck_assert(!names_control(VMX_PRIMARY, PRIMARY_CR3_LOAD | PRIMARY_CR3_STORE, base));
-        ck_assert_int_eq(names_control(VMX_SECONDARY, SECONDARY_EPT, base),
-                         (features & EPT) != 0);
+        ck_assert_int_eq(names_control(VMX_SECONDARY, SECONDARY_EPT, base), (features & EPT) != 0);
         ck_assert_int_eq(names_control(VMX_SECONDARY, SECONDARY_UNRESTRICTED, base),
                          (features & UG) != 0);
         ck_assert_int_eq(names_control(VMX_PRIMARY, PRIMARY_IO, base),
@@ -190,8 +189,8 @@ START_TEST(features_can_be_disabled)
         uint64_t one = 1ull << bit, gone = one;
 
         if (one == EPT)
-            gone |= UG | VIRTX_FEATURE_LARGE_2M | VIRTX_FEATURE_LARGE_1G |
-                    VIRTX_FEATURE_NESTED_AD | VIRTX_FEATURE_EXECUTE_ONLY;
+            gone |= UG | VIRTX_FEATURE_LARGE_2M | VIRTX_FEATURE_LARGE_1G | VIRTX_FEATURE_NESTED_AD |
+                    VIRTX_FEATURE_EXECUTE_ONLY;
         if (one == VIRTX_FEATURE_TLB_TAGS)
             gone |= VIRTX_FEATURE_FLUSH_BY_TAG;
         ck_assert_int_eq(probe(one), VIRTX_OK);
@@ -248,9 +247,8 @@ START_TEST(without_secondary_controls)
     msr[14] &= ~(1ull << 63); /* TRUE primary: bit 31 may not be 1 */
     present &= ~(3u << 11);   /* then neither of these exists */
     vmx_caps_read(&c);
-    ck_assert_uint_eq(vmx_caps_hardware(&c) &
-                          (EPT | UG | VIRTX_FEATURE_TLB_TAGS | VIRTX_FEATURE_RDTSCP),
-                      0);
+    ck_assert_uint_eq(
+        vmx_caps_hardware(&c) & (EPT | UG | VIRTX_FEATURE_TLB_TAGS | VIRTX_FEATURE_RDTSCP), 0);
     ck_assert_int_eq(probe(0), VIRTX_OK);
 }
 END_TEST

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * The entry checker against the Intel SDM chapter "VM Entries": a good guest passes, and each way to break it is found and
- * named.
+ * The entry checker against the Intel SDM chapter "VM Entries": a good guest passes, and each way
+ * to break it is found and named.
  */
 #include "vmx_mock.h"
 
@@ -20,9 +20,9 @@ static enum virtx_status judge(void)
 #define RIGHTS(index)     SEG(VMCS_GUEST_ES_ATTRIBUTES, VIRTX_##index)
 #define BASE(index)       SEG(VMCS_GUEST_ES_BASE, VIRTX_##index)
 
-#define CONTROLS VIRTX_E_CONTROLS
-#define HOST     VIRTX_E_HOST_STATE
-#define GUEST    VIRTX_E_GUEST_STATE
+#define CONTROLS          VIRTX_E_CONTROLS
+#define HOST              VIRTX_E_HOST_STATE
+#define GUEST             VIRTX_E_GUEST_STATE
 
 #define INJECT(type, vector, error_code)                                                           \
     (INTERRUPTION_VALID | (type) << 8 | (vector) | ((error_code) ? INTERRUPTION_ERROR : 0))
@@ -48,25 +48,42 @@ static const struct {
     {CONTROLS, "EPT pointer", "walk length", {{VMCS_EPTP, 0x200056}}},
     {CONTROLS, "EPT pointer", "reserved", {{VMCS_EPTP, 0x20009e}}},
     {CONTROLS, "EPT pointer", "reserved", {{VMCS_EPTP, BEYOND | 0x5e}}},
-    {CONTROLS, "VM-entry MSR-load area", "aligned",
+    {CONTROLS,
+     "VM-entry MSR-load area",
+     "aligned",
      {{VMCS_ENTRY_MSR_LOAD_COUNT, 1}, {VMCS_ENTRY_MSR_LOAD, 0x1008}}},
-    {CONTROLS, "VM-exit MSR-store area", "aligned",
+    {CONTROLS,
+     "VM-exit MSR-store area",
+     "aligned",
      {{VMCS_EXIT_MSR_STORE_COUNT, 2}, {VMCS_EXIT_MSR_STORE, BEYOND - 16}}},
-    {CONTROLS, "VM-exit MSR-load area", "aligned",
+    {CONTROLS,
+     "VM-exit MSR-load area",
+     "aligned",
      {{VMCS_EXIT_MSR_LOAD_COUNT, 1}, {VMCS_EXIT_MSR_LOAD, 1}}},
     {CONTROLS, "injected event", "types 1", {{VMCS_ENTRY_INTERRUPTION, INJECT(1u, 0, 0)}}},
     {CONTROLS, "injected event", "vector 2", {{VMCS_ENTRY_INTERRUPTION, INJECT(2u, 3, 0)}}},
     {CONTROLS, "injected event", "0 to 31", {{VMCS_ENTRY_INTERRUPTION, INJECT(3u, 32, 0)}}},
     {CONTROLS, "injected event", "error code", {{VMCS_ENTRY_INTERRUPTION, INJECT(3u, 13, 0)}}},
     {CONTROLS, "injected event", "error code", {{VMCS_ENTRY_INTERRUPTION, INJECT(3u, 6, 1)}}},
-    {CONTROLS, "injected event", "error code",
+    {CONTROLS,
+     "injected event",
+     "error code",
      {{VMCS_ENTRY_INTERRUPTION, INJECT(0u, 14, 1)}, {VMCS_GUEST_RFLAGS, 0x202}}},
-    {CONTROLS, "injected event", "reserved", {{VMCS_ENTRY_INTERRUPTION, INJECT(3u, 6, 0) | 1u << 13}}},
-    {CONTROLS, "injected error code", "31:16",
+    {CONTROLS,
+     "injected event",
+     "reserved",
+     {{VMCS_ENTRY_INTERRUPTION, INJECT(3u, 6, 0) | 1u << 13}}},
+    {CONTROLS,
+     "injected error code",
+     "31:16",
      {{VMCS_ENTRY_INTERRUPTION, INJECT(3u, 13, 1)}, {VMCS_ENTRY_ERROR_CODE, 0x10000}}},
-    {CONTROLS, "injected instruction length", "1 to 15",
+    {CONTROLS,
+     "injected instruction length",
+     "1 to 15",
      {{VMCS_ENTRY_INTERRUPTION, INJECT(4u, 0x80, 0)}, {VMCS_ENTRY_LENGTH, 16}}},
-    {CONTROLS, "injected instruction length", "1 to 15",
+    {CONTROLS,
+     "injected instruction length",
+     "1 to 15",
      {{VMCS_ENTRY_INTERRUPTION, INJECT(6u, 3, 0)}, {VMCS_ENTRY_LENGTH, 0}}},
 
     {HOST, "host CR0", "fixed", {{VMCS_HOST_CR0, CR0_PG | CR0_PE}}},
@@ -137,27 +154,43 @@ static const struct {
     {GUEST, "guest RFLAGS", "reserved", {{VMCS_GUEST_RFLAGS, 1ull << 22 | 2}}},
     {GUEST, "guest RFLAGS", "IF", {{VMCS_ENTRY_INTERRUPTION, INJECT(0u, 0x30, 0)}}},
     {GUEST, "guest activity state", "supports", {{VMCS_GUEST_ACTIVITY, 4}}},
-    {GUEST, "guest activity state", "shadow",
+    {GUEST,
+     "guest activity state",
+     "shadow",
      {{VMCS_GUEST_ACTIVITY, 1}, {VMCS_GUEST_INTERRUPTIBILITY, 2}}},
-    {GUEST, "guest activity state", "ends it",
+    {GUEST,
+     "guest activity state",
+     "ends it",
      {{VMCS_GUEST_ACTIVITY, 1}, {VMCS_ENTRY_INTERRUPTION, INJECT(3u, 6, 0)}}},
     {GUEST, "guest interruptibility state", "reserved", {{VMCS_GUEST_INTERRUPTIBILITY, 0x20}}},
-    {GUEST, "guest interruptibility state", "exclude",
+    {GUEST,
+     "guest interruptibility state",
+     "exclude",
      {{VMCS_GUEST_INTERRUPTIBILITY, 3}, {VMCS_GUEST_RFLAGS, 0x202}}},
     {GUEST, "guest interruptibility state", "RFLAGS.IF", {{VMCS_GUEST_INTERRUPTIBILITY, 1}}},
-    {GUEST, "guest interruptibility state", "interrupt cannot",
+    {GUEST,
+     "guest interruptibility state",
+     "interrupt cannot",
      {{VMCS_GUEST_INTERRUPTIBILITY, 1},
       {VMCS_GUEST_RFLAGS, 0x202},
       {VMCS_ENTRY_INTERRUPTION, INJECT(0u, 0x30, 0)}}},
-    {GUEST, "guest interruptibility state", "NMI cannot",
+    {GUEST,
+     "guest interruptibility state",
+     "NMI cannot",
      {{VMCS_GUEST_INTERRUPTIBILITY, 2}, {VMCS_ENTRY_INTERRUPTION, INJECT(2u, 2, 0)}}},
-    {GUEST, "guest interruptibility state", "virtual NMI",
+    {GUEST,
+     "guest interruptibility state",
+     "virtual NMI",
      {{VMCS_GUEST_INTERRUPTIBILITY, 8}, {VMCS_ENTRY_INTERRUPTION, INJECT(2u, 2, 0)}}},
     {GUEST, "guest interruptibility state", "SMI", {{VMCS_GUEST_INTERRUPTIBILITY, 4}}},
     {GUEST, "guest pending debug exceptions", "reserved", {{VMCS_GUEST_PENDING_DEBUG, 0x10}}},
-    {GUEST, "guest pending debug exceptions", "BS",
+    {GUEST,
+     "guest pending debug exceptions",
+     "BS",
      {{VMCS_GUEST_INTERRUPTIBILITY, 2}, {VMCS_GUEST_PENDING_DEBUG, 0x4000}}},
-    {GUEST, "guest pending debug exceptions", "BS",
+    {GUEST,
+     "guest pending debug exceptions",
+     "BS",
      {{VMCS_GUEST_INTERRUPTIBILITY, 2}, {VMCS_GUEST_RFLAGS, 0x102}}},
     {GUEST, "VMCS link pointer", "all ones", {{VMCS_LINK_POINTER, 0}}},
 };
@@ -172,8 +205,8 @@ START_TEST(breaks_one_rule)
     }
     ck_assert_int_eq(judge(), broken[_i].status);
     ck_assert_str_eq(error.what, broken[_i].what);
-    ck_assert_msg(strstr(error.rule, broken[_i].rule) != NULL, "rule \"%s\", not \"%s\"", error.rule,
-                  broken[_i].rule);
+    ck_assert_msg(strstr(error.rule, broken[_i].rule) != NULL, "rule \"%s\", not \"%s\"",
+                  error.rule, broken[_i].rule);
     ck_assert_str_ne(error.manual, "");
     drop_vcpu();
 }
@@ -183,7 +216,8 @@ START_TEST(good_guests_pass)
 {
     for (size_t i = 1; i < sizeof(vmx_models) / sizeof(vmx_models[0]); i++) {
         load_vcpu(vmx_models[i].name, 0);
-        ck_assert_msg(judge() == VIRTX_OK, "%s: %s: %s", vmx_models[i].name, error.what, error.rule);
+        ck_assert_msg(judge() == VIRTX_OK, "%s: %s: %s", vmx_models[i].name, error.what,
+                      error.rule);
         drop_vcpu();
     }
 }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Exits decoded from VMCS fields, events handed back and injected, state moved by groups, and the controls and bitmaps
- * that decide what exits: after the Intel SDM chapters "VM Exits" and "Virtual Machine Control Structures".
+ * Exits decoded from VMCS fields, events handed back and injected, state moved by groups, and the
+ * controls and bitmaps that decide what exits: after the Intel SDM chapters "VM Exits" and "Virtual
+ * Machine Control Structures".
  */
 #include "vmx_mock.h"
 
@@ -26,11 +27,10 @@ static struct virtx_exit *take_exit(uint32_t reason)
     ck_assert_uint_eq(vcpu.exit.rip, vmcs[VMCS_GUEST_RIP]);
     ck_assert_uint_eq(hv->state.rip, vmcs[VMCS_GUEST_RIP]);
     ck_assert(hv->valid & VIRTX_STATE_RIP);
-    ck_assert(!(hv->valid & (VIRTX_STATE_RFLAGS | VIRTX_STATE_RSP | VIRTX_STATE_SEG |
-                             VIRTX_STATE_CR)) ||
-              reason == VMX_REASON_CR || reason == VMX_REASON_DR ||
-              reason == VMX_REASON_EXCEPTION || reason == VMX_REASON_EPT_VIOLATION ||
-              reason == VMX_REASON_TASK_SWITCH);
+    ck_assert(
+        !(hv->valid & (VIRTX_STATE_RFLAGS | VIRTX_STATE_RSP | VIRTX_STATE_SEG | VIRTX_STATE_CR)) ||
+        reason == VMX_REASON_CR || reason == VMX_REASON_DR || reason == VMX_REASON_EXCEPTION ||
+        reason == VMX_REASON_EPT_VIOLATION || reason == VMX_REASON_TASK_SWITCH);
     return &vcpu.exit;
 }
 
@@ -77,8 +77,8 @@ START_TEST(port_access)
         uint16_t port;
         uint8_t size, access, string, rep;
     } cases[] = {
-        {0x00e90000, 0xe9, 1, VIRTX_WRITE, 0, 0},  {0x00600008, 0x60, 1, VIRTX_READ, 0, 0},
-        {0x0cf80003, 0xcf8, 4, VIRTX_WRITE, 0, 0}, {0x01f00039, 0x1f0, 2, VIRTX_READ, 1, 1},
+        {0x00e90000, 0xe9, 1, VIRTX_WRITE, 0, 0},   {0x00600008, 0x60, 1, VIRTX_READ, 0, 0},
+        {0x0cf80003, 0xcf8, 4, VIRTX_WRITE, 0, 0},  {0x01f00039, 0x1f0, 2, VIRTX_READ, 1, 1},
         {0xffff0051, 0xffff, 2, VIRTX_WRITE, 1, 0},
     };
 
@@ -337,7 +337,8 @@ START_TEST(failed_entries)
     ck_assert_uint_eq(vmptrlds, 1);
     ck_assert_uint_eq(vmcs[VMCS_ENTRY_INTERRUPTION], 0); /* src/hw injects it again */
     vmcs[VMCS_GUEST_RFLAGS] = 2;
-    ck_assert_int_eq(vmx_exited(&v), VIRTX_E_GUEST_STATE); /* the hardware knows a rule that we don't */
+    ck_assert_int_eq(vmx_exited(&v),
+                     VIRTX_E_GUEST_STATE); /* the hardware knows a rule that we don't */
     vmcs[VMCS_EXIT_REASON] = VMX_REASON_ENTRY_FAILED | VMX_REASON_ENTRY_MACHINE_CHECK;
     ck_assert_int_eq(vmx_exited(&v), VIRTX_E_HARDWARE);
     ck_assert_uint_eq(host_interrupts[18], 1);
@@ -486,15 +487,15 @@ END_TEST
 START_TEST(iret_that_faulted)
 {
     setup();
-    vmcs[VMCS_EXIT_INTERRUPTION] = INTERRUPTION_VALID | INTERRUPTION_NMI_UNBLOCKED |
-                                   INTERRUPTION_ERROR | 3 << 8 | VECTOR_PF;
+    vmcs[VMCS_EXIT_INTERRUPTION] =
+        INTERRUPTION_VALID | INTERRUPTION_NMI_UNBLOCKED | INTERRUPTION_ERROR | 3 << 8 | VECTOR_PF;
     take_exit(VMX_REASON_EXCEPTION);
     ck_assert(!vmx_can_nmi(hv));
     ck_assert(hv->dirty & VIRTX_STATE_INTR);
     hv->dirty = 0;
     vmcs[VMCS_EXIT_INTERRUPTION] |= 0;
-    vmcs[VMCS_EXIT_INTERRUPTION] = INTERRUPTION_VALID | INTERRUPTION_NMI_UNBLOCKED |
-                                   INTERRUPTION_ERROR | 3 << 8 | VECTOR_DF;
+    vmcs[VMCS_EXIT_INTERRUPTION] =
+        INTERRUPTION_VALID | INTERRUPTION_NMI_UNBLOCKED | INTERRUPTION_ERROR | 3 << 8 | VECTOR_DF;
     take_exit(VMX_REASON_EXCEPTION); /* for #DF the bit is undefined */
     ck_assert(!(hv->dirty & VIRTX_STATE_INTR));
     vmcs[VMCS_EXIT_QUALIFICATION] = 0x181 | EPT_QUALIFICATION_NMI_UNBLOCKED;
@@ -524,7 +525,8 @@ START_TEST(interruptibility)
 }
 END_TEST
 
-/* Bochs leaves another VM's blocking in the field: not believed of a vcpu that was never given an NMI. */
+/* Bochs leaves another VM's blocking in the field: not believed of a vcpu that was never given an
+ * NMI. */
 START_TEST(leaked_nmi_blocking)
 {
     const struct virtx_event nmi = {.type = VIRTX_EVENT_NMI, .vector = 2};
@@ -626,7 +628,8 @@ START_TEST(state_round_trip)
 }
 END_TEST
 
-/* The real CR0 and CR4: fixed bits on, caching and machine checks the host's, WP and PGE the guest's. */
+/* The real CR0 and CR4: fixed bits on, caching and machine checks the host's, WP and PGE the
+ * guest's. */
 START_TEST(real_control_registers)
 {
     setup();
@@ -641,8 +644,8 @@ START_TEST(real_control_registers)
                       CR0_CD | CR0_NW | CR0_NE | CR0_PG | CR0_PE);
     ck_assert_uint_eq(vmcs[VMCS_CR0_MASK] & (CR0_WP | CR0_TS | CR0_MP | CR0_EM | CR0_AM), 0);
     ck_assert_uint_eq(vmcs[VMCS_CR4_MASK] & (CR4_PGE | CR4_PSE | CR4_DE | CR4_TSD), 0);
-    ck_assert_uint_eq(~vmcs[VMCS_CR4_MASK] & (CR4_VMXE | CR4_SMXE | CR4_MCE | CR4_OSXSAVE | CR4_PKE |
-                                              CR4_LA57 | CR4_CET | CR4_PKS | 1ull << 40),
+    ck_assert_uint_eq(~vmcs[VMCS_CR4_MASK] & (CR4_VMXE | CR4_SMXE | CR4_MCE | CR4_OSXSAVE |
+                                              CR4_PKE | CR4_LA57 | CR4_CET | CR4_PKS | 1ull << 40),
                       0);
     /* the guest clears WP itself; both halves are put together again */
     vmcs[VMCS_GUEST_CR0] &= ~CR0_WP;
@@ -748,8 +751,8 @@ START_TEST(control_bits)
         vmx_controls(hv);
         ck_assert(vmcs[cases[i].field] & cases[i].bit);
     }
-    hv->controls = (struct hw_controls){.exceptions = 1u << 14, .pf_mask = 2, .pf_match = 2,
-                                        .cr_read = 1u << 3, .dr_read = 1};
+    hv->controls = (struct hw_controls){
+        .exceptions = 1u << 14, .pf_mask = 2, .pf_match = 2, .cr_read = 1u << 3, .dr_read = 1};
     vmx_controls(hv);
     ck_assert_uint_eq(vmcs[VMCS_EXCEPTIONS], 1u << 1 | 1u << 14 | 1u << 17 | 1u << 18);
     ck_assert_uint_eq(vmcs[VMCS_PF_MASK], 2);

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * A processor in VMX operation for the unit tests of src/vmx: a VMCS as an array, MSRs, control registers, and a vcpu
- * with a 64-bit guest that every entry check accepts. Include it in one file of a test.
+ * A processor in VMX operation for the unit tests of src/vmx: a VMCS as an array, MSRs, control
+ * registers, and a vcpu with a 64-bit guest that every entry check accepts. Include it in one file
+ * of a test.
  */
 #ifndef VIRTX_TESTS_VMX_MOCK_H
 #define VIRTX_TESTS_VMX_MOCK_H
-
 
 #include "vmx/check.h"
 #include "x86/cpu.h"
@@ -232,8 +232,8 @@ static void host_kick(void *ctx, uint32_t cpu)
 
 /* ---- A vcpu ---- */
 
-static const struct virtx_paging mock_paging = {.size = sizeof(mock_paging), .nested = true,
-                                                .name = "mock"};
+static const struct virtx_paging mock_paging = {
+    .size = sizeof(mock_paging), .nested = true, .name = "mock"};
 static struct virtx virtx;
 static struct virtx_vm vm;
 static struct virtx_vcpu vcpu;
@@ -288,9 +288,12 @@ static void make_vcpu(const char *model, uint64_t disable)
     cr[4] = CR4_PAE | CR4_MCE | CR4_VMXE;
     live_msrs[10] = EFER_LME | EFER_LMA | EFER_NXE;
     live_msrs[11] = 0x0007040600070406;
-    virtx.ops = (struct virtx_host_ops){
-        .pages_alloc = host_alloc, .pages_free = host_free, .virt_to_phys = host_phys,
-        .phys_to_virt = host_virt, .this_cpu = host_cpu, .kick_cpu = host_kick};
+    virtx.ops = (struct virtx_host_ops){.pages_alloc = host_alloc,
+                                        .pages_free = host_free,
+                                        .virt_to_phys = host_phys,
+                                        .phys_to_virt = host_virt,
+                                        .this_cpu = host_cpu,
+                                        .kick_cpu = host_kick};
     virtx.caps.physical_bits = 40;
     vmx_caps_read(&cpu_data.caps);
     virtx.caps.features = vmx_caps_features(vmx_caps_hardware(&cpu_data.caps), disable);
