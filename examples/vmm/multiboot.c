@@ -1,5 +1,9 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* Loads flat, ELF32 and ELF64 kernels by the Multiboot Specification, version 0.6.96. */
+/* Loads flat, ELF32 and ELF64 kernels by the Multiboot Specification, version 0.6.96. A kernel is told
+ * what QEMU's -kernel would tell it, down to the boot device. GRUB differs from that in what the
+ * specification leaves open: it passes command line and strings without the files' names, the
+ * drive it came from, ELF section headers, and a frame buffer. Like GRUB, and unlike QEMU, this
+ * loads ELF64 and kernels below 1 MiB. */
 #include "guest.h"
 
 void *memcpy(void *restrict to, const void *restrict from, size_t bytes);

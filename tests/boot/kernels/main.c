@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* A multiboot kernel that does what its command line says, and exits with 0x2a when all was well
+ * or 0x3f when a check failed. */
+#include "kernel.h"
+
+const struct boot_info *boot_info;
+
+static _Noreturn void halt(void)
+{
+    for (;;)
+        __asm__ volatile("cli; hlt");
+}
+
+static _Noreturn void triple_fault(void)
+{
+    struct {
+        uint16_t limit;
+        uintptr_t base;
+    } __attribute__((packed)) none = {0, 0};
+
+    __asm__ volatile("lidt %0; ud2" : : "m"(none));
+    __builtin_unreachable();
+}
+
+static void exit_with(const char *value)
+{
+    switch (*value) {
+    case 'b': /* byte, word: the rest of the register does not count */
+        out8(0xf4, (uint8_t)number(value + 1));
+        break;
+    case 'w':
+        out16(0xf4, (uint16_t)number(value + 1));
+        break;
+    default:
+        out32(0xf4, number(value));
+    }
+    halt();
+}
+
+static void run(const char *line)
+{
+    const char *value = find_word(line, "exit");
+
+    if (value)
+        exit_with(value);
+    if (find_word(line, "info"))
+        show_information();
+    else if (find_word(line, "check"))
+        check_information(line);
+    else if (find_word(line, "halt"))
+        halt();
+    else if (find_word(line, "triple"))
+        triple_fault();
+    else if (find_word(line, "spin"))
+        for (;;)
+            ;
+    else if (find_word(line, "reset"))
+        out8(0xcf9, 6);
+    else if (find_word(line, "off"))
+        power_off();
+    else if (find_word(line, "ports"))
+        test_ports();
+    else if (find_word(line, "memory-holes"))
+        test_memory();
+    else if (find_word(line, "pit"))
+        test_pit();
+    else if (find_word(line, "lapic"))
+        test_lapic();
+    else if (find_word(line, "rtc"))
+        test_rtc();
+    else if (find_word(line, "echo"))
+        test_echo(false);
+    else if (find_word(line, "echo-irq"))
+        test_echo(true);
+    else
+        failed(__func__, __LINE__, "no such test");
+}
+
+void kernel_main(void)
+{
+    boot_info = at(boot_state.info);
+    REQUIRE(boot_state.magic == 0x2badb002);
+    REQUIRE(boot_info->flags & 4);
+    run(at(boot_info->cmdline));
+    print("passed\n");
+    finish(0x2a);
+}
