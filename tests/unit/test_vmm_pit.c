@@ -257,6 +257,13 @@ START_TEST(read_back)
     out(0x40, 1, 1000);
     out(0x43, 0xe2, 1000);
     ck_assert_uint_eq(in(0x40, 1000) & 0x40, 0x40); /* written, not counting yet */
+    out(0x61, 1, 1000);
+    out(0x43, 0xb0, 1000);
+    out(0x43, 0xe8, 1000);
+    out(0x42, 10, 1000);
+    out(0x42, 0, 1000);
+    out(0x43, 0xe8, 2000); /* the status that is latched stays, whatever has happened since */
+    ck_assert_uint_eq(in(0x42, 2000), 0x70);
     ck_assert_uint_eq(in(0x43, 0), 0xff);
 }
 END_TEST
