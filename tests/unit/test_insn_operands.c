@@ -70,7 +70,7 @@ static void compare_register(struct pair *pair, const ZydisDecodedOperand *their
             id = (unsigned)(reg - ZYDIS_REGISTER_SPL) + 4;
         else
             id = (unsigned)(reg - ZYDIS_REGISTER_AL);
-        /* fall through */
+        __attribute__((fallthrough));
     case ZYDIS_REGCLASS_GPR16:
     case ZYDIS_REGCLASS_GPR32:
     case ZYDIS_REGCLASS_GPR64:

@@ -206,7 +206,7 @@ static void *host_alloc(void *ctx, size_t count)
 static uint64_t host_phys(void *ctx, const void *va)
 {
     (void)ctx;
-    ck_assert((const uint8_t *)va >= arena[0] && (const uint8_t *)va < arena[ARENA_PAGES]);
+    ck_assert((const uint8_t *)va >= arena[0] && (const uint8_t *)va < arena[0] + sizeof(arena));
     return ARENA_HPA + (uint64_t)((const uint8_t *)va - arena[0]);
 }
 static void *host_virt(void *ctx, uint64_t hpa)
