@@ -484,7 +484,7 @@ static bool pdpte(const struct check *c, unsigned index)
 #define DATA_DPL  "DPL of data or non-conforming code must not be below the selector's RPL"
 #define P_BIT     "P must be 1"
 #define RESERVED  "reserved bits of the access rights must be 0"
-#define G_BIT     "G must be 0 if any of limit bits 11:0 is 0, and 1 if any of limit bits 31:20 is 1"
+#define G_BIT     "G must be 0 if any of limit bits 11:0 is 0, 1 if any of limit bits 31:20 is 1"
 #define SYSTEM    "S must be 0, P 1 and the reserved bits 0"
 #define PDPTE     "reserved bits of a present entry must be 0"
 

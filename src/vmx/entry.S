@@ -2,13 +2,14 @@
 /*
  * World switch.
  *
- * enum virtx_status vmx_launch(struct vmx_vcpu *v), vmx_resume(v): enter the guest and come back at the exit,
- * with interrupts off. They do not return to their caller themselves: with the host's registers back in
- * place they go on to vmx_exited(v), or to vmx_refused(v, invalid) when the processor did not take the entry,
- * and those return. So no call needs to keep v, and the way is two jumps shorter.
+ * enum virtx_status vmx_launch(struct vmx_vcpu *v), vmx_resume(v): enter the guest and come back at
+ * the exit, with interrupts off. They do not return to their caller themselves: with the host's
+ * registers back in place they go on to vmx_exited(v), or to vmx_refused(v, invalid) when the
+ * processor did not take the entry, and those return. So no call needs to keep v, and the way is
+ * two jumps shorter.
  *
- * HOST_RSP is written only when the stack is not where it was at the last entry, which inside one run it
- * always is. CR2 is switched by nobody: writing it is dear, reading it is not.
+ * HOST_RSP is written only when the stack is not where it was at the last entry, which inside one
+ * run it always is. CR2 is switched by nobody: writing it is dear, reading it is not.
  *
  * All jumps here are direct, so no landing pads are needed.
  */
@@ -111,7 +112,8 @@ vmx_exit_point:
     jmp vmx_exited
     .size vmx_exit_point, . - vmx_exit_point
 
-    /* Fell through: CF for VMfailInvalid, else ZF. The guest's registers are in memory as they were. */
+    /* Fell through: CF for VMfailInvalid, else ZF. The guest's registers in memory are as they
+     * were. */
 .Lrefused:
     setc %sil
     movzbl %sil, %esi

@@ -401,6 +401,27 @@ START_TEST(advance_single_steps)
 }
 END_TEST
 
+/* A single step that Bochs saves for an instruction that faulted; one that MOV SS holds back is
+ * real. */
+START_TEST(no_step_before_a_fault)
+{
+    setup();
+    vmcs[VMCS_GUEST_RFLAGS] = 2 | RFLAGS_TF;
+    vmcs[VMCS_EXIT_QUALIFICATION] = 0x181;
+    vmcs[VMCS_GUEST_PENDING_DEBUG] = PENDING_DEBUG_SINGLE_STEP;
+    take_exit(VMX_REASON_EPT_VIOLATION);
+    vmx_write(&v, hv->dirty & VIRTX_STATE_ALL);
+    ck_assert_uint_eq(vmcs[VMCS_GUEST_PENDING_DEBUG], 0);
+    hv->dirty = 0;
+    vmcs[VMCS_GUEST_PENDING_DEBUG] = PENDING_DEBUG_SINGLE_STEP;
+    vmcs[VMCS_GUEST_INTERRUPTIBILITY] = VIRTX_BLOCKED_BY_MOV_SS;
+    take_exit(VMX_REASON_EPT_VIOLATION);
+    vmx_write(&v, hv->dirty & VIRTX_STATE_ALL);
+    ck_assert_uint_eq(vmcs[VMCS_GUEST_PENDING_DEBUG], PENDING_DEBUG_SINGLE_STEP);
+    drop_vcpu();
+}
+END_TEST
+
 START_TEST(advance_wraps)
 {
     setup();
@@ -566,6 +587,8 @@ START_TEST(windows)
     ck_assert(!(vmcs[VMCS_PIN] & PIN_VIRTUAL_NMI));
     ck_assert(vmx_can_nmi(hv));
     vmx_inject(hv, &nmi);
+    ck_assert(!vmx_can_nmi(hv));
+    take_exit(VMX_REASON_CPUID); /* the processor itself says nothing of it */
     ck_assert(!vmx_can_nmi(hv));
     vmx_window(hv, false, true);
     ck_assert_uint_eq(vmcs[VMCS_PRIMARY] & (PRIMARY_INTERRUPT_WINDOW | PRIMARY_NMI_WINDOW),
@@ -961,11 +984,14 @@ END_TEST
 START_TEST(set_then_put)
 {
     setup();
+    virtx.profile.at_put = VIRTX_HOST_SYSCALL;
     take_exit(VMX_REASON_CPUID);
+    live_msrs[1] = 0x6000;
     hw_change(hv, VIRTX_STATE_SYSCALL)->lstar = 0x7000;
     vmx_put(hv);
     ck_assert_uint_eq(hv->state.lstar, 0x7000);
     ck_assert(hv->dirty & VIRTX_STATE_SYSCALL);
+    virtx.profile.at_put = 0;
     drop_vcpu();
 }
 END_TEST
@@ -1068,6 +1094,7 @@ int main(void)
     tcase_add_test(tests, failed_entries);
     tcase_add_test(tests, advance_clears_shadow_and_rf);
     tcase_add_test(tests, advance_single_steps);
+    tcase_add_test(tests, no_step_before_a_fault);
     tcase_add_test(tests, advance_wraps);
     tcase_add_test(tests, injection);
     tcase_add_test(tests, interrupted_delivery);
