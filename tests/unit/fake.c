@@ -10,8 +10,6 @@
 struct fake fake;
 _Thread_local uint32_t fake_cpu;
 
-
-
 /* ---- Host ---- */
 
 static struct allocation {
@@ -19,9 +17,8 @@ static struct allocation {
     size_t count;
 } allocations[ALLOCATIONS];
 
-static void *pages_alloc(void *ctx, size_t count)
+static void *take_pages(size_t count)
 {
-    ck_assert_ptr_eq(ctx, &fake);
     ck_assert_uint_gt(count, 0);
     fake.allocations++;
     if (fake.fail_at && --fake.fail_at == 0)
@@ -42,9 +39,8 @@ static void *pages_alloc(void *ctx, size_t count)
     ck_abort_msg("more allocations than the fake host can keep");
 }
 
-static void pages_free(void *ctx, void *pages, size_t count)
+static void give_pages(void *pages, size_t count)
 {
-    ck_assert_ptr_eq(ctx, &fake);
     for (size_t i = 0; i < ALLOCATIONS; i++) {
         struct allocation *a = &allocations[i];
 
@@ -57,6 +53,28 @@ static void pages_free(void *ctx, void *pages, size_t count)
         return;
     }
     ck_abort_msg("memory given back that is not out");
+}
+
+/* Host functions are called from several threads at once. */
+static struct virtx_lock pages_lock;
+
+static void *pages_alloc(void *ctx, size_t count)
+{
+    void *pages;
+
+    ck_assert_ptr_eq(ctx, &fake);
+    virtx_lock(&pages_lock);
+    pages = take_pages(count);
+    virtx_unlock(&pages_lock);
+    return pages;
+}
+
+static void pages_free(void *ctx, void *pages, size_t count)
+{
+    ck_assert_ptr_eq(ctx, &fake);
+    virtx_lock(&pages_lock);
+    give_pages(pages, count);
+    virtx_unlock(&pages_lock);
 }
 
 /* Every other page is somewhere else; its own inverse. */
@@ -393,7 +411,8 @@ static void b_kick(struct virtx_vcpu *vcpu)
 }
 
 static enum virtx_status b_intercept_check(const struct virtx_vm *vm,
-                                           const struct virtx_intercept_config *config, bool *forced)
+                                           const struct virtx_intercept_config *config,
+                                           bool *forced)
 {
     (void)vm;
     (void)config;
@@ -566,8 +585,7 @@ static void e_invlpg(struct virtx_vcpu *vcpu, uint64_t gva)
 
 const struct virtx_paging fake_nested = {ENGINE, .name = "nested", .nested = true};
 const struct virtx_paging fake_shadow = {ENGINE, .name = "shadow",
-                                         .control_changed = e_control_changed,
-                                         .invlpg = e_invlpg};
+                                         .control_changed = e_control_changed, .invlpg = e_invlpg};
 
 /* ---- Processor ---- */
 
