@@ -2,27 +2,27 @@
 /*
  * The CPUID table of a VM: what the processor has, less what the library does not virtualize.
  *
- * Features are listed by what may stay: whatever a future processor adds is hidden until somebody has
- * seen to it. Names and positions are those of Intel SDM "CPUID—CPU Identification" and AMD APM
+ * Features are listed by what may stay: whatever a future processor adds is hidden until somebody
+ * has seen to it. Names and positions are those of Intel SDM "CPUID—CPU Identification" and AMD APM
  * "Obtaining Processor Information Via the CPUID Instruction".
  */
 #include "core/object.h"
 #include "x86/cpu.h"
 
-#define HYPERVISOR     0x40000000u
-#define HYPERVISOR_TSC 0x40000010u
-#define EXTENDED       0x80000000u
+#define HYPERVISOR         0x40000000u
+#define HYPERVISOR_TSC     0x40000010u
+#define EXTENDED           0x80000000u
 
 #define MAX_BASIC          0x16u
 #define MAX_EXTENDED_INTEL 0x80000008u
 #define MAX_EXTENDED_AMD   0x80000021u
 
 /* Leaf 1 ECX: SSE3 PCLMULQDQ SSSE3 FMA CX16 SSE4.1 SSE4.2 MOVBE POPCNT AES XSAVE AVX F16C RDRAND.
- * PCID goes with nested paging. Hidden: DTES64 MONITOR DS-CPL VMX SMX EIST TM2 CNXT-ID SDBG xTPR PDCM
- * DCA; x2APIC and TSC-deadline come with a LAPIC that has them. */
+ * PCID goes with nested paging. Hidden: DTES64 MONITOR DS-CPL VMX SMX EIST TM2 CNXT-ID SDBG xTPR
+ * PDCM DCA; x2APIC and TSC-deadline come with a LAPIC that has them. */
 #define LEAF1_ECX                                                                                  \
-    (BIT(0) | BIT(1) | BIT(9) | BIT(12) | BIT(13) | BIT(19) | BIT(20) | BIT(22) | BIT(23) | BIT(25) | \
-     BIT(26) | BIT(28) | BIT(29) | BIT(30))
+    (BIT(0) | BIT(1) | BIT(9) | BIT(12) | BIT(13) | BIT(19) | BIT(20) | BIT(22) | BIT(23) |        \
+     BIT(25) | BIT(26) | BIT(28) | BIT(29) | BIT(30))
 #define LEAF1_ECX_PCID         BIT(17)
 #define LEAF1_ECX_X2APIC       BIT(21)
 #define LEAF1_ECX_TSC_DEADLINE BIT(24)
@@ -34,23 +34,23 @@
 /* Leaf 1 EDX: FPU VME DE PSE TSC MSR PAE CX8 APIC SEP MTRR PGE CMOV PAT PSE-36 CLFSH MMX FXSR SSE
  * SSE2 SS. Hidden: MCE MCA (no banks) PSN DS ACPI TM PBE. HTT says how many vcpus there are. */
 #define LEAF1_EDX                                                                                  \
-    (BIT(0) | BIT(1) | BIT(2) | BIT(3) | BIT(4) | BIT(5) | BIT(6) | BIT(8) | BIT(9) | BIT(11) |      \
-     BIT(12) | BIT(13) | BIT(15) | BIT(16) | BIT(17) | BIT(19) | BIT(23) | BIT(24) | BIT(25) |      \
+    (BIT(0) | BIT(1) | BIT(2) | BIT(3) | BIT(4) | BIT(5) | BIT(6) | BIT(8) | BIT(9) | BIT(11) |    \
+     BIT(12) | BIT(13) | BIT(15) | BIT(16) | BIT(17) | BIT(19) | BIT(23) | BIT(24) | BIT(25) |     \
      BIT(26) | BIT(27))
 #define LEAF1_EDX_HTT BIT(28)
 
 /* Leaf 7.0 EBX: FSGSBASE TSC_ADJUST BMI1 HLE AVX2 FDP_EXCPTN SMEP BMI2 ERMS RTM FCS/FDS RDSEED ADX
  * SMAP CLFLUSHOPT CLWB SHA and AVX-512. Hidden: SGX PQM MPX PQE PT. */
 #define LEAF7_EBX                                                                                  \
-    (BIT(0) | BIT(1) | BIT(3) | BIT(4) | BIT(5) | BIT(6) | BIT(7) | BIT(8) | BIT(9) | BIT(11) |      \
+    (BIT(0) | BIT(1) | BIT(3) | BIT(4) | BIT(5) | BIT(6) | BIT(7) | BIT(8) | BIT(9) | BIT(11) |    \
      BIT(13) | BIT(18) | BIT(19) | BIT(20) | BIT(23) | BIT(24) | BIT(29) | LEAF7_EBX_AVX512)
 #define LEAF7_EBX_AVX     BIT(5)
 #define LEAF7_EBX_INVPCID BIT(10)
 #define LEAF7_EBX_AVX512                                                                           \
     (BIT(16) | BIT(17) | BIT(21) | BIT(26) | BIT(27) | BIT(28) | BIT(30) | BIT(31))
 
-/* Leaf 7.0 ECX: PREFETCHWT1 UMIP GFNI CLDEMOTE MOVDIRI MOVDIR64B, vector extensions. Hidden: WAITPKG CET_SS
- * TME LA57 MAWAU KL BUS_LOCK_DETECT ENQCMD SGX_LC PKS. */
+/* Leaf 7.0 ECX: PREFETCHWT1 UMIP GFNI CLDEMOTE MOVDIRI MOVDIR64B, vector extensions. Hidden:
+ * WAITPKG CET_SS TME LA57 MAWAU KL BUS_LOCK_DETECT ENQCMD SGX_LC PKS. */
 #define LEAF7_ECX                                                                                  \
     (BIT(0) | BIT(2) | BIT(8) | BIT(25) | BIT(27) | BIT(28) | LEAF7_ECX_AVX | LEAF7_ECX_AVX512)
 #define LEAF7_ECX_AVX    (BIT(9) | BIT(10))
@@ -59,10 +59,10 @@
 #define LEAF7_ECX_OSPKE  BIT(4)
 #define LEAF7_ECX_RDPID  BIT(22)
 
-/* Leaf 7.0 EDX: FSRM MD_CLEAR SERIALIZE TSXLDTRK IBRS STIBP L1D_FLUSH ARCH_CAPABILITIES SSBD, AVX-512. Hidden:
- * SRBDS_CTRL HYBRID PCONFIG LBR CET_IBT AMX CORE_CAPABILITIES. */
+/* Leaf 7.0 EDX: FSRM MD_CLEAR SERIALIZE TSXLDTRK IBRS STIBP L1D_FLUSH ARCH_CAPABILITIES SSBD,
+ * AVX-512. Hidden: SRBDS_CTRL HYBRID PCONFIG LBR CET_IBT AMX CORE_CAPABILITIES. */
 #define LEAF7_EDX                                                                                  \
-    (BIT(4) | BIT(10) | BIT(14) | BIT(16) | BIT(26) | BIT(27) | BIT(28) | BIT(29) | BIT(31) |       \
+    (BIT(4) | BIT(10) | BIT(14) | BIT(16) | BIT(26) | BIT(27) | BIT(28) | BIT(29) | BIT(31) |      \
      LEAF7_EDX_AVX512)
 #define LEAF7_EDX_AVX512 (BIT(2) | BIT(3) | BIT(8) | BIT(23))
 
@@ -81,24 +81,25 @@
 #define XCR0_PKRU   BIT(9)
 #define XCR0_ALL    (BIT(0) | BIT(1) | XCR0_AVX | XCR0_AVX512 | XCR0_PKRU)
 
-/* Leaf 8000_0001 ECX: LAHF ABM SSE4A MisAlignSse 3DNowPrefetch XOP FMA4 TCE TBM. Hidden: SVM ExtApic
- * AltMovCr8 OSVW IBS SKINIT WDT LWP NodeId TopologyExtensions PerfCtrExt* DBX PerfTsc MONITORX. */
+/* Leaf 8000_0001 ECX: LAHF ABM SSE4A MisAlignSse 3DNowPrefetch XOP FMA4 TCE TBM. Hidden: SVM
+ * ExtApic AltMovCr8 OSVW IBS SKINIT WDT LWP NodeId TopologyExtensions PerfCtrExt* DBX PerfTsc
+ * MONITORX. */
 #define EXT1_ECX                                                                                   \
     (BIT(0) | BIT(5) | BIT(6) | BIT(7) | BIT(8) | BIT(11) | BIT(16) | BIT(17) | BIT(21))
 #define EXT1_ECX_CMP_LEGACY BIT(1)
 #define EXT1_ECX_AVX        (BIT(11) | BIT(16)) /* XOP FMA4 */
 
-/* Leaf 8000_0001 EDX: SYSCALL NX MMXEXT 1-GByte pages LM 3DNow; hidden: MP FFXSR. AMD repeats leaf 1's
- * bits in those that the two have in common. */
+/* Leaf 8000_0001 EDX: SYSCALL NX MMXEXT 1-GByte pages LM 3DNow; hidden: MP FFXSR. AMD repeats leaf
+ * 1's bits in those that the two have in common. */
 #define EXT1_EDX        (BIT(11) | BIT(20) | BIT(22) | BIT(26) | BIT(29) | BIT(30) | BIT(31))
 #define EXT1_EDX_COMMON 0x0183f3ffu
 #define EXT1_EDX_RDTSCP BIT(27)
 
-/* Leaf 8000_0008 EBX: CLZERO XSAVEERPTR WBNOINVD IBPB IBRS STIBP and their preferences, SSBD SSB_NO.
- * Hidden: INSTRET MSRs, INVLPGB, RDPRU, VIRT_SSBD, CPPC, PSFD. */
+/* Leaf 8000_0008 EBX: CLZERO XSAVEERPTR WBNOINVD IBPB IBRS STIBP and their preferences, SSBD
+ * SSB_NO. Hidden: INSTRET MSRs, INVLPGB, RDPRU, VIRT_SSBD, CPPC, PSFD. */
 #define EXT8_EBX                                                                                   \
-    (BIT(0) | BIT(2) | BIT(9) | BIT(12) | BIT(14) | BIT(15) | BIT(16) | BIT(17) | BIT(18) | BIT(19) | \
-     BIT(24) | BIT(26))
+    (BIT(0) | BIT(2) | BIT(9) | BIT(12) | BIT(14) | BIT(15) | BIT(16) | BIT(17) | BIT(18) |        \
+     BIT(19) | BIT(24) | BIT(26))
 
 /* Leaf 8000_0021 EAX: NoNestedDataBp, LFENCE serializes, NullSelectorClearsBase. */
 #define EXT21_EAX (BIT(0) | BIT(2) | BIT(6))
@@ -165,8 +166,8 @@ static uint32_t resolve(const struct cpuid_table *table, uint32_t leaf, bool *ze
         limit = find(table, HYPERVISOR, 0);
     if (limit && leaf <= limit->eax)
         return leaf;
-    /* Out of range: Intel's highest basic leaf answers; AMD's answer is zeros, and ours in the range
-     * of hypervisors. */
+    /* Out of range: Intel's highest basic leaf answers; AMD's answer is zeros, and ours in the
+     * range of hypervisors. */
     *zero = !basic || vendor_is_amd(basic->ebx) || (group == HYPERVISOR && limit);
     return *zero ? leaf : basic->eax;
 }
@@ -204,11 +205,11 @@ struct policy {
     const struct virtx_vm *vm;
     struct cpuid_table *table;
     bool amd;
-    uint32_t vcpus;      /* as the topology leaves tell */
-    uint32_t id_bits;    /* of an APIC ID */
+    uint32_t vcpus;   /* as the topology leaves tell */
+    uint32_t id_bits; /* of an APIC ID */
     uint32_t max_basic, max_extended;
-    uint64_t features;   /* virtx_caps.features */
-    uint64_t xcr0;       /* 0: no XSAVE */
+    uint64_t features; /* virtx_caps.features */
+    uint64_t xcr0;     /* 0: no XSAVE */
     struct cpuid_regs one, seven;
 };
 
@@ -234,10 +235,10 @@ static void gather(struct policy *p, const struct virtx_vm *vm, struct cpuid_tab
         p->id_bits++;
     p->features = vm->virtx->caps.features;
     p->max_basic = (uint32_t)min_u64(zero.eax, MAX_BASIC);
-    p->max_extended = extended.eax < EXTENDED
-                          ? EXTENDED
-                          : (uint32_t)min_u64(extended.eax,
-                                              p->amd ? MAX_EXTENDED_AMD : MAX_EXTENDED_INTEL);
+    p->max_extended =
+        extended.eax < EXTENDED
+            ? EXTENDED
+            : (uint32_t)min_u64(extended.eax, p->amd ? MAX_EXTENDED_AMD : MAX_EXTENDED_INTEL);
     p->one = x86_cpuid(1, 0);
     if (p->max_basic >= 7)
         p->seven = x86_cpuid(7, 0);
@@ -276,8 +277,8 @@ static void leaf_1(struct policy *p)
     add(p, 1, 0, p->one.eax, ebx, ecx, edx);
 }
 
-/* Caches (Intel "deterministic cache parameters", AMD's copy in 8000_001D): nothing is shared by threads
- * of a core; the last level by all. */
+/* Caches (Intel "deterministic cache parameters", AMD's copy in 8000_001D): nothing is shared by
+ * threads of a core; the last level by all. */
 static void leaf_4(struct policy *p)
 {
     for (uint32_t i = 0; i < 6; i++) {

@@ -4,6 +4,19 @@
 
 #define PAGE_FAULT 14u
 
+/* Kind of the intercepts that an exit is about, plus 1; 0: none. */
+static const uint8_t kind_of[VIRTX_EXIT_REASON_COUNT] = {
+    [VIRTX_EXIT_IO] = VIRTX_INTERCEPT_PORT + 1,
+    [VIRTX_EXIT_MMIO] = VIRTX_INTERCEPT_MMIO + 1,
+    [VIRTX_EXIT_MSR] = VIRTX_INTERCEPT_MSR + 1,
+    [VIRTX_EXIT_CPUID] = VIRTX_INTERCEPT_CPUID + 1,
+    [VIRTX_EXIT_EXCEPTION] = VIRTX_INTERCEPT_EXCEPTION + 1,
+    [VIRTX_EXIT_CR] = VIRTX_INTERCEPT_CR + 1,
+    [VIRTX_EXIT_DR] = VIRTX_INTERCEPT_DR + 1,
+    [VIRTX_EXIT_HYPERCALL] = VIRTX_INTERCEPT_HYPERCALL + 1,
+    [VIRTX_EXIT_INSTRUCTION] = VIRTX_INTERCEPT_INSTRUCTION + 1,
+};
+
 /* What an intercept would have to match. */
 struct question {
     uint32_t kind, access;
@@ -11,57 +24,48 @@ struct question {
     uint32_t span; /* values from `value` on that the access touches */
 };
 
-static bool ask(const struct virtx_exit *exit, struct question *q)
+static inline void ask(const struct virtx_exit *exit, struct question *q)
 {
     q->access = 0;
     q->span = 1;
-    switch (exit->reason) {
-    case VIRTX_EXIT_IO:
-        q->kind = VIRTX_INTERCEPT_PORT;
+    switch (q->kind) {
+    case VIRTX_INTERCEPT_PORT:
         q->value = exit->io.port;
         q->access = exit->io.access;
         q->span = exit->io.size;
-        return true;
-    case VIRTX_EXIT_MMIO:
-        q->kind = VIRTX_INTERCEPT_MMIO;
+        break;
+    case VIRTX_INTERCEPT_MMIO:
         q->value = exit->mmio.gpa;
         q->access = exit->mmio.access;
         q->span = exit->mmio.size;
-        return true;
-    case VIRTX_EXIT_MSR:
-        q->kind = VIRTX_INTERCEPT_MSR;
+        break;
+    case VIRTX_INTERCEPT_MSR:
         q->value = exit->msr.index;
         q->access = exit->msr.access;
-        return true;
-    case VIRTX_EXIT_CPUID:
-        q->kind = VIRTX_INTERCEPT_CPUID;
+        break;
+    case VIRTX_INTERCEPT_CPUID:
         q->value = exit->cpuid.leaf;
-        return true;
-    case VIRTX_EXIT_EXCEPTION:
-        q->kind = VIRTX_INTERCEPT_EXCEPTION;
+        break;
+    case VIRTX_INTERCEPT_EXCEPTION:
         q->value = exit->exception.vector;
-        return true;
-    case VIRTX_EXIT_CR:
-    case VIRTX_EXIT_DR:
-        q->kind = exit->reason == VIRTX_EXIT_CR ? VIRTX_INTERCEPT_CR : VIRTX_INTERCEPT_DR;
+        break;
+    case VIRTX_INTERCEPT_CR:
+    case VIRTX_INTERCEPT_DR:
         q->value = exit->cr.reg;
         q->access = exit->cr.access;
-        return true;
-    case VIRTX_EXIT_HYPERCALL:
-        q->kind = VIRTX_INTERCEPT_HYPERCALL;
-        q->value = 0;
-        return true;
-    case VIRTX_EXIT_INSTRUCTION:
-        q->kind = VIRTX_INTERCEPT_INSTRUCTION;
+        break;
+    case VIRTX_INTERCEPT_INSTRUCTION:
         q->value = exit->instruction.which;
-        return true;
-    default:
-        return false;
+        break;
+    default: /* hypercalls have no range */
+        q->value = 0;
+        break;
     }
 }
 
-/* An access that touches several ports or bytes belongs to the first of them that has an intercept. */
-static const struct rule *find_wide(struct virtx_vcpu *vcpu, const struct question *q)
+/* An access to several ports or bytes belongs to the first of them that has an intercept. */
+static __attribute__((noinline)) const struct rule *find_wide(struct virtx_vcpu *vcpu,
+                                                              const struct question *q)
 {
     const struct rule *found = NULL;
 
@@ -79,7 +83,8 @@ static const struct rule *find_wide(struct virtx_vcpu *vcpu, const struct questi
 }
 
 /* A #PF matches by its error code, too; where the vcpu's rule does not, the VM's may. */
-static const struct rule *find_page_fault(struct virtx_vcpu *vcpu, uint32_t error)
+static __attribute__((noinline)) const struct rule *find_page_fault(struct virtx_vcpu *vcpu,
+                                                                    uint32_t error)
 {
     const struct rule_table *const tables[] = {virtx_vcpu_rules(vcpu), virtx_vm_rules(vcpu->vm)};
 
@@ -93,22 +98,21 @@ static const struct rule *find_page_fault(struct virtx_vcpu *vcpu, uint32_t erro
     return NULL;
 }
 
-enum virtx_verdict virtx_backend_dispatch(struct virtx_vcpu *vcpu)
+/* There are rules of the kind, at the vcpu or its VM. */
+static __attribute__((noinline)) enum virtx_verdict dispatch(struct virtx_vcpu *vcpu, uint32_t kind)
 {
     struct virtx_exit *exit = &vcpu->exit;
-    const struct rule *rule;
+    struct question q = {.kind = kind};
     enum virtx_verdict verdict;
-    struct question q;
+    const struct rule *rule;
 
-    if (unlikely(!ask(exit, &q)))
-        return VIRTX_DEFAULT;
-    if (!virtx_rule_kind(vcpu, q.kind))
-        return VIRTX_DEFAULT;
+    ask(exit, &q);
+    rule = virtx_rule_in(virtx_vcpu_rules(vcpu), kind, q.value, q.access);
+    if (!rule)
+        rule = virtx_rule_in(virtx_vm_rules(vcpu->vm), kind, q.value, q.access);
     if (unlikely(q.kind == VIRTX_INTERCEPT_EXCEPTION && q.value == PAGE_FAULT))
         rule = find_page_fault(vcpu, exit->exception.error);
-    else
-        rule = virtx_rule_search(vcpu, q.kind, q.value, q.access);
-    if (unlikely(q.span > 1) && (!rule || rule->action != VIRTX_ACTION_EXIT))
+    else if (unlikely(q.span > 1) && (!rule || rule->action != VIRTX_ACTION_EXIT))
         rule = find_wide(vcpu, &q);
     if (!rule || rule->action != VIRTX_ACTION_EXIT)
         return VIRTX_DEFAULT;
@@ -121,4 +125,14 @@ enum virtx_verdict virtx_backend_dispatch(struct virtx_vcpu *vcpu)
     atomic_store_explicit(&vcpu->handler, false, memory_order_relaxed);
     /* Anything else is a mistake of the handler's, which the loop had better see. */
     return (unsigned)verdict <= VIRTX_FAULT ? verdict : VIRTX_TO_LOOP;
+}
+
+enum virtx_verdict virtx_backend_dispatch(struct virtx_vcpu *vcpu)
+{
+    uint32_t reason = vcpu->exit.reason;
+    uint32_t kind = likely(reason < VIRTX_EXIT_REASON_COUNT) ? kind_of[reason] : 0;
+
+    if (!kind || !virtx_rule_kind(vcpu, kind - 1))
+        return VIRTX_DEFAULT;
+    return dispatch(vcpu, kind - 1);
 }

@@ -2,16 +2,17 @@
 /* Events: which are well-formed, and what becomes of two exceptions at once. */
 #include "core/object.h"
 
-/* Vectors 0 to 31 that are exceptions of some processor: not the NMI, and not the reserved ones (Intel SDM
- * "Exceptions and Interrupts"; AMD APM "Exceptions and Interrupts"). */
+/* Vectors 0 to 31 that are exceptions of some processor: not the NMI, and not the reserved ones
+ * (Intel SDM "Exceptions and Interrupts"; AMD APM "Exceptions and Interrupts"). */
 #define EXCEPTIONS                                                                                 \
-    (BIT(0) | BIT(1) | BIT(3) | BIT(4) | BIT(5) | BIT(6) | BIT(7) | BIT(8) | BIT(10) | BIT(11) |    \
-     BIT(12) | BIT(13) | BIT(14) | BIT(16) | BIT(17) | BIT(18) | BIT(19) | BIT(20) | BIT(21) |      \
+    (BIT(0) | BIT(1) | BIT(3) | BIT(4) | BIT(5) | BIT(6) | BIT(7) | BIT(8) | BIT(10) | BIT(11) |   \
+     BIT(12) | BIT(13) | BIT(14) | BIT(16) | BIT(17) | BIT(18) | BIT(19) | BIT(20) | BIT(21) |     \
      BIT(28) | BIT(29) | BIT(30))
 
 /* Those that push an error code: DF, TS, NP, SS, GP, PF, AC, CP; AMD's VC and SX. */
 #define WITH_ERROR                                                                                 \
-    (BIT(8) | BIT(10) | BIT(11) | BIT(12) | BIT(13) | BIT(14) | BIT(17) | BIT(21) | BIT(29) | BIT(30))
+    (BIT(8) | BIT(10) | BIT(11) | BIT(12) | BIT(13) | BIT(14) | BIT(17) | BIT(21) | BIT(29) |      \
+     BIT(30))
 
 /* Intel SDM "Interrupt 8—Double Fault Exception (#DF)": interrupt and exception classes. */
 #define CONTRIBUTORY (BIT(0) | BIT(10) | BIT(11) | BIT(12) | BIT(13) | BIT(21))
@@ -25,7 +26,8 @@ bool virtx_event_pushes_error(uint8_t vector)
 
 /*
  * Intel SDM "VM-Entry Event Injection" and the checks of "VM-Entry Control Fields"; AMD APM
- * "Event Injection". Whether an error code must be there depends on the mode too: the caller's question.
+ * "Event Injection". Whether an error code must be there depends on the mode too: the caller's
+ * question.
  */
 enum virtx_status virtx_event_check(const struct virtx_event *event)
 {

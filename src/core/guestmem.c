@@ -101,8 +101,8 @@ static enum virtx_status not_memory(struct virtx_vm *vm, uint64_t gpa)
 }
 
 /*
- * The lock is given up between chunks, so that a large copy does not keep interrupts off. A write asks first
- * for the whole range; slots that are removed meanwhile are their remover's affair.
+ * The lock is given up between chunks, so that a large copy does not keep interrupts off. A write
+ * asks first for the whole range; slots that are removed meanwhile are their remover's affair.
  */
 enum virtx_status virtx_vm_read(struct virtx_vm *vm, uint64_t gpa, void *buffer, size_t bytes)
 {
@@ -113,8 +113,8 @@ enum virtx_status virtx_vm_read(struct virtx_vm *vm, uint64_t gpa, void *buffer,
     for (size_t done = 0; done < bytes && status == VIRTX_OK; done += CHUNK) {
         uint64_t flags = virtx_vm_lock(vm);
 
-        status = virtx_gpa_read(vm, gpa + done, (uint8_t *)buffer + done,
-                                min_u64(bytes - done, CHUNK));
+        status =
+            virtx_gpa_read(vm, gpa + done, (uint8_t *)buffer + done, min_u64(bytes - done, CHUNK));
         virtx_vm_unlock(vm, flags);
     }
     return status == VIRTX_OK ? VIRTX_OK : not_memory(vm, gpa);

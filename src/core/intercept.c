@@ -2,20 +2,20 @@
 /*
  * Intercepts: the objects, and the sorted rules that vcpus read.
  *
- * Each owner (the VM, or one vcpu) has a table of its own. Within one kind and one access ranges do not
- * overlap, so a binary search for the last rule that begins at or below a value finds the one that
- * covers it, if any does.
+ * Each owner (the VM, or one vcpu) has a table of its own. Within one kind and one access ranges do
+ * not overlap, so a binary search for the last rule that begins at or below a value finds the one
+ * that covers it, if any does.
  */
 #include "core/object.h"
 
 /* What of a description has a meaning for a kind. */
 struct kind {
-    uint64_t last;    /* greatest value */
-    bool access;      /* reads and writes are told apart */
-    bool ranged;      /* first and last count */
-    bool masked;      /* mask counts */
-    bool matched;     /* match counts */
-    bool may_allow;   /* VIRTX_ACTION_ALLOW is possible */
+    uint64_t last;  /* greatest value */
+    bool access;    /* reads and writes are told apart */
+    bool ranged;    /* first and last count */
+    bool masked;    /* mask counts */
+    bool matched;   /* match counts */
+    bool may_allow; /* VIRTX_ACTION_ALLOW is possible */
 };
 
 static const struct kind kinds[VIRTX_INTERCEPT_KIND_COUNT] = {
@@ -32,47 +32,22 @@ static const struct kind kinds[VIRTX_INTERCEPT_KIND_COUNT] = {
 
 /* ---- Looking up ---- */
 
-/* The rules of a kind for an access: [*from, *to). */
-static void range_of(const struct rule_table *table, uint32_t kind, uint32_t access, uint32_t *from,
-                     uint32_t *to)
-{
-    if (access & VIRTX_WRITE) {
-        *from = table->write[kind];
-        *to = table->start[kind + 1];
-    } else {
-        *from = table->start[kind];
-        *to = table->write[kind];
-    }
-}
+_Static_assert(sizeof(struct rule) == 64, "a cache line");
+_Static_assert(VIRTX_WRITE == 2 && VIRTX_READ == 1, "virtx_rule_in() makes a class of them");
 
 /* The first rule for this access that meets [first, last]. */
 static const struct rule *meet(const struct rule_table *table, uint32_t kind, uint64_t first,
                                uint64_t last, uint32_t access)
 {
-    uint32_t from, to, count;
-    const struct rule *rule;
+    const struct rule *rule = virtx_rule_in(table, kind, first, access);
+    uint32_t class = 2 * kind + (access >> 1 & 1);
 
-    range_of(table, kind, access, &from, &to);
-    count = to - from;
-    if (!count)
-        return NULL;
-    while (count > 1) {
-        uint32_t half = count / 2;
-
-        if (table->rule[from + half].first <= first)
-            from += half;
-        count -= half;
-    }
-    rule = &table->rule[from];
-    if (rule->last < first && ++from < to)
-        rule++; /* it ends before: the next begins behind `first` */
-    return rule->first <= last && rule->last >= first ? rule : NULL;
-}
-
-const struct rule *virtx_rule_in(const struct rule_table *table, uint32_t kind, uint64_t value,
-                                 uint32_t access)
-{
-    return virtx_rules_have(table, kind) ? meet(table, kind, value, value, access) : NULL;
+    if (rule)
+        return rule;
+    for (uint32_t i = table->bound[class]; i < table->bound[class + 1]; i++)
+        if (table->rule[i].first > first)
+            return table->rule[i].first <= last ? &table->rule[i] : NULL;
+    return NULL;
 }
 
 const struct rule *virtx_rule_search(const struct virtx_vcpu *vcpu, uint32_t kind, uint64_t value,
@@ -124,10 +99,14 @@ static void insert(struct rule_table *table, const struct virtx_intercept_config
                    uint32_t access)
 {
     struct rule rule = {
-        .first = config->first, .last = config->last,
-        .mask = config->mask,   .match = config->match,
-        .handler = config->handler, .ctx = config->ctx,
-        .access = (uint8_t)access,  .action = (uint8_t)config->action,
+        .first = config->first,
+        .last = config->last,
+        .mask = config->mask,
+        .match = config->match,
+        .handler = config->handler,
+        .ctx = config->ctx,
+        .access = (uint8_t)access,
+        .action = (uint8_t)config->action,
     };
     uint32_t kind = config->kind, at = table->start[kind + 1];
 
@@ -155,10 +134,13 @@ static void table_fill(struct rule_table *table, const struct virtx_intercept *l
             insert(table, config, VIRTX_WRITE);
     }
     for (uint32_t k = 0; k < VIRTX_INTERCEPT_KIND_COUNT; k++) {
-        table->write[k] = table->start[k];
-        while (table->write[k] < table->start[k + 1] &&
-               table->rule[table->write[k]].access != VIRTX_WRITE)
-            table->write[k]++;
+        uint16_t at = table->start[k];
+
+        table->bound[2 * k] = at;
+        while (at < table->start[k + 1] && table->rule[at].access != VIRTX_WRITE)
+            at++;
+        table->bound[2 * k + 1] = at;
+        table->bound[2 * k + 2] = table->start[k + 1];
     }
 }
 
@@ -211,13 +193,12 @@ static void tell(struct virtx_vm *vm, struct virtx_vcpu *vcpu)
         virtx_request_lazily(vcpu, VIRTX_REQUEST_INTERCEPT);
 }
 
-/* Makes the owner's list take effect. On failure everything is as before, but for a table that running
- * vcpus may have seen for a moment. */
+/* Makes the owner's list take effect. On failure everything is as before, but for a table that
+ * running vcpus may have seen for a moment. */
 static enum virtx_status rebuild(struct virtx_vm *vm, struct virtx_vcpu *vcpu)
 {
     struct rule_table *table;
-    enum virtx_status status =
-        table_make(vm, vcpu ? vcpu->intercepts : vm->intercepts, &table);
+    enum virtx_status status = table_make(vm, vcpu ? vcpu->intercepts : vm->intercepts, &table);
 
     if (status != VIRTX_OK)
         return status;
@@ -251,9 +232,10 @@ static enum virtx_status check_config(struct virtx_error *error,
     kind = &kinds[config->kind];
     if (kind->access ? !config->access || (config->access & ~(uint32_t)(VIRTX_READ | VIRTX_WRITE))
                      : config->access)
-        return virtx_fail(error, VIRTX_E_INVALID, "config.access",
-                          "is VIRTX_READ, VIRTX_WRITE or both where the kind tells them apart, else 0",
-                          config->access);
+        return virtx_fail(
+            error, VIRTX_E_INVALID, "config.access",
+            "is VIRTX_READ, VIRTX_WRITE or both where the kind tells them apart, else 0",
+            config->access);
     if (config->action > VIRTX_ACTION_DEFAULT)
         return virtx_fail(error, VIRTX_E_INVALID, "config.action", "is a virtx_intercept_action",
                           config->action);

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * The library's one lock: a spinlock for short sections that never call the embedder's code but the host
- * functions.
+ * The library's one lock: a spinlock for short sections that never call the embedder's code but the
+ * host functions.
  *
  * A handler inside run wants the same locks with interrupts off, so in ring 0 every holder has
- * them off too: a holder that is preempted on the CPU where somebody spins would never go on. The calls
- * that interrupt and NMI handlers may make (kick, irq_changed, nmi) take no lock at all.
+ * them off too: a holder that is preempted on the CPU where somebody spins would never go on. The
+ * calls that interrupt and NMI handlers may make (kick, irq_changed, nmi) take no lock at all.
  */
 #ifndef VIRTX_CORE_LOCK_H
 #define VIRTX_CORE_LOCK_H

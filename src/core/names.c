@@ -34,16 +34,14 @@ const char *virtx_exit_name(uint32_t reason)
 const char *virtx_feature_name(uint64_t feature)
 {
     static const char *const names[] = {
-        "nested paging",     "unpaged guest",      "TLB tags",
-        "next RIP",          "decode assist",      "2-MiB pages",
-        "1-GiB pages",       "nested A/D flags",   "dirty logging",
-        "MSR bitmap",        "I/O bitmap",         "TPR shadow",
-        "APIC access",       "APIC registers",     "virtual interrupts",
-        "posted interrupts", "virtual NMI",        "timer",
-        "TSC scaling",       "PAUSE filter",       "virtual GIF",
-        "execute-only",      "flush by tag",       "descriptor exits",
-        "EFER switch",       "PAT switch",         "clean bits",
-        "RDTSCP",            "INVPCID",            "XSAVES",
+        "nested paging", "unpaged guest",  "TLB tags",           "next RIP",
+        "decode assist", "2-MiB pages",    "1-GiB pages",        "nested A/D flags",
+        "dirty logging", "MSR bitmap",     "I/O bitmap",         "TPR shadow",
+        "APIC access",   "APIC registers", "virtual interrupts", "posted interrupts",
+        "virtual NMI",   "timer",          "TSC scaling",        "PAUSE filter",
+        "virtual GIF",   "execute-only",   "flush by tag",       "descriptor exits",
+        "EFER switch",   "PAT switch",     "clean bits",         "RDTSCP",
+        "INVPCID",       "XSAVES",
     };
 
     _Static_assert(1u << (ARRAY_SIZE(names) - 1) == VIRTX_FEATURE_XSAVES, "one name a feature");

@@ -52,8 +52,8 @@ struct retired {
 };
 
 /*
- * A slot's dirty log: one bit a page of the slot, set atomically by anybody. What a harvest takes is
- * held in `taken` until no CPU can write any more through a translation that was writable then;
+ * A slot's dirty log: one bit a page of the slot, set atomically by anybody. What a harvest takes
+ * is held in `taken` until no CPU can write any more through a translation that was writable then;
  * only afterwards is it reported, so that no write falls between two logs.
  */
 struct dirty_log {
@@ -100,8 +100,9 @@ struct virtx_intercept {
 };
 
 /*
- * One rule as the dispatcher sees it: sorted by (kind, access, first); immutable as the slot table is.
- * An intercept of reads and writes makes two of them, so that within one access ranges never overlap.
+ * One rule as the dispatcher sees it: sorted by (kind, access, first); immutable as the slot table
+ * is. An intercept of reads and writes makes two of them, so that within one access ranges never
+ * overlap.
  */
 struct rule {
     uint64_t first, last;
@@ -110,16 +111,18 @@ struct rule {
     void *ctx;
     uint8_t access; /* VIRTX_READ or VIRTX_WRITE; 0 for kinds that do not tell them apart */
     uint8_t action;
+    uint8_t pad[14]; /* 64 bytes: a cache line, and no multiplication to find it */
 };
 
-/* Rules of kind k: start[k] .. start[k+1]-1; from write[k] on those for writes. */
+/* Rules of kind k: start[k] .. start[k+1]-1. Among them those for reads (and for kinds without the
+ * distinction) are bound[2k] .. bound[2k+1]-1, those for writes bound[2k+1] .. bound[2k+2]-1. */
 struct rule_table {
     struct retired retired;
     uint32_t count;
     uint32_t pages;
     uint16_t start[VIRTX_INTERCEPT_KIND_COUNT + 1];
-    uint16_t write[VIRTX_INTERCEPT_KIND_COUNT];
-    struct rule rule[];
+    uint16_t bound[2 * VIRTX_INTERCEPT_KIND_COUNT + 1];
+    _Alignas(64) struct rule rule[];
 };
 
 #define VIRTX_CPUID_ENTRIES 64
@@ -145,11 +148,11 @@ struct virtx_vm {
     struct virtx_vcpu *vcpus;           /* changed under both locks, read under either */
     uint32_t vcpu_count;
 
-    _Atomic uint64_t generation;        /* grows with every dropped translation or retired table */
-    _Atomic uint64_t debt_generation;   /* the last of them that left TLB debts */
-    struct retired *retired;            /* [lock] */
-    struct small_block *small_free;     /* [lock] alloc.c */
-    struct small_page *small_pages;     /* [lock] */
+    _Atomic uint64_t generation;      /* grows with every dropped translation or retired table */
+    _Atomic uint64_t debt_generation; /* the last of them that left TLB debts */
+    struct retired *retired;          /* [lock] */
+    struct small_block *small_free;   /* [lock] alloc.c */
+    struct small_page *small_pages;   /* [lock] */
 
     /* The engine's tables and the pool. Taken inside `lock` or alone, always with interrupts off:
      * nested faults take it on a vcpu's thread. */
@@ -157,8 +160,8 @@ struct virtx_vm {
     struct retired *pool_free;    /* [page_lock] usable now */
     struct retired *pool_waiting; /* [page_lock] once their generation has settled */
     uint64_t pool_free_count, pool_waiting_count;
-    uint64_t pool_used;           /* [page_lock] in translation tables */
-    uint64_t pool_target;         /* [page_lock] free pages worth keeping */
+    uint64_t pool_used;   /* [page_lock] in translation tables */
+    uint64_t pool_target; /* [page_lock] free pages worth keeping */
 
     struct cpuid_table cpuid; /* [const] once a vcpu exists */
 
@@ -177,23 +180,24 @@ struct event_queue {
 };
 
 struct virtx_vcpu {
-    struct virtx_vm *vm; /* [const] */
-    struct virtx *virtx; /* [const] */
-    void *backend_data;  /* [const] */
+    struct virtx_vm *vm;       /* [const] */
+    struct virtx *virtx;       /* [const] */
+    void *backend_data;        /* [const] */
     _Atomic uint32_t requests; /* [any] ::virtx_request */
     uint32_t id;               /* [const] */
     struct virtx_exit exit;    /* [vcpu] */
-    _Atomic(struct rule_table *) rules; /* this vcpu's own, NULL if none; published under the lock */
+    _Atomic(struct rule_table *)
+        rules; /* this vcpu's own, NULL if none; published under the lock */
 
     struct event_queue events;
     const struct virtx_irq_source *irq;
     void *irq_ctx;
 
-    _Atomic uint32_t cpu;       /* where it is loaded, VIRTX_NO_CPU if nowhere */
+    _Atomic uint32_t cpu; /* where it is loaded, VIRTX_NO_CPU if nowhere */
     /* A thread is inside the library on this vcpu: in run, or in a call that touches its state or
      * reads the VM's tables for it. Set by an exchange, which orders what follows after it. */
     _Atomic bool running;
-    _Atomic bool handler;       /* [vcpu] an intercept handler is being called inside run */
+    _Atomic bool handler; /* [vcpu] an intercept handler is being called inside run */
     bool dead;
     uint32_t pages;             /* [const] of this structure with the engine's bytes */
     _Atomic uint64_t settled;   /* generation whose debts are paid */
@@ -221,7 +225,8 @@ void *virtx_pages_alloc(struct virtx *virtx, size_t pages);
 enum virtx_status virtx_pages_get(struct virtx *virtx, size_t pages, void **out,
                                   struct virtx_error *error);
 void virtx_pages_free(struct virtx *virtx, void *memory, size_t pages);
-/* Small zeroed objects of a VM: slots and intercepts. [lock] They stay with the VM until its end. */
+/* Small zeroed objects of a VM: slots and intercepts. [lock] They stay with the VM until its end.
+ */
 #define VIRTX_SMALL_BYTES 128u
 void *virtx_small_get(struct virtx_vm *vm, struct virtx_error *error);
 void virtx_small_put(struct virtx_vm *vm, void *block);
@@ -298,20 +303,21 @@ void *virtx_gpa_pointer(struct virtx_vm *vm, uint64_t gpa, size_t bytes, uint32_
  * virtx_generation_next(): translations were dropped. Called after the tables have been changed,
  * never before: a vcpu that pays its debt meanwhile could load the old translation again. Leaves
  * VIRTX_REQUEST_MEMORY with all vcpus, kicking nobody: they pay at their next entry, or sooner when
- * virtx_vm_settled() is told to hurry. The objects call it after every memory and collect_dirty operation that
- * took something away; what the engine frees in there it frees under virtx_generation_coming().
+ * virtx_vm_settled() is told to hurry. The objects call it after every memory and collect_dirty
+ * operation that took something away; what the engine frees in there it frees under
+ * virtx_generation_coming().
  */
 uint64_t virtx_generation_next(struct virtx_vm *vm); /* [lock] */
-/* [lock] Frees memory that vcpus can no longer find, but may be reading, after the next settle. Its first
- * sizeof(struct retired) bytes are overwritten at once. */
+/* [lock] Frees memory that vcpus can no longer find, but may be reading, after the next settle. Its
+ * first sizeof(struct retired) bytes are overwritten at once. */
 void virtx_retire(struct virtx_vm *vm, void *memory, uint32_t pages);
-void virtx_reap(struct virtx_vm *vm); /* [lock] frees what has settled */
+void virtx_reap(struct virtx_vm *vm);                       /* [lock] frees what has settled */
 void virtx_hurry(struct virtx_vm *vm, uint64_t generation); /* [lock] kicks who is behind */
 /* [lock or page_lock] As virtx_vm_settled(). */
 bool virtx_is_settled(struct virtx_vm *vm, uint64_t generation);
 
-/* pool.c: virtx_pool_get() and virtx_pool_put() (paging.h) take page_lock, so the caller does not hold it;
- * interrupts are off. */
+/* pool.c: virtx_pool_get() and virtx_pool_put() (paging.h) take page_lock, so the caller does not
+ * hold it; interrupts are off. */
 void virtx_pool_reap(struct virtx_vm *vm);    /* [lock] surplus pages back to the host */
 void virtx_pool_destroy(struct virtx_vm *vm); /* nobody else knows the VM any more */
 
@@ -319,9 +325,6 @@ void virtx_pool_destroy(struct virtx_vm *vm); /* nobody else knows the VM any mo
  * VIRTX_ACTION_DEFAULT. On the vcpu's thread, or under the VM's lock. */
 const struct rule *virtx_rule_search(const struct virtx_vcpu *vcpu, uint32_t kind, uint64_t value,
                                      uint32_t access);
-/* The same in one table (NULL: no rules), VIRTX_ACTION_DEFAULT included. */
-const struct rule *virtx_rule_in(const struct rule_table *table, uint32_t kind, uint64_t value,
-                                 uint32_t access);
 static inline const struct rule_table *virtx_vm_rules(const struct virtx_vm *vm)
 {
     return atomic_load_explicit(&vm->rules, memory_order_acquire);
@@ -334,6 +337,29 @@ static inline const struct rule_table *virtx_vcpu_rules(const struct virtx_vcpu 
 static inline bool virtx_rules_have(const struct rule_table *table, uint32_t kind)
 {
     return table && table->start[kind] != table->start[kind + 1];
+}
+/* The rule of one table (NULL: no rules), VIRTX_ACTION_DEFAULT included. The ranges are sorted and
+ * disjoint, so it can only be the last that begins at or below the value. */
+static inline __attribute__((always_inline)) const struct rule *
+virtx_rule_in(const struct rule_table *table, uint32_t kind, uint64_t value, uint32_t access)
+{
+    const struct rule *rule;
+    uint32_t class, count;
+
+    if (!table)
+        return NULL;
+    class = 2 * kind + (access >> 1 & 1);
+    rule = &table->rule[table->bound[class]];
+    count = (uint32_t)table->bound[class + 1] - table->bound[class];
+    if (!count)
+        return NULL;
+    while (count > 1) {
+        uint32_t half = count / 2;
+
+        rule += rule[half].first <= value ? half : 0;
+        count -= half;
+    }
+    return value - rule->first <= rule->last - rule->first ? rule : NULL;
 }
 /* Whether this vcpu or its VM has rules of a kind: a few instructions. */
 static inline bool virtx_rule_kind(const struct virtx_vcpu *vcpu, uint32_t kind)
@@ -351,8 +377,8 @@ bool virtx_rule_any(struct virtx_vcpu *vcpu, uint32_t kind, uint64_t first, uint
                     uint32_t access);
 
 /* cpuid.c: the answer of the VM's table, by the rules of CPUID for leaves out of range; the fields
- * that vary are not filled in. `out->leaf` is the leaf that answers: an Intel processor answers leaves
- * out of range with its highest basic leaf. */
+ * that vary are not filled in. `out->leaf` is the leaf that answers: an Intel processor answers
+ * leaves out of range with its highest basic leaf. */
 void virtx_cpuid_lookup(const struct virtx_vm *vm, uint32_t leaf, uint32_t subleaf,
                         struct virtx_cpuid_entry *out);
 void virtx_cpuid_default(struct virtx_vm *vm); /* fills the table with the default policy */
@@ -377,20 +403,23 @@ static inline bool virtx_cpuid_varies(uint32_t leaf, uint32_t subleaf)
 
 /* event.c: the queue. */
 enum virtx_status virtx_event_check(const struct virtx_event *event); /* OK or E_INVALID */
-bool virtx_event_pushes_error(uint8_t vector); /* in protected mode */
-/* Queues an exception, merging with a queued or in-flight one (#DF, shutdown). False: triple fault. */
+bool virtx_event_pushes_error(uint8_t vector);                        /* in protected mode */
+/* Queues an exception, merging with a queued or in-flight one (#DF, shutdown). False: triple fault.
+ */
 bool virtx_event_exception(struct event_queue *queue, const struct virtx_event *event);
 /* The exception that results when `second` arises while `first` was being delivered. */
 enum virtx_merge { VIRTX_MERGE_SECOND, VIRTX_MERGE_DOUBLE_FAULT, VIRTX_MERGE_TRIPLE_FAULT };
 enum virtx_merge virtx_event_merge(uint8_t first, uint8_t second);
 
 /*
- * Leaves requests with a vcpu and makes it notice them before its next guest instruction. Any context.
+ * Leaves requests with a vcpu and makes it notice them before its next guest instruction. Any
+ * context.
  *
  * No interrupt is sent where none is needed. A vcpu outside the library (`running` clear) looks at
- * its requests after the exchange that sets `running`; that exchange comes after this load, which comes after the
- * OR. A vcpu whose handler calls this, on its own CPU, looks at them when the handler has
- * returned; elsewhere the handler flag means nothing, as it is not ordered with the look.
+ * its requests after the exchange that sets `running`; that exchange comes after this load, which
+ * comes after the OR. A vcpu whose handler calls this, on its own CPU, looks at them when the
+ * handler has returned; elsewhere the handler flag means nothing, as it is not ordered with the
+ * look.
  */
 static inline void virtx_request(struct virtx_vcpu *vcpu, uint32_t bits)
 {

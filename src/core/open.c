@@ -2,7 +2,7 @@
 /* The library bound to one host: virtx_open() and virtx_close(). */
 #include "core/object.h"
 
-#define MAX_CPUS 4096u
+#define MAX_CPUS     4096u
 #define ALL_FEATURES ((uint64_t)VIRTX_FEATURE_XSAVES * 2 - 1)
 
 static const struct virtx_error no_error = {VIRTX_OK, "", "", "", 0};
@@ -28,10 +28,13 @@ static const char *missing(const void *table, const struct member *members, size
 
 static enum virtx_status check_ops(const struct virtx_host_ops *ops, struct virtx_error *error)
 {
-#define OP(name) {"ops." #name, offsetof(struct virtx_host_ops, name)}
+#define OP(name)                                                                                   \
+    {                                                                                              \
+        "ops." #name, offsetof(struct virtx_host_ops, name)                                        \
+    }
     static const struct member required[] = {
-        OP(pages_alloc), OP(pages_free), OP(virt_to_phys),
-        OP(phys_to_virt), OP(this_cpu), OP(kick_cpu),
+        OP(pages_alloc),  OP(pages_free), OP(virt_to_phys),
+        OP(phys_to_virt), OP(this_cpu),   OP(kick_cpu),
     };
 #undef OP
     const char *name;
@@ -71,13 +74,37 @@ static enum virtx_status check_profile(const struct virtx_host_profile *profile,
 static enum virtx_status check_backend(const struct virtx_backend *backend,
                                        struct virtx_error *error)
 {
-#define OP(name) {"backend." #name, offsetof(struct virtx_backend, name)}
+#define OP(name)                                                                                   \
+    {                                                                                              \
+        "backend." #name, offsetof(struct virtx_backend, name)                                     \
+    }
     static const struct member required[] = {
-        OP(name), OP(probe), OP(cpu_enable), OP(cpu_disable), OP(cpu_emergency_off),
-        OP(vm_create), OP(vm_destroy), OP(vcpu_create), OP(vcpu_destroy), OP(load), OP(put),
-        OP(run), OP(complete), OP(fault), OP(reset), OP(get), OP(set), OP(gpr), OP(fpu_size),
-        OP(fpu_get), OP(fpu_set), OP(kick), OP(intercept_check), OP(intercept_changed),
-        OP(memory), OP(collect_dirty),
+        OP(name),
+        OP(probe),
+        OP(cpu_enable),
+        OP(cpu_disable),
+        OP(cpu_emergency_off),
+        OP(vm_create),
+        OP(vm_destroy),
+        OP(vcpu_create),
+        OP(vcpu_destroy),
+        OP(load),
+        OP(put),
+        OP(run),
+        OP(complete),
+        OP(fault),
+        OP(reset),
+        OP(get),
+        OP(set),
+        OP(gpr),
+        OP(fpu_size),
+        OP(fpu_get),
+        OP(fpu_set),
+        OP(kick),
+        OP(intercept_check),
+        OP(intercept_changed),
+        OP(memory),
+        OP(collect_dirty),
     };
 #undef OP
     const char *name;
@@ -96,10 +123,13 @@ static enum virtx_status check_backend(const struct virtx_backend *backend,
 
 static enum virtx_status check_engine(const struct virtx_paging *paging, struct virtx_error *error)
 {
-#define OP(name) {"paging." #name, offsetof(struct virtx_paging, name)}
+#define OP(name)                                                                                   \
+    {                                                                                              \
+        "paging." #name, offsetof(struct virtx_paging, name)                                       \
+    }
     static const struct member required[] = {
-        OP(name), OP(vm_create), OP(vm_destroy), OP(vcpu_create), OP(vcpu_destroy), OP(memory),
-        OP(collect_dirty), OP(root), OP(fault),
+        OP(name),   OP(vm_create),     OP(vm_destroy), OP(vcpu_create), OP(vcpu_destroy),
+        OP(memory), OP(collect_dirty), OP(root),       OP(fault),
     };
     static const struct member shadow[] = {OP(control_changed), OP(invlpg)};
 #undef OP
@@ -248,8 +278,7 @@ enum virtx_status virtx_open(const struct virtx_config *config, struct virtx **o
         virtx_pages_free(virtx, virtx, pages);
         return status;
     }
-    virtx->cpu_pages =
-        (uint32_t)pages_for(sizeof(struct virtx_cpu) + virtx->backend->cpu_bytes);
+    virtx->cpu_pages = (uint32_t)pages_for(sizeof(struct virtx_cpu) + virtx->backend->cpu_bytes);
     *out = virtx;
     return VIRTX_OK;
 }

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * The pool of pages for translation tables: bounded, with a reserve that the embedder tops up. A free
- * page holds its own list link.
+ * The pool of pages for translation tables: bounded, with a reserve that the embedder tops up. A
+ * free page holds its own list link.
  *
- * A page that waits for its generation is one that processors may still be walking: what the pool writes
- * into it must read as entries that are not present. In the formats of all engines an entry is present by
- * one of its three low bits, which links, being addresses of pages, do not have; generations are kept
- * above them.
+ * A page that waits for its generation is one that processors may still be walking: what the pool
+ * writes into it must read as entries that are not present. In the formats of all engines an entry
+ * is present by one of its three low bits, which links, being addresses of pages, do not have;
+ * generations are kept above them.
  */
 #include "core/object.h"
 
@@ -48,8 +48,8 @@ static void collect(struct virtx_vm *vm)
 /* [page_lock] Whether the bound lets the pool have one more page of the host's. */
 static bool may_grow(const struct virtx_vm *vm)
 {
-    return vm->config.pool_pages == 0 || vm->pool_used + vm->pool_free_count +
-                                                 vm->pool_waiting_count < vm->config.pool_pages;
+    return vm->config.pool_pages == 0 ||
+           vm->pool_used + vm->pool_free_count + vm->pool_waiting_count < vm->config.pool_pages;
 }
 
 void *virtx_pool_get(struct virtx_vm *vm)
@@ -112,8 +112,8 @@ static enum virtx_status grow(struct virtx_vm *vm, uint64_t pages, bool *done)
         vm->pool_target = pages;
     *done = vm->pool_free_count >= pages;
     if (!*done && !may_grow(vm))
-        status = virtx_fail(&vm->error, VIRTX_E_NO_MEMORY, "config.pool_pages",
-                            "bounds the pool", vm->config.pool_pages);
+        status = virtx_fail(&vm->error, VIRTX_E_NO_MEMORY, "config.pool_pages", "bounds the pool",
+                            vm->config.pool_pages);
     else if (!*done)
         status = virtx_pages_get(vm->virtx, 1, &page, &vm->error);
     if (!*done && status == VIRTX_OK) {

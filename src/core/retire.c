@@ -3,15 +3,15 @@
  * Generations: when is nobody using any more what has been taken away?
  *
  * Two things are taken away. Tables of the objects (slots, rules, logs) are read by vcpus without a
- * lock; a vcpu that looks at its requests holds no pointer into them, and notes the generation it saw (`quiescent`).
- * Translations live on in TLBs; a vcpu that has taken VIRTX_REQUEST_MEMORY owes a flush which no
- * entry precedes, and notes the generation it saw (`settled`).
+ * lock; a vcpu that looks at its requests holds no pointer into them, and notes the generation it
+ * saw (`quiescent`). Translations live on in TLBs; a vcpu that has taken VIRTX_REQUEST_MEMORY owes
+ * a flush which no entry precedes, and notes the generation it saw (`settled`).
  *
- * A vcpu with `running` clear needs neither. It holds no pointers, and it enters the guest only after
- * the exchange that sets `running` and a look at its requests behind it: if `running` was seen
- * clear after the request was left, that look finds the request, and pays. What other CPUs' TLBs
- * still hold of such a vcpu can be used by nobody but a vcpu of this VM on that CPU, which has the same
- * debt, or pays on arrival (src/hw/tags.c).
+ * A vcpu with `running` clear needs neither. It holds no pointers, and it enters the guest only
+ * after the exchange that sets `running` and a look at its requests behind it: if `running` was
+ * seen clear after the request was left, that look finds the request, and pays. What other CPUs'
+ * TLBs still hold of such a vcpu can be used by nobody but a vcpu of this VM on that CPU, which has
+ * the same debt, or pays on arrival (src/hw/tags.c).
  */
 #include "core/object.h"
 
@@ -24,8 +24,8 @@ uint64_t virtx_generation_next(struct virtx_vm *vm)
 {
     uint64_t generation;
 
-    /* First the number, then the requests: one taken in between has seen the number. The page lock keeps
-     * virtx_pool_get() from asking in between. */
+    /* First the number, then the requests: one taken in between has seen the number. The page lock
+     * keeps virtx_pool_get() from asking in between. */
     virtx_lock(&vm->page_lock);
     generation = atomic_fetch_add(&vm->generation, 1) + 1;
     atomic_store(&vm->debt_generation, generation);

@@ -2,9 +2,9 @@
 /*
  * Memory slots: the published table, and the calls that change it.
  *
- * A change makes the new table first, which alone can fail, publishes it, tells the backend, and only then
- * begins a new generation; where anything may have been dropped, one with debts, because the engine frees
- * its pages under that number. What the objects retire comes after.
+ * A change makes the new table first, which alone can fail, publishes it, tells the backend, and
+ * only then begins a new generation; where anything may have been dropped, one with debts, because
+ * the engine frees its pages under that number. What the objects retire comes after.
  */
 #include "core/object.h"
 
@@ -59,8 +59,12 @@ enum virtx_status virtx_backend_slot(struct virtx_vm *vm, uint64_t gpa,
     if (!entry)
         return VIRTX_E_NOT_FOUND;
     *config = (struct virtx_memslot_config){
-        .size = sizeof(*config), .rights = entry->rights, .type = entry->type,
-        .flags = entry->flags, .gpa = entry->gpa, .bytes = entry->end - entry->gpa,
+        .size = sizeof(*config),
+        .rights = entry->rights,
+        .type = entry->type,
+        .flags = entry->flags,
+        .gpa = entry->gpa,
+        .bytes = entry->end - entry->gpa,
         .memory = entry->memory,
     };
     return VIRTX_OK;
@@ -68,8 +72,7 @@ enum virtx_status virtx_backend_slot(struct virtx_vm *vm, uint64_t gpa,
 
 void virtx_backend_dirty(struct virtx_vm *vm, uint64_t gpa, uint64_t bytes)
 {
-    const struct slot_entry *departing =
-        atomic_load_explicit(&vm->departing, memory_order_acquire);
+    const struct slot_entry *departing = atomic_load_explicit(&vm->departing, memory_order_acquire);
     const struct slot_table *slots = virtx_slots(vm);
     uint64_t end = gpa + bytes;
 
@@ -101,8 +104,7 @@ static void fill_entry(struct slot_entry *entry, struct virtx_memslot *slot)
     entry->slot = slot;
 }
 
-static enum virtx_status table_alloc(struct virtx_vm *vm, uint32_t entries,
-                                     struct slot_table **out)
+static enum virtx_status table_alloc(struct virtx_vm *vm, uint32_t entries, struct slot_table **out)
 {
     size_t pages = pages_for(sizeof(struct slot_table) + entries * sizeof(struct slot_entry));
     enum virtx_status status;
@@ -252,9 +254,9 @@ static enum virtx_status check_config(struct virtx_vm *vm,
     return check_range(vm, config->gpa, config->bytes);
 }
 
-/* Everything of an addition that can fail. The log is made outside the slot, which it joins last. */
-static enum virtx_status add_prepare(struct virtx_vm *vm,
-                                     const struct virtx_memslot_config *config,
+/* Everything of an addition that can fail. The log is made outside the slot, which it joins last.
+ */
+static enum virtx_status add_prepare(struct virtx_vm *vm, const struct virtx_memslot_config *config,
                                      struct virtx_memslot **slot, struct dirty_log **log,
                                      struct slot_table **table)
 {
@@ -320,8 +322,9 @@ static void unlink_slot(struct virtx_vm *vm, struct virtx_memslot *slot)
     *link = slot->next;
 }
 
-/* Takes the slot's range out of the guest's sight. Its translations' dirty bits reach its log, though the
- * slot is in no table any more. Returns the table to be retired, once the generation has begun. */
+/* Takes the slot's range out of the guest's sight. Its translations' dirty bits reach its log,
+ * though the slot is in no table any more. Returns the table to be retired, once the generation has
+ * begun. */
 static struct slot_table *withdraw(struct virtx_vm *vm, struct virtx_memslot *slot,
                                    struct slot_table *table)
 {
@@ -359,8 +362,7 @@ enum virtx_status virtx_memslot_remove(struct virtx_memslot *slot, uint64_t *gen
     return status;
 }
 
-enum virtx_status virtx_memslot_move(struct virtx_memslot *slot, uint64_t gpa,
-                                     uint64_t *generation)
+enum virtx_status virtx_memslot_move(struct virtx_memslot *slot, uint64_t gpa, uint64_t *generation)
 {
     struct virtx_vm *vm = slot->vm;
     struct slot_table *hole = NULL, *table = NULL;
@@ -375,8 +377,8 @@ enum virtx_status virtx_memslot_move(struct virtx_memslot *slot, uint64_t gpa,
     if (status == VIRTX_OK)
         status = table_alloc(vm, slots_now(vm), &table);
     if (status == VIRTX_OK) {
-        /* Two steps with a hole between them: where the old and the new place meet, an address would
-         * else mean two pages at once. */
+        /* Two steps with a hole between them: where the old and the new place meet, an address
+         * would else mean two pages at once. */
         hole = withdraw(vm, slot, hole);
         now = virtx_generation_next(vm);
         retire_table(vm, hole);

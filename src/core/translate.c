@@ -54,16 +54,15 @@ static enum virtx_status look(struct virtx_vcpu *vcpu, struct view *view)
     view->mode.rflags = state.rflags;
     memcpy(view->mode.pdpte, state.pdpte, sizeof(view->mode.pdpte));
     virtx_cpuid_lookup(vcpu->vm, LEAF_ADDRESSES, 0, &entry);
-    view->mode.physical_bits = entry.leaf == LEAF_ADDRESSES && (entry.eax & 0xff)
-                                   ? (uint8_t)(entry.eax & 0xff)
-                                   : 36;
+    view->mode.physical_bits =
+        entry.leaf == LEAF_ADDRESSES && (entry.eax & 0xff) ? (uint8_t)(entry.eax & 0xff) : 36;
     virtx_cpuid_lookup(vcpu->vm, LEAF_EXTENDED, 0, &entry);
     view->mode.no_1g = !(entry.edx >> 26 & 1);
     if (state.cr4 & CR4_PKE)
         view->mode.pkru = read_pkru(vcpu);
     view->long_mode = state.efer & EFER_LMA;
-    view->cpl3 = (state.cr0 & CR0_PE) &&
-                 (state.seg[VIRTX_SS].attributes & VIRTX_SEG_DPL) == VIRTX_SEG_DPL;
+    view->cpl3 =
+        (state.cr0 & CR0_PE) && (state.seg[VIRTX_SS].attributes & VIRTX_SEG_DPL) == VIRTX_SEG_DPL;
     return VIRTX_OK;
 }
 
@@ -87,7 +86,8 @@ static enum virtx_status translate(struct virtx_vcpu *vcpu, const struct view *v
         return virtx_fail(&vcpu->error, status, "gva", "is mapped with these rights by the guest",
                           gva);
     if (status != VIRTX_OK)
-        return virtx_fail(&vcpu->error, status, "gva", "is mapped by tables that lie in slots", gva);
+        return virtx_fail(&vcpu->error, status, "gva", "is mapped by tables that lie in slots",
+                          gva);
     return VIRTX_OK;
 }
 
@@ -134,8 +134,7 @@ static enum virtx_status pass(struct virtx_vcpu *vcpu, const struct view *view, 
 {
     for (size_t done = 0; done < bytes;) {
         size_t part = page_part(gva, bytes - done);
-        enum virtx_status status =
-            translate(vcpu, view, gva, access, view->cpl3, out);
+        enum virtx_status status = translate(vcpu, view, gva, access, view->cpl3, out);
 
         if (status != VIRTX_OK)
             return status;

@@ -7,9 +7,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define likely(x)    __builtin_expect(!!(x), 1)
-#define unlikely(x)  __builtin_expect(!!(x), 0)
-#define BIT(n)       (1ull << (n))
+#define likely(x)     __builtin_expect(!!(x), 1)
+#define unlikely(x)   __builtin_expect(!!(x), 0)
+#define BIT(n)        (1ull << (n))
 #define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
 
 /* The four functions the library asks of its surroundings. */

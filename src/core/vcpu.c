@@ -2,9 +2,9 @@
 /*
  * Virtual CPUs: their life, run and complete, registers, and where they are loaded.
  *
- * Calls that touch a vcpu's state, or read the VM's tables for it, hold `running` meanwhile. It refuses
- * a second thread, and tells virtx_vm_settled() that pointers into the tables may be held. A
- * handler inside run has it already.
+ * Calls that touch a vcpu's state, or read the VM's tables for it, hold `running` meanwhile. It
+ * refuses a second thread, and tells virtx_vm_settled() that pointers into the tables may be held.
+ * A handler inside run has it already.
  */
 #include "core/object.h"
 
@@ -441,7 +441,8 @@ static enum virtx_status check_event(struct virtx_vcpu *vcpu, const struct virtx
     if (!event || virtx_event_check(event) != VIRTX_OK)
         return virtx_fail_manual(&vcpu->error, VIRTX_E_INVALID, "event",
                                  "is well-formed: type, vector, error code and length agree",
-                                 "Intel SDM \"VM-Entry Control Fields\"", event ? event->vector : 0);
+                                 "Intel SDM \"VM-Entry Control Fields\"",
+                                 event ? event->vector : 0);
     if (event->type != VIRTX_EVENT_EXCEPTION || !virtx_event_pushes_error(event->vector))
         return VIRTX_OK;
     status = vcpu->virtx->backend->get(vcpu, VIRTX_STATE_CR, &state);

@@ -60,7 +60,8 @@ static void vm_free(struct virtx_vm *vm)
     virtx_pages_free(virtx, vm, vm->pages);
 }
 
-/* What can fail, in order; on failure the caller frees everything but the engine's and the backend's own. */
+/* What can fail, in order; on failure the caller frees everything but the engine's and the
+ * backend's own. */
 static enum virtx_status vm_init(struct virtx_vm *vm)
 {
     struct virtx *virtx = vm->virtx;

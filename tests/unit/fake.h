@@ -20,12 +20,12 @@
 /* What the host answers instead of the truth. */
 enum fake_nonsense {
     FAKE_HONEST,
-    FAKE_MISALIGNED,     /* pages_alloc returns memory that is not page-aligned */
-    FAKE_NO_ADDRESS,     /* virt_to_phys knows no page */
-    FAKE_ODD_ADDRESS,    /* virt_to_phys answers with an offset in the page */
-    FAKE_WIDE_ADDRESS,   /* virt_to_phys answers beyond the physical width */
-    FAKE_SCATTERED,      /* pages of one allocation are not contiguous */
-    FAKE_ONE_WAY,        /* phys_to_virt is not the inverse */
+    FAKE_MISALIGNED,   /* pages_alloc returns memory that is not page-aligned */
+    FAKE_NO_ADDRESS,   /* virt_to_phys knows no page */
+    FAKE_ODD_ADDRESS,  /* virt_to_phys answers with an offset in the page */
+    FAKE_WIDE_ADDRESS, /* virt_to_phys answers beyond the physical width */
+    FAKE_SCATTERED,    /* pages of one allocation are not contiguous */
+    FAKE_ONE_WAY,      /* phys_to_virt is not the inverse */
     FAKE_NONSENSE_COUNT,
 };
 
@@ -37,7 +37,7 @@ struct fake_change {
 struct fake_vcpu {
     struct virtx_state state;
     void *page;
-    unsigned again;     /* how often complete answers VIRTX_AGAIN */
+    unsigned again; /* how often complete answers VIRTX_AGAIN */
     bool loaded;
     uint8_t filler[4096]; /* so that it takes more than a page */
 };
@@ -45,25 +45,25 @@ struct fake_vcpu {
 struct fake {
     /* Host. */
     enum fake_nonsense nonsense;
-    unsigned fail_at;         /* the n-th pages_alloc from now on fails; 0: none does */
-    unsigned allocations;     /* calls of pages_alloc */
-    size_t pages;             /* pages the library holds */
-    const void *away;         /* a page without backing */
+    unsigned fail_at;     /* the n-th pages_alloc from now on fails; 0: none does */
+    unsigned allocations; /* calls of pages_alloc */
+    size_t pages;         /* pages the library holds */
+    const void *away;     /* a page without backing */
     _Atomic bool ipi[FAKE_CPUS];
     _Atomic unsigned ipis;
 
     /* Backend and engine. */
-    const char *fail_op;      /* this operation fails … */
+    const char *fail_op;           /* this operation fails … */
     enum virtx_status fail_status; /* … with this, leaving its own detail unless `silent` */
     bool silent;
-    unsigned fail_after;      /* … after so many calls that succeed */
-    _Atomic unsigned calls;   /* of any operation */
+    unsigned fail_after;    /* … after so many calls that succeed */
+    _Atomic unsigned calls; /* of any operation */
     unsigned runs, kicks, puts, loads, emergencies;
-    unsigned enabled;         /* CPUs on */
-    bool forced;              /* what intercept_check says */
+    unsigned enabled; /* CPUs on */
+    bool forced;      /* what intercept_check says */
     struct fake_change change[FAKE_CHANGES];
     unsigned changes;
-    struct virtx *virtx;      /* of the last probe */
+    struct virtx *virtx; /* of the last probe */
 
     enum virtx_status (*run)(struct virtx_vcpu *vcpu); /* the guest; NULL: halts at once */
     void (*memory)(struct virtx_vm *vm, uint64_t gpa, uint64_t bytes,

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* The default CPUID policy on recorded processors, the rules for leaves out of range, and changes. */
+/* The default CPUID policy on recorded processors, the rules for leaves out of range, and changes.
+ */
 #include "fake.h"
 
 #include <string.h>
@@ -83,7 +84,8 @@ static const struct leaf k10[] = {
     {0x8000001b, 0, 0x1f, 0, 0, 0},
 };
 
-/* EPYC 9004 (2022) as a hypervisor of today shows it to one of its guests: supervisor XSAVE components for CET. */
+/* EPYC 9004 (2022) as a hypervisor of today shows it to one of its guests: supervisor XSAVE
+ * components for CET. */
 static const struct leaf zen4[] = {
     {0x0, 0, 0x1c, 0x68747541, 0x444d4163, 0x69746e65},
     {0x1, 0, 0x00a10f11, 0x01020800, 0xfffa3203, 0x178bfbff},
@@ -187,8 +189,9 @@ START_TEST(intel_with_avx512)
 {
     BEGIN(skylake_x, 4, 3300000000u);
     is(0, 0, 0x16, 0x756e6547, 0x6c65746e, 0x49656e69);
-    /* APIC ID is the vcpu's; 4 IDs; CLFLUSH of 64 bytes. ECX: SSE3 PCLMULQDQ SSSE3 FMA CX16 PCID SSE4.1 SSE4.2 MOVBE
-     * POPCNT AES XSAVE AVX F16C RDRAND hypervisor. EDX: without MCE MCA PSN DS ACPI TM PBE. */
+    /* APIC ID is the vcpu's; 4 IDs; CLFLUSH of 64 bytes. ECX: SSE3 PCLMULQDQ SSSE3 FMA CX16 PCID
+     * SSE4.1 SSE4.2 MOVBE POPCNT AES XSAVE AVX F16C RDRAND hypervisor. EDX: without MCE MCA PSN DS
+     * ACPI TM PBE. */
     is(1, 0, 0x00050654, 0x00040800, 0xf6da3203, 0x1f8bbb7f);
     is(2, 0, 0x76036301, 0x00f0b5ff, 0, 0x00c30000);
     is(3, 0, 0, 0, 0, 0);
@@ -261,8 +264,8 @@ START_TEST(amd_of_2008)
     /* 00802009: SSE3, CX16, POPCNT; MONITOR hidden. */
     is(1, 0, 0x00100f42, 0x00040800, 0x80802001, 0x178bbb7f);
     is(5, 0, 0, 0, 0, 0);
-    /* 000037ff: LAHF CmpLegacy ABM SSE4A MisAlignSse 3DNowPrefetch stay; SVM ExtApic AltMovCr8 OSVW IBS
-     * SKINIT WDT go. efd3fbff loses MCE, MCA and FFXSR. */
+    /* 000037ff: LAHF CmpLegacy ABM SSE4A MisAlignSse 3DNowPrefetch stay; SVM ExtApic AltMovCr8 OSVW
+     * IBS SKINIT WDT go. efd3fbff loses MCE, MCA and FFXSR. */
     is(0x80000001, 0, 0x00100f42, 0x10001a86, 0x1e3, 0xedd3bb7f);
     is(0x80000000, 0, 0x8000001b, 0x68747541, 0x444d4163, 0x69746e65);
     is(0x80000005, 0, 0xff30ff10, 0xff30ff20, 0x40020140, 0x40020140);
@@ -287,8 +290,8 @@ START_TEST(amd_of_2022)
     ck_assert_uint_eq(get(0, 0).eax, 0x16);
     /* fffa3203 without x2APIC, TSC-deadline, OSXSAVE; the count of IDs has 8 bits. */
     is(1, 0, 0x00a10f11, 0x00ff0800, 0xf6da3203, 0x178bbb7f);
-    /* f1bf07ab: INVPCID by feature, nothing else to hide. 00405fc6: RDPID by feature, LA57 not there, CET (7)
-     * and PKU hidden (no PKRU in XCR0). */
+    /* f1bf07ab: INVPCID by feature, nothing else to hide. 00405fc6: RDPID by feature, LA57 not
+     * there, CET (7) and PKU hidden (no PKRU in XCR0). */
     is(7, 0, 1, 0xf1bf07ab, 0x00405f46, 0x10);
     is(7, 1, 0x20, 0, 0, 0);
     is(0xb, 1, 8, 255, 0x201, 0);
@@ -316,9 +319,9 @@ START_TEST(features_switched_off)
     config.disable = VIRTX_FEATURE_RDTSCP | VIRTX_FEATURE_INVPCID | VIRTX_FEATURE_NESTED_PAGING;
     ck_assert_int_eq(virtx_open(&config, &virtx, NULL), VIRTX_OK);
     ck_assert_int_eq(virtx_vm_create(virtx, NULL, &vm), VIRTX_OK);
-    ck_assert_uint_eq(get(7, 0).ebx, 0xf1bf03ab);  /* no INVPCID */
-    ck_assert_uint_eq(get(7, 0).ecx, 0x00005f46);  /* no RDPID */
-    ck_assert_uint_eq(get(1, 0).ecx, 0xf6d83203);  /* no PCID */
+    ck_assert_uint_eq(get(7, 0).ebx, 0xf1bf03ab);          /* no INVPCID */
+    ck_assert_uint_eq(get(7, 0).ecx, 0x00005f46);          /* no RDPID */
+    ck_assert_uint_eq(get(1, 0).ecx, 0xf6d83203);          /* no PCID */
     ck_assert_uint_eq(get(0x80000001, 0).edx, 0x25d3bb7f); /* no RDTSCP */
     end();
 }
@@ -352,18 +355,21 @@ START_TEST(unknown_features_are_hidden)
     ck_assert_uint_eq(get(0, 0).eax, 0x16);
     ck_assert_uint_eq(get(0x80000000, 0).eax, 0x80000008);
     e = get(1, 0);
-    /* DTES64 MONITOR DS-CPL VMX SMX EIST TM2 CNXT SDBG xTPR PDCM 16 DCA x2APIC TSC-deadline OSXSAVE */
+    /* DTES64 MONITOR DS-CPL VMX SMX EIST TM2 CNXT SDBG xTPR PDCM 16 DCA x2APIC TSC-deadline OSXSAVE
+     */
     ck_assert_uint_eq(e.ecx, ~0u & ~0x0925cdfcu);
     ck_assert_uint_eq(e.edx & (1u << 7 | 1u << 14), 0); /* MCE, MCA */
     e = get(7, 0);
     ck_assert_uint_eq(e.ebx & (1u << 2 | 1u << 12 | 1u << 14 | 1u << 15 | 1u << 25), 0);
     /* WAITPKG CET_SS TME LA57 KL ENQCMD SGX_LC PKS OSPKE */
     ck_assert_uint_eq(e.ecx & (1u << 4 | 1u << 5 | 1u << 7 | 1u << 13 | 1u << 16 | 0x1fu << 17 |
-                               1u << 23 | 1u << 24 | 1u << 29 | 1u << 30 | 1u << 31), 0);
+                               1u << 23 | 1u << 24 | 1u << 29 | 1u << 30 | 1u << 31),
+                      0);
     ck_assert_uint_ne(e.ecx & 1u << 3, 0); /* PKU: PKRU is among the components */
     /* SRBDS HYBRID PCONFIG LBR CET_IBT AMX CORE_CAPABILITIES */
     ck_assert_uint_eq(e.edx & (1u << 9 | 1u << 15 | 1u << 18 | 1u << 19 | 1u << 20 | 1u << 22 |
-                               1u << 24 | 1u << 25 | 1u << 30), 0);
+                               1u << 24 | 1u << 25 | 1u << 30),
+                      0);
     ck_assert_uint_eq(get(7, 1).eax, 0x1c30);
     is(7, 2, 0, 0, 0, 0);
     e = get(0xd, 0);

@@ -4,8 +4,8 @@
 
 #include <string.h>
 
-/* Intel SDM "Interrupt 8—Double Fault Exception (#DF)", table of interrupt and exception classes, by
- * vector: '-' benign, 'c' contributory, 'p' page fault, 'd' double fault. */
+/* Intel SDM "Interrupt 8—Double Fault Exception (#DF)", table of interrupt and exception classes,
+ * by vector: '-' benign, 'c' contributory, 'p' page fault, 'd' double fault. */
 static const char classes[33] = "c-------d-ccccp"
                                 "-----"
                                 "pc----------";
@@ -60,8 +60,10 @@ END_TEST
 
 static struct virtx_event exception(uint8_t vector, uint32_t error)
 {
-    return (struct virtx_event){.type = VIRTX_EVENT_EXCEPTION, .vector = vector,
-                                .has_error = virtx_event_pushes_error(vector), .error = error};
+    return (struct virtx_event){.type = VIRTX_EVENT_EXCEPTION,
+                                .vector = vector,
+                                .has_error = virtx_event_pushes_error(vector),
+                                .error = error};
 }
 
 START_TEST(queued)
@@ -100,8 +102,8 @@ END_TEST
 
 static bool good(uint8_t type, uint8_t vector, bool has_error, uint8_t length, uint32_t error)
 {
-    struct virtx_event event = {.type = type, .vector = vector, .has_error = has_error,
-                                .length = length, .error = error};
+    struct virtx_event event = {
+        .type = type, .vector = vector, .has_error = has_error, .length = length, .error = error};
     enum virtx_status status = virtx_event_check(&event);
 
     ck_assert(status == VIRTX_OK || status == VIRTX_E_INVALID);

@@ -29,7 +29,9 @@ static struct virtx_intercept_config range(uint32_t kind, uint32_t access, uint6
                                            uint64_t last)
 {
     return (struct virtx_intercept_config){.size = sizeof(struct virtx_intercept_config),
-                                           .kind = kind, .access = access, .first = first,
+                                           .kind = kind,
+                                           .access = access,
+                                           .first = first,
                                            .last = last};
 }
 
@@ -56,9 +58,12 @@ START_TEST(refusals)
         uint64_t last;
         bool access;
     } kinds[] = {
-        {VIRTX_INTERCEPT_PORT, 0xffff, true},     {VIRTX_INTERCEPT_MSR, UINT32_MAX, true},
-        {VIRTX_INTERCEPT_CPUID, UINT32_MAX, false}, {VIRTX_INTERCEPT_EXCEPTION, 31, false},
-        {VIRTX_INTERCEPT_CR, 15, true},           {VIRTX_INTERCEPT_DR, 7, true},
+        {VIRTX_INTERCEPT_PORT, 0xffff, true},
+        {VIRTX_INTERCEPT_MSR, UINT32_MAX, true},
+        {VIRTX_INTERCEPT_CPUID, UINT32_MAX, false},
+        {VIRTX_INTERCEPT_EXCEPTION, 31, false},
+        {VIRTX_INTERCEPT_CR, 15, true},
+        {VIRTX_INTERCEPT_DR, 7, true},
         {VIRTX_INTERCEPT_HYPERCALL, 0, false},
         {VIRTX_INTERCEPT_INSTRUCTION, VIRTX_INSN_COUNT - 1, false},
     };
@@ -156,7 +161,8 @@ END_TEST
 START_TEST(query_and_removal)
 {
     struct virtx_intercept_config config = range(VIRTX_INTERCEPT_INSTRUCTION, 0, VIRTX_INSN_INVD,
-                                                 VIRTX_INSN_WBINVD), seen;
+                                                 VIRTX_INSN_WBINVD),
+                                  seen;
     struct virtx_intercept *intercept, *other;
     bool forced = false;
 
@@ -300,8 +306,8 @@ START_TEST(random_rules)
 
             for (uint64_t v = first; v <= last; v++)
                 meets |= (access & VIRTX_READ && model_find(vms, kind, v, VIRTX_READ)) ||
-                            (access & VIRTX_WRITE && model_find(vms, kind, v, VIRTX_WRITE)) ||
-                            (!access && model_find(vms, kind, v, 0));
+                         (access & VIRTX_WRITE && model_find(vms, kind, v, VIRTX_WRITE)) ||
+                         (!access && model_find(vms, kind, v, 0));
             list[at].config = range(kind, access, first, last);
             list[at].config.ctx = &list[at];
             list[at].config.action = next(3) ? VIRTX_ACTION_EXIT : VIRTX_ACTION_DEFAULT;
@@ -427,7 +433,7 @@ START_TEST(dispatch_page_faults)
     exit->exception.vector = 14;
     config.handler = handler;
     config.ctx = &own;
-    config.mask = 3; /* a write … */
+    config.mask = 3;  /* a write … */
     config.match = 2; /* … to a page that is not present */
     ck_assert_int_eq(virtx_vcpu_intercept(vcpu, &config, NULL), VIRTX_OK);
     config.ctx = &vms;

@@ -26,7 +26,7 @@ START_TEST(texts)
             ck_assert_str_ne(virtx_status_text(i), virtx_status_text(j));
     }
     ck_assert_str_eq(virtx_status_text(VIRTX_STATUS_COUNT), "unknown status");
-    ck_assert_str_eq(virtx_status_text((enum virtx_status)-1), "unknown status");
+    ck_assert_str_eq(virtx_status_text((enum virtx_status) - 1), "unknown status");
     for (uint32_t i = 0; i < VIRTX_EXIT_REASON_COUNT; i++) {
         ck_assert_ptr_nonnull(virtx_exit_name(i));
         for (uint32_t j = 0; j < i; j++)
@@ -198,9 +198,8 @@ START_TEST(profiles)
     struct virtx_host_profile profile = virtx_profile_bare;
     struct virtx *virtx;
 
-    ck_assert_uint_eq(virtx_profile_bare.at_exit | virtx_profile_bare.at_return |
-                          virtx_profile_bare.at_put,
-                      0);
+    ck_assert_uint_eq(
+        virtx_profile_bare.at_exit | virtx_profile_bare.at_return | virtx_profile_bare.at_put, 0);
     /* The safe default puts everything back, sooner or later. */
     ck_assert_uint_eq(virtx_profile_kernel.at_exit | virtx_profile_kernel.at_return |
                           virtx_profile_kernel.at_put,

@@ -3,8 +3,8 @@
  * Generations and kicks: step by step, and with threads that play vcpus with a TLB.
  *
  * The guest of the threaded tests runs from one interrupt to the next through a cached translation,
- * as a processor does: the memory behind it is freed as soon as the library says that it may be, and the
- * address sanitizer says who was wrong.
+ * as a processor does: the memory behind it is freed as soon as the library says that it may be,
+ * and the address sanitizer says who was wrong.
  */
 #include "fake.h"
 
@@ -95,8 +95,11 @@ END_TEST
 /* Old tables stay readable while a vcpu may be reading them, and no longer. */
 START_TEST(tables_outlive_their_readers)
 {
-    struct virtx_intercept_config config = {.size = sizeof(config), .kind = VIRTX_INTERCEPT_MSR,
-                                            .access = VIRTX_READ, .first = 1, .last = 1};
+    struct virtx_intercept_config config = {.size = sizeof(config),
+                                            .kind = VIRTX_INTERCEPT_MSR,
+                                            .access = VIRTX_READ,
+                                            .first = 1,
+                                            .last = 1};
     uint8_t *memory = fake_memory(1);
     const struct slot_entry *entry;
     struct virtx_intercept *intercept;
@@ -209,9 +212,9 @@ END_TEST
 static struct player {
     pthread_t thread;
     struct virtx_vcpu *vcpu;
-    uint8_t *tlb[4];             /* by page; NULL: no translation */
+    uint8_t *tlb[4]; /* by page; NULL: no translation */
     _Atomic uint64_t returns, kicks, looks;
-    _Atomic bool halted;         /* waits between two runs */
+    _Atomic bool halted; /* waits between two runs */
     uint32_t cpu;
 } players[3];
 
@@ -357,8 +360,8 @@ START_TEST(memory_is_free_when_settled)
 }
 END_TEST
 
-/* After a kick run returns, whatever the moment. A lost one would leave the guest in its loop: in this
- * test nothing else ends it. */
+/* After a kick run returns, whatever the moment. A lost one would leave the guest in its loop: in
+ * this test nothing else ends it. */
 START_TEST(no_kick_is_lost)
 {
     uint8_t *memory = fake_memory(4);

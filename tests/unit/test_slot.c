@@ -29,8 +29,12 @@ static void end(void)
 static struct virtx_memslot_config config_at(uint64_t gpa, uint64_t pages)
 {
     return (struct virtx_memslot_config){
-        .size = sizeof(struct virtx_memslot_config), .rights = RWX, .type = VIRTX_MEMORY_WB,
-        .gpa = gpa, .bytes = pages * VIRTX_PAGE_SIZE, .memory = memory,
+        .size = sizeof(struct virtx_memslot_config),
+        .rights = RWX,
+        .type = VIRTX_MEMORY_WB,
+        .gpa = gpa,
+        .bytes = pages * VIRTX_PAGE_SIZE,
+        .memory = memory,
     };
 }
 
@@ -181,7 +185,8 @@ START_TEST(changes)
     ck_assert_int_eq(virtx_memslot_protect(slot, VIRTX_READ | VIRTX_WRITE, &generation), VIRTX_OK);
     heard(3, 0x4000, 0x4000, VIRTX_MEMORY_WIDENED);
     /* One right for another is a loss. */
-    ck_assert_int_eq(virtx_memslot_protect(slot, VIRTX_READ | VIRTX_EXECUTE, &generation), VIRTX_OK);
+    ck_assert_int_eq(virtx_memslot_protect(slot, VIRTX_READ | VIRTX_EXECUTE, &generation),
+                     VIRTX_OK);
     heard(4, 0x4000, 0x4000, VIRTX_MEMORY_NARROWED);
     ck_assert_uint_gt(generation, last);
     last = generation;
@@ -205,7 +210,7 @@ START_TEST(changes)
     heard(8, 0x5000, 0x4000, VIRTX_MEMORY_REMOVED);
     ck_assert_uint_gt(generation, last);
     ck_assert_ptr_null(virtx_gpa_pointer(vm, 0x5000, 1, VIRTX_READ));
-    ck_assert(virtx_vm_settled(vm, generation, false)); /* nobody is in run */
+    ck_assert(virtx_vm_settled(vm, generation, false));       /* nobody is in run */
     ck_assert(!virtx_vm_settled(vm, generation + 100, true)); /* that has not begun */
 
     /* ROM with a device behind it: never writable. */
@@ -306,7 +311,8 @@ START_TEST(dirty_log)
 }
 END_TEST
 
-/* While a vcpu runs that could still write through an old translation, the harvest keeps what it took. */
+/* While a vcpu runs that could still write through an old translation, the harvest keeps what it
+ * took. */
 START_TEST(harvest_waits_for_running_vcpus)
 {
     struct virtx_memslot_config config;
@@ -464,9 +470,8 @@ static void random_change(int s)
     case 1:
         gpa = next(PAGES - slots[s].pages + 1);
         fits = model_free(gpa, slots[s].pages, s);
-        ck_assert_int_eq(
-            virtx_memslot_move(slots[s].handle, (uint64_t)gpa * VIRTX_PAGE_SIZE, NULL),
-            fits ? VIRTX_OK : VIRTX_E_OVERLAP);
+        ck_assert_int_eq(virtx_memslot_move(slots[s].handle, (uint64_t)gpa * VIRTX_PAGE_SIZE, NULL),
+                         fits ? VIRTX_OK : VIRTX_E_OVERLAP);
         if (fits) {
             model_drop(s);
             slots[s].gpa = gpa;
@@ -481,8 +486,11 @@ static void random_change(int s)
         uint8_t byte = 1;
         unsigned page = next(slots[s].pages);
 
-        ck_assert_int_eq(virtx_vm_write(vm, (uint64_t)(slots[s].gpa + page) * VIRTX_PAGE_SIZE +
-                                                next(VIRTX_PAGE_SIZE), &byte, 1), VIRTX_OK);
+        ck_assert_int_eq(virtx_vm_write(vm,
+                                        (uint64_t)(slots[s].gpa + page) * VIRTX_PAGE_SIZE +
+                                            next(VIRTX_PAGE_SIZE),
+                                        &byte, 1),
+                         VIRTX_OK);
         slots[s].dirty |= 1ull << page;
         break;
     }

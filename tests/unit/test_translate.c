@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* Guest linear memory for the embedder: modes, rights, pages that are not there. The walks themselves
- * are judged by test_walk. */
+/* Guest linear memory for the embedder: modes, rights, pages that are not there. The walks
+ * themselves are judged by test_walk. */
 #include "fake.h"
 #include "x86/defs.h"
 
@@ -22,8 +22,8 @@ static void entry(uint64_t table, unsigned index, uint64_t value)
     memcpy(memory + table + index * 8, &value, 8);
 }
 
-/* 16 pages at 0: tables at 0x1000-0x4000; linear 0x400000: pages 0x8000 (user), 0x9000 (supervisor), 0xa000
- * (read-only), then nothing, then 0x100000, where no memory is. */
+/* 16 pages at 0: tables at 0x1000-0x4000; linear 0x400000: pages 0x8000 (user), 0x9000
+ * (supervisor), 0xa000 (read-only), then nothing, then 0x100000, where no memory is. */
 static void begin(void)
 {
     virtx = fake_open();
@@ -152,8 +152,10 @@ END_TEST
 
 START_TEST(read_only_memory)
 {
-    struct virtx_memslot_config config = {.size = sizeof(config), .rights = VIRTX_READ,
-                                          .type = VIRTX_MEMORY_WB, .gpa = 0x100000,
+    struct virtx_memslot_config config = {.size = sizeof(config),
+                                          .rights = VIRTX_READ,
+                                          .type = VIRTX_MEMORY_WB,
+                                          .gpa = 0x100000,
                                           .bytes = 0x1000};
     uint8_t byte = 9;
 

@@ -363,7 +363,8 @@ START_TEST(kicks)
     virtx_vcpu_irq_changed(vcpu);
     virtx_vcpu_irq_changed(vcpu);
     ck_assert_uint_eq(fake.ipis, 3);
-    /* From its own handler: it will look when that has returned. From another CPU it must be told. */
+    /* From its own handler: it will look when that has returned. From another CPU it must be told.
+     */
     vcpu->requests = 0;
     vcpu->handler = true;
     virtx_vcpu_irq_changed(vcpu);
@@ -538,9 +539,13 @@ static enum virtx_status dispatching(struct virtx_vcpu *v)
 
 START_TEST(handlers)
 {
-    struct virtx_intercept_config config = {.size = sizeof(config), .kind = VIRTX_INTERCEPT_PORT,
-                                            .access = VIRTX_READ, .first = 0x60, .last = 0x60,
-                                            .handler = handler, .ctx = &answer};
+    struct virtx_intercept_config config = {.size = sizeof(config),
+                                            .kind = VIRTX_INTERCEPT_PORT,
+                                            .access = VIRTX_READ,
+                                            .first = 0x60,
+                                            .last = 0x60,
+                                            .handler = handler,
+                                            .ctx = &answer};
     static const enum virtx_verdict verdicts[] = {VIRTX_HANDLED, VIRTX_TO_LOOP, VIRTX_DEFAULT,
                                                   VIRTX_FAULT};
     const struct virtx_exit *exit;

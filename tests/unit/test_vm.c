@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* VMs: life, the page pool, guest-physical memory, counters; and memory that runs out at any point. */
+/* VMs: life, the page pool, guest-physical memory, counters; and memory that runs out at any point.
+ */
 #include "fake.h"
 
 #include <stdlib.h>
@@ -111,7 +112,8 @@ START_TEST(life)
 }
 END_TEST
 
-/* A session that allocates in every way there is. Any status it meets is VIRTX_OK or the shortage. */
+/* A session that allocates in every way there is. Any status it meets is VIRTX_OK or the shortage.
+ */
 static bool shortage(enum virtx_status status)
 {
     ck_assert(status == VIRTX_OK || status == VIRTX_E_NO_MEMORY);
@@ -128,11 +130,18 @@ static enum virtx_verdict handler(struct virtx_vcpu *vcpu, struct virtx_exit *ex
 
 static void use_vm(struct virtx_vm *vm, uint8_t *memory, unsigned *shortages)
 {
-    struct virtx_memslot_config slot_config = {
-        .size = sizeof(slot_config), .rights = VIRTX_READ | VIRTX_WRITE, .type = VIRTX_MEMORY_WB,
-        .flags = VIRTX_MEMSLOT_DIRTY_LOG, .gpa = 0x10000, .bytes = 0x4000, .memory = memory};
-    struct virtx_intercept_config port = {.size = sizeof(port), .kind = VIRTX_INTERCEPT_PORT,
-                                          .access = VIRTX_READ, .first = 0x60, .last = 0x64,
+    struct virtx_memslot_config slot_config = {.size = sizeof(slot_config),
+                                               .rights = VIRTX_READ | VIRTX_WRITE,
+                                               .type = VIRTX_MEMORY_WB,
+                                               .flags = VIRTX_MEMSLOT_DIRTY_LOG,
+                                               .gpa = 0x10000,
+                                               .bytes = 0x4000,
+                                               .memory = memory};
+    struct virtx_intercept_config port = {.size = sizeof(port),
+                                          .kind = VIRTX_INTERCEPT_PORT,
+                                          .access = VIRTX_READ,
+                                          .first = 0x60,
+                                          .last = 0x64,
                                           .handler = handler};
     struct virtx_memslot *slot;
     struct virtx_intercept *intercept;
