@@ -13,20 +13,20 @@
 
 struct table_format {
     const char *name;
-    uint64_t present;        /* an entry with none of these bits is not present */
-    uint64_t address;        /* bits of the HPA */
-    uint64_t table;          /* bits of every entry that points to a table */
-    uint64_t leaf;           /* bits of every leaf, whatever its rights */
-    uint64_t large;          /* bit that makes an entry of level 2 or 3 a leaf */
-    uint64_t read;           /* set when readable */
-    uint64_t write;          /* set when writable */
-    uint64_t execute;        /* set when executable (0: see no_execute) */
-    uint64_t no_execute;     /* set when not executable (0: see execute) */
-    uint64_t accessed;       /* 0 where the format or processor has none */
+    uint64_t present;    /* an entry with none of these bits is not present */
+    uint64_t address;    /* bits of the HPA */
+    uint64_t table;      /* bits of every entry that points to a table */
+    uint64_t leaf;       /* bits of every leaf, whatever its rights */
+    uint64_t large;      /* bit that makes an entry of level 2 or 3 a leaf */
+    uint64_t read;       /* set when readable */
+    uint64_t write;      /* set when writable */
+    uint64_t execute;    /* set when executable (0: see no_execute) */
+    uint64_t no_execute; /* set when not executable (0: see execute) */
+    uint64_t accessed;   /* 0 where the format or processor has none */
     uint64_t dirty;
-    uint64_t ignore_pat;     /* set to make the slot's memory type final (0: cannot) */
-    uint64_t type[8];        /* by virtx_memory_type: bits of a 4 KiB leaf */
-    uint64_t type_large[8];  /* by virtx_memory_type: bits of a large leaf */
+    uint64_t ignore_pat;    /* set to make the slot's memory type final (0: cannot) */
+    uint64_t type[8];       /* by virtx_memory_type: bits of a 4 KiB leaf */
+    uint64_t type_large[8]; /* by virtx_memory_type: bits of a large leaf */
 };
 
 #endif

@@ -2,10 +2,10 @@
 /*
  * A walk for an instruction fetch that need not be made again, because it would read the same.
  *
- * This is no cache of a translation: each hit reads every entry that the walk read and compares it with
- * what it was then, so the guest's INVLPG is not missed. The result of a walk depends on nothing
- * else but the registers and the slots, which are compared too (the slots by the VM's generation).
- * Only 4-level walks to memory are remembered.
+ * This is no cache of a translation: each hit reads every entry that the walk read and compares it
+ * with what it was then, so the guest's INVLPG is not missed. The result of a walk depends on
+ * nothing else but the registers and the slots, which are compared too (the slots by the VM's
+ * generation). Only 4-level walks to memory are remembered.
  */
 #ifndef VIRTX_PAGING_MEMO_H
 #define VIRTX_PAGING_MEMO_H
@@ -21,10 +21,11 @@ struct walk_memo {
     const uint8_t *host; /* of the page; NULL: nothing is remembered */
 };
 
-/* Host address of the byte at gva, good up to the end of its page until the vcpu settles; NULL: walk. */
+/* Host address of the byte at gva, good up to the end of its page until the vcpu settles; NULL:
+ * walk. */
 static inline const uint8_t *walk_memo_find(const struct walk_memo *memo, struct virtx_vm *vm,
-                                            uint64_t cr3, uint64_t cr4, uint64_t efer,
-                                            uint64_t gva, bool user)
+                                            uint64_t cr3, uint64_t cr4, uint64_t efer, uint64_t gva,
+                                            bool user)
 {
     if (((gva & ~0xfffull) | user) != memo->page || cr3 != memo->cr3 || cr4 != memo->cr4 ||
         efer != memo->efer || !memo->host ||

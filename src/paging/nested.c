@@ -4,15 +4,16 @@
  * of a VM, filled by faults.
  *
  * Large pages. The backing need not be contiguous and is asked page by page, so a large leaf needs
- * proof. A 2-MiB range of a slot is tried when it is touched for the first time, which shows by its having no
- * table of 4-KiB entries yet: the first and the last page are asked, and only if their addresses
- * fit, the 510 between them. Whatever the answer, the question is not asked again before the range is
- * dropped. For 1 GiB that proof would cost too much in one exit; it is mapped where the
- * slot says VIRTX_MEMSLOT_CONTIGUOUS, and then, as for 2 MiB, only the first page is asked.
+ * proof. A 2-MiB range of a slot is tried when it is touched for the first time, which shows by its
+ * having no table of 4-KiB entries yet: the first and the last page are asked, and only if their
+ * addresses fit, the 510 between them. Whatever the answer, the question is not asked again before
+ * the range is dropped. For 1 GiB that proof would cost too much in one exit; it is mapped where
+ * the slot says VIRTX_MEMSLOT_CONTIGUOUS, and then, as for 2 MiB, only the first page is asked.
  *
  * Dirty log. Logged slots are mapped with 4-KiB leaves marked TABLE_LOGGED, in which the hardware's
- * dirty flag (VIRTX_FEATURE_NESTED_AD) or the right to write, given at the first write, says that the page
- * is to be reported. It moves to the slot's log when the log is collected or the leaf is dropped.
+ * dirty flag (VIRTX_FEATURE_NESTED_AD) or the right to write, given at the first write, says that
+ * the page is to be reported. It moves to the slot's log when the log is collected or the leaf is
+ * dropped.
  */
 #include "paging/table.h"
 #include "hw/hw.h"
@@ -24,8 +25,9 @@ struct nested_vm {
 };
 
 /*
- * The table of 4-KiB entries used last, and what its slot makes of them: by value, for the slot table may
- * have gone. All of it holds as long as the sequence is the same. Sequences start at 1: 0 is none.
+ * The table of 4-KiB entries used last, and what its slot makes of them: by value, for the slot
+ * table may have gone. All of it holds as long as the sequence is the same. Sequences start at 1: 0
+ * is none.
  */
 struct nested_vcpu {
     uint64_t sequence;
@@ -177,8 +179,8 @@ static void remember(struct nested_vcpu *near, const struct table *table,
 }
 
 /* The whole story: finds slot and table, and leaves what it found for the quick path. */
-static __attribute__((noinline)) enum virtx_fault_result fault_slow(
-    struct virtx_vcpu *vcpu, const struct virtx_page_fault *fault)
+static __attribute__((noinline)) enum virtx_fault_result
+fault_slow(struct virtx_vcpu *vcpu, const struct virtx_page_fault *fault)
 {
     struct virtx_vm *vm = vcpu->vm;
     struct table *table = &vm_of(vm)->table;
@@ -219,8 +221,8 @@ static __attribute__((noinline)) enum virtx_fault_result fault_slow(
 }
 
 /*
- * The quick path: a page of a slot and a table that this vcpu has used before, without a leaf yet. If the
- * sequence is still the one of then, no slot has changed and no table has gone.
+ * The quick path: a page of a slot and a table that this vcpu has used before, without a leaf yet.
+ * If the sequence is still the one of then, no slot has changed and no table has gone.
  */
 static enum virtx_fault_result nested_fault(struct virtx_vcpu *vcpu,
                                             const struct virtx_page_fault *fault)
@@ -318,7 +320,8 @@ static void narrow_slot(struct virtx_vm *vm, const struct slot_entry *slot, uint
     table_change(table, gpa, bytes, narrow, slot);
 }
 
-/* Rights come with the next fault. Where a log has ended, the small leaves make room for large ones. */
+/* Rights come with the next fault. Where a log has ended, the small leaves make room for large
+ * ones. */
 static void widen_slot(struct virtx_vm *vm, const struct slot_entry *slot, uint64_t gpa,
                        uint64_t bytes, uint64_t generation)
 {

@@ -50,8 +50,8 @@ uint64_t *table_lookup(const struct table *table, uint64_t gpa, unsigned floor, 
 
 /* ---- Adding ---- */
 
-/* Replaces a leaf of the same size, which the hardware may be setting flags in. What the log has yet
- * to be told is kept; what was written before there was a log is not its business. */
+/* Replaces a leaf of the same size, which the hardware may be setting flags in. What the log has
+ * yet to be told is kept; what was written before there was a log is not its business. */
 static void replace_leaf(const struct table *table, uint64_t *entry, uint64_t old, uint64_t leaf)
 {
     uint64_t keep = old & leaf & TABLE_LOGGED ? table->written : 0;
@@ -60,8 +60,8 @@ static void replace_leaf(const struct table *table, uint64_t *entry, uint64_t ol
         ;
 }
 
-/* With the page lock: links pages[] in until an entry of `level` is reached, and writes the leaf there.
- * Returns how many pages it took, or -1 if there were too few: then nothing has changed. */
+/* With the page lock: links pages[] in until an entry of `level` is reached, and writes the leaf
+ * there. Returns how many pages it took, or -1 if there were too few: then nothing has changed. */
 static int map_locked(struct table *table, uint64_t gpa, unsigned level, uint64_t leaf,
                       uint64_t *const pages[], const uint64_t hpa[], unsigned count)
 {
@@ -164,8 +164,8 @@ struct detached {
 };
 
 /*
- * Takes the leaves out of a table that processors may still know of, so that none can set a dirty flag
- * there unseen.
+ * Takes the leaves out of a table that processors may still know of, so that none can set a dirty
+ * flag there unseen.
  */
 static void empty_leaves(struct table *table, const struct detached *sub, struct report *report)
 {
@@ -226,8 +226,8 @@ void table_destroy(struct table *table)
     table->root = NULL;
 }
 
-/* Where a pass over [gpa, end) goes on below: an entry that is no table, or a table that lies wholly
- * in the range. */
+/* Where a pass over [gpa, end) goes on below: an entry that is no table, or a table that lies
+ * wholly in the range. */
 static uint64_t *descend(const struct table *table, uint64_t gpa, uint64_t end, unsigned *level)
 {
     uint64_t *page = table->root;

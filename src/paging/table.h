@@ -25,8 +25,9 @@
 #define TABLE_ENTRIES 512u
 
 /*
- * In a leaf: its slot keeps a dirty log, and table.written in this entry means that the page must be
- * reported. Ignored by hardware: EPT ignores bits 56:52 of a leaf, long-mode tables and NPT 58:52.
+ * In a leaf: its slot keeps a dirty log, and table.written in this entry means that the page must
+ * be reported. Ignored by hardware: EPT ignores bits 56:52 of a leaf, long-mode tables and NPT
+ * 58:52.
  */
 #define TABLE_LOGGED BIT(52)
 
@@ -99,13 +100,15 @@ static inline uint64_t table_leaf(const struct table *table, uint64_t hpa, unsig
     return leaf;
 }
 
-/* The entry at which the walk for gpa ends: a leaf or not present. At `floor` it ends in any case. */
+/* The entry at which the walk for gpa ends: a leaf or not present. At `floor` it ends in any case.
+ */
 uint64_t *table_lookup(const struct table *table, uint64_t gpa, unsigned floor, unsigned *level);
 
 /*
- * Puts a leaf in place, or replaces one of the same size for the same page, if `sequence` is still the
- * table's. Where a larger leaf or a table has got there first, it stays. VIRTX_AGAIN: the sequence has
- * changed, VIRTX_E_NO_MEMORY: the pool is exhausted; in both cases nothing has changed.
+ * Puts a leaf in place, or replaces one of the same size for the same page, if `sequence` is still
+ * the table's. Where a larger leaf or a table has got there first, it stays. VIRTX_AGAIN: the
+ * sequence has changed, VIRTX_E_NO_MEMORY: the pool is exhausted; in both cases nothing has
+ * changed.
  */
 enum virtx_status table_map(struct table *table, uint64_t gpa, unsigned level, uint64_t leaf,
                             uint64_t sequence);
@@ -119,8 +122,8 @@ void table_unmap(struct table *table, uint64_t gpa, uint64_t bytes, uint64_t gen
 /* What table_change() is to make of a leaf. Called under the page lock, perhaps more than once. */
 typedef uint64_t (*table_changer)(const struct table *table, const void *ctx, uint64_t leaf,
                                   unsigned level);
-/* Changes the leaves that meet the range; reports the logged ones that were written and no longer say
- * so. Returns how many it changed. */
+/* Changes the leaves that meet the range; reports the logged ones that were written and no longer
+ * say so. Returns how many it changed. */
 uint64_t table_change(struct table *table, uint64_t gpa, uint64_t bytes, table_changer changer,
                       const void *ctx);
 

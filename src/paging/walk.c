@@ -2,21 +2,21 @@
 /*
  * The guest's own page tables, walked in software.
  *
- * Two walks give the same answers. The careful one knows every format and rule. The quick one is for
- * the 4-level walk that is part of every exit of an SVM processor without next-RIP: it tests only
- * what cannot wait, and leaves whatever is unusual to the careful one. Intel SDM "Paging"
+ * Two walks give the same answers. The careful one knows every format and rule. The quick one is
+ * for the 4-level walk that is part of every exit of an SVM processor without next-RIP: it tests
+ * only what cannot wait, and leaves whatever is unusual to the careful one. Intel SDM "Paging"
  * throughout; where the AMD APM "Page Translation and Protection" differs, a comment says so.
  */
 #include "paging/memo.h"
 #include "x86/defs.h"
 
-#define ENTRY_P  BIT(0)
-#define ENTRY_W  BIT(1)
-#define ENTRY_U  BIT(2)
-#define ENTRY_A  BIT(5)
-#define ENTRY_D  BIT(6)
-#define ENTRY_PS BIT(7)
-#define ENTRY_NX BIT(63)
+#define ENTRY_P      BIT(0)
+#define ENTRY_W      BIT(1)
+#define ENTRY_U      BIT(2)
+#define ENTRY_A      BIT(5)
+#define ENTRY_D      BIT(6)
+#define ENTRY_PS     BIT(7)
+#define ENTRY_NX     BIT(63)
 
 #define ADDRESS      0x000ffffffffff000ull
 #define ADDRESS_32   0xfffff000ull
@@ -26,7 +26,7 @@
 #define SIZE_4M      0x400000ull
 #define SIZE_1G      0x40000000ull
 
-#define RIGHTS_ALL (VIRTX_READ | VIRTX_WRITE | VIRTX_EXECUTE)
+#define RIGHTS_ALL   (VIRTX_READ | VIRTX_WRITE | VIRTX_EXECUTE)
 
 /* Another vcpu changing an entry each time we try to set its flags is a guest at odds with itself.
  * It then gets the #PF of an entry that changed under a TLB, which guests must expect anyway. */
@@ -42,8 +42,8 @@ struct path {
 };
 
 /* Guest RAM is mostly one slot or two, which are looked at in place. */
-static inline __attribute__((always_inline)) const struct slot_entry *find_slot(
-    const struct slot_table *slots, uint64_t gpa)
+static inline __attribute__((always_inline)) const struct slot_entry *
+find_slot(const struct slot_table *slots, uint64_t gpa)
 {
     const struct slot_entry *slot;
     if (unlikely(!slots)) /* no slot has been added yet */
@@ -69,8 +69,8 @@ static bool find_table(const struct virtx_vm *vm, const struct slot_table *slots
            virtx_hpa(vm->virtx, *table) != UINT64_MAX;
 }
 
-static inline __attribute__((always_inline)) uint64_t read_entry(const uint8_t *table,
-                                                                 uint64_t gva, unsigned shift)
+static inline __attribute__((always_inline)) uint64_t read_entry(const uint8_t *table, uint64_t gva,
+                                                                 unsigned shift)
 {
     const uint64_t *entry = (const void *)(table + ((gva >> (shift - 3)) & 0xff8));
     return __atomic_load_n(entry, __ATOMIC_RELAXED);
@@ -98,9 +98,9 @@ static uint32_t access_error(const struct walk_mode *mode, uint32_t access, uint
 }
 
 /* No translation: the entry is not present, or has a reserved bit set. */
-static __attribute__((noinline, cold)) enum virtx_status no_translation(
-    const struct walk_mode *mode, uint64_t entry, uint32_t access, uint32_t flags,
-    struct walk_result *result)
+static __attribute__((noinline, cold)) enum virtx_status
+no_translation(const struct walk_mode *mode, uint64_t entry, uint32_t access, uint32_t flags,
+               struct walk_result *result)
 {
     result->rights = 0;
     result->error = access_error(mode, access, flags);
@@ -132,9 +132,9 @@ static __attribute__((noinline)) uint32_t key_denies(const struct walk_mode *mod
 
 /* Intel SDM "Determination of Access Rights". `all` and `any` are the AND and the OR of the
  * entries used. */
-static inline __attribute__((always_inline)) enum virtx_status judge(
-    const struct walk_mode *mode, uint64_t all, uint64_t any, uint64_t leaf, uint32_t access,
-    uint32_t flags, struct walk_result *result)
+static inline __attribute__((always_inline)) enum virtx_status
+judge(const struct walk_mode *mode, uint64_t all, uint64_t any, uint64_t leaf, uint32_t access,
+      uint32_t flags, struct walk_result *result)
 {
     uint32_t rights = RIGHTS_ALL, denied = 0;
     bool user = (flags & (WALK_USER | WALK_IMPLICIT)) == WALK_USER;
@@ -150,8 +150,7 @@ static inline __attribute__((always_inline)) enum virtx_status judge(
         if (all & ENTRY_U) {
             if (mode->cr4 & CR4_SMEP)
                 rights &= ~(uint32_t)VIRTX_EXECUTE;
-            if ((mode->cr4 & CR4_SMAP) &&
-                (!(mode->rflags & RFLAGS_AC) || (flags & WALK_IMPLICIT)))
+            if ((mode->cr4 & CR4_SMAP) && (!(mode->rflags & RFLAGS_AC) || (flags & WALK_IMPLICIT)))
                 rights &= ~(uint32_t)(VIRTX_READ | VIRTX_WRITE);
         }
     }
@@ -183,9 +182,8 @@ struct near {
     uint64_t host; /* host address of GPA 0 of the slot, were it that long */
 };
 
-static inline __attribute__((always_inline)) bool near_read(const struct near *near, uint64_t table,
-                                                            uint64_t gva, unsigned shift,
-                                                            uint64_t *entry)
+static inline __attribute__((always_inline)) bool
+near_read(const struct near *near, uint64_t table, uint64_t gva, unsigned shift, uint64_t *entry)
 {
     table &= ADDRESS;
     if (unlikely(table - near->gpa >= near->bytes))
@@ -195,12 +193,9 @@ static inline __attribute__((always_inline)) bool near_read(const struct near *n
 }
 
 /* What the quick walk has put off, for a page of a constant size. */
-static inline __attribute__((always_inline)) bool quick_judge(const struct walk_mode *mode,
-                                                              uint64_t gva, uint64_t leaf,
-                                                              uint64_t size, uint64_t all,
-                                                              uint64_t any, uint32_t access,
-                                                              uint32_t flags,
-                                                              struct walk_result *result)
+static inline __attribute__((always_inline)) bool
+quick_judge(const struct walk_mode *mode, uint64_t gva, uint64_t leaf, uint64_t size, uint64_t all,
+            uint64_t any, uint32_t access, uint32_t flags, struct walk_result *result)
 {
     if (!(all & ENTRY_P) || (any & ADDRESS) >> mode->physical_bits)
         return false;
@@ -214,13 +209,14 @@ static inline __attribute__((always_inline)) bool quick_judge(const struct walk_
 }
 
 /*
- * The quick walk: 4 levels with EFER.NXE, to a page of 4 KiB or 2 MiB, through tables in one slot that is
- * always there (VIRTX_MEMSLOT_PINNED). Reading a table named by an unusable entry does no harm as long as
- * it is in the slot, so presence and reserved bits are tested once at the end. False: nothing is known.
+ * The quick walk: 4 levels with EFER.NXE, to a page of 4 KiB or 2 MiB, through tables in one slot
+ * that is always there (VIRTX_MEMSLOT_PINNED). Reading a table named by an unusable entry does no
+ * harm as long as it is in the slot, so presence and reserved bits are tested once at the end.
+ * False: nothing is known.
  */
-static inline __attribute__((always_inline)) bool walk_quick(
-    struct virtx_vm *vm, const struct walk_mode *mode, uint64_t gva, uint32_t access,
-    uint32_t flags, struct walk_result *result)
+static inline __attribute__((always_inline)) bool
+walk_quick(struct virtx_vm *vm, const struct walk_mode *mode, uint64_t gva, uint32_t access,
+           uint32_t flags, struct walk_result *result)
 {
     uint64_t root = mode->cr3 & ADDRESS, entry, all, any;
     const struct slot_entry *slot;
@@ -295,8 +291,9 @@ fault:
 }
 
 /*
- * PAE paging. The PDPTEs come from registers; VMX has checked their reserved bits when CR3 was loaded,
- * SVM reads them at each walk and so finds the fault here (AMD APM "Nested Paging and PAE").
+ * PAE paging. The PDPTEs come from registers; VMX has checked their reserved bits when CR3 was
+ * loaded, SVM reads them at each walk and so finds the fault here (AMD APM "Nested Paging and
+ * PAE").
  */
 static enum virtx_status walk_pae(struct virtx_vm *vm, const struct walk_mode *mode, uint64_t gva,
                                   uint32_t access, uint32_t flags, struct walk_result *result,
@@ -427,7 +424,7 @@ static bool exchange(uint8_t *at, unsigned width, uint64_t old, uint64_t new)
         return __atomic_compare_exchange_n((uint64_t *)(void *)at, &old, new, false,
                                            __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
     uint32_t old_32 = (uint32_t)old;
-    return __atomic_compare_exchange_n((uint32_t *)(void *)at, &old_32, (uint32_t)new, false,
+    return __atomic_compare_exchange_n((uint32_t *)(void *)at, &old_32, (uint32_t) new, false,
                                        __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
 }
 
@@ -464,9 +461,9 @@ static __attribute__((noinline)) bool set_flags(struct virtx_vm *vm, const struc
     return true;
 }
 
-static __attribute__((noinline)) enum virtx_status walk_careful(
-    struct virtx_vm *vm, const struct walk_mode *mode, uint64_t gva, uint32_t access,
-    uint32_t flags, struct walk_result *result)
+static __attribute__((noinline)) enum virtx_status
+walk_careful(struct virtx_vm *vm, const struct walk_mode *mode, uint64_t gva, uint32_t access,
+             uint32_t flags, struct walk_result *result)
 {
     struct path path;
     for (unsigned attempt = 0; attempt < FLAG_ATTEMPTS; attempt++) {
@@ -493,8 +490,8 @@ static const uint8_t *host_of(struct virtx_vm *vm, uint64_t gpa)
     return find_table(vm, virtx_slots(vm), gpa & ~OFFSET(SIZE_4K), &page) ? page : NULL;
 }
 
-/* Remembers the entries of a 4-level walk that led to gpa. The generation was read before all else, so
- * whatever changes meanwhile makes the memo worthless. */
+/* Remembers the entries of a 4-level walk that led to gpa. The generation was read before all else,
+ * so whatever changes meanwhile makes the memo worthless. */
 static void remember(struct walk_memo *memo, struct virtx_vm *vm, const struct walk_mode *mode,
                      uint64_t gva, const struct path *path, uint64_t gpa)
 {

@@ -14,17 +14,17 @@
 /* The registers that govern a walk. */
 struct walk_mode {
     uint64_t cr0, cr3, cr4, efer, rflags;
-    uint64_t pdpte[4];      /* with PAE paging outside long mode */
+    uint64_t pdpte[4]; /* with PAE paging outside long mode */
     uint32_t pkru;
-    uint8_t physical_bits;  /* the guest's MAXPHYADDR: bits above are reserved */
-    bool no_1g;             /* the guest's CPUID has no 1-GByte pages: PS in a PDPTE is reserved */
+    uint8_t physical_bits; /* the guest's MAXPHYADDR: bits above are reserved */
+    bool no_1g;            /* the guest's CPUID has no 1-GByte pages: PS in a PDPTE is reserved */
 };
 
 enum walk_flag {
-    WALK_USER = 1u << 0,     /* as at CPL 3 */
-    WALK_IMPLICIT = 1u << 1, /* implicit supervisor access (descriptor tables): SMAP without AC */
-    WALK_SET_FLAGS = 1u << 2,/* set accessed and dirty flags as the processor does */
-    WALK_PROBE = 1u << 3,    /* access may be 0: only find the page, ignore rights */
+    WALK_USER = 1u << 0,      /* as at CPL 3 */
+    WALK_IMPLICIT = 1u << 1,  /* implicit supervisor access (descriptor tables): SMAP without AC */
+    WALK_SET_FLAGS = 1u << 2, /* set accessed and dirty flags as the processor does */
+    WALK_PROBE = 1u << 3,     /* access may be 0: only find the page, ignore rights */
 };
 
 struct walk_result {
@@ -36,8 +36,8 @@ struct walk_result {
 
 /*
  * VIRTX_OK, VIRTX_E_FAULT (page fault), VIRTX_E_NOT_FOUND (a table of the guest is not in memory).
- * Whether gva is canonical is the caller's question: that is #GP or #SS, not #PF. Flags are set only by
- * an access that is allowed. On a vcpu's thread, or under the VM's lock.
+ * Whether gva is canonical is the caller's question: that is #GP or #SS, not #PF. Flags are set
+ * only by an access that is allowed. On a vcpu's thread, or under the VM's lock.
  */
 enum virtx_status walk_guest(struct virtx_vm *vm, const struct walk_mode *mode, uint64_t gva,
                              uint32_t access, uint32_t flags, struct walk_result *result);

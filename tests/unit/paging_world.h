@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * A host and a VM made of models, for the tests of src/paging: table pages whose HPAs are not in the
- * order of their addresses, a page pool that keeps what is not settled, and slots over memory that need
- * not exist. Replaces the parts of src/core that src/paging calls.
+ * A host and a VM made of models, for the tests of src/paging: table pages whose HPAs are not in
+ * the order of their addresses, a page pool that keeps what is not settled, and slots over memory
+ * that need not exist. Replaces the parts of src/core that src/paging calls.
  */
 #ifndef PAGING_WORLD_H
 #define PAGING_WORLD_H
@@ -26,10 +26,10 @@ struct world {
     struct ref_memory memory; /* host-physical, for the reference walker: table pages only */
     uint64_t pool_limit;      /* pages that virtx_pool_get() will have out at most */
     uint64_t pool_used;
-    uint64_t waiting;         /* pages given back that have not settled yet */
-    unsigned gets;            /* calls of virtx_pool_get() */
-    uint64_t *backing;        /* HPA of each page of backing, or UINT64_MAX */
-    unsigned lookups;         /* calls of virt_to_phys */
+    uint64_t waiting;           /* pages given back that have not settled yet */
+    unsigned gets;              /* calls of virtx_pool_get() */
+    uint64_t *backing;          /* HPA of each page of backing, or UINT64_MAX */
+    unsigned lookups;           /* calls of virt_to_phys */
     uint64_t *log[WORLD_SLOTS]; /* dirty logs of the slots by virtx_memslot index */
     struct slot_table *slots;
 };

@@ -178,7 +178,8 @@ static struct ref_result walk_pae(struct ref_memory *memory, const struct ref_re
 
     if (!bit(pdpte, 0))
         return page_fault(result, s, false, false, false);
-    /* SVM: "illegal bit combinations in the PDPEs are signaled at the time that the PDPE is used". */
+    /* SVM: "illegal bit combinations in the PDPEs are signaled at the time that the PDPE is used".
+     */
     if (bits(pdpte, 2, 1) || bits(pdpte, 8, 5) || bits(pdpte, 63, r->maxphyaddr))
         return page_fault(result, s, true, true, false);
     if (!read_entry(memory, bits(pdpte, 51, 12) << 12 | bits(linear, 29, 21) << 3, 8, &result))
@@ -340,7 +341,8 @@ static struct ref_nested walk_npt(struct ref_memory *memory, uint64_t root, uint
             return n;
         n.kind = REF_NESTED_MISCONFIGURED;
         leaf = n.level == 1 || (n.level < 4 && bit(value, 7));
-        if ((n.level == 4 && bits(value, 8, 7)) || (leaf && n.level > 1 && bits(value, low - 1, 13)))
+        if ((n.level == 4 && bits(value, 8, 7)) ||
+            (leaf && n.level > 1 && bits(value, low - 1, 13)))
             return n;
         /* Nested walks are user accesses. */
         n.read = n.read && bit(value, 2);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Reference page walkers for tests: the guest's own tables, EPT and NPT, written from the manuals rule by
- * rule and without a thought for speed. They share nothing with src/paging.
+ * Reference page walkers for tests: the guest's own tables, EPT and NPT, written from the manuals
+ * rule by rule and without a thought for speed. They share nothing with src/paging.
  */
 #ifndef REF_WALK_H
 #define REF_WALK_H
@@ -49,7 +49,8 @@ struct ref_result {
 struct ref_result ref_walk(struct ref_memory *memory, const struct ref_registers *regs,
                            uint64_t linear, const struct ref_access *access);
 
-/* What an entry becomes once the processor has used it; `leaf` and `write` set the dirty flag too. */
+/* What an entry becomes once the processor has used it; `leaf` and `write` set the dirty flag too.
+ */
 uint64_t ref_used_entry(uint64_t value, bool leaf, bool write);
 
 enum ref_nested_format { REF_EPT, REF_NPT };
@@ -64,10 +65,10 @@ struct ref_nested {
     enum ref_nested_kind kind;
     uint64_t hpa, page_bytes;
     bool read, write, execute;
-    bool dirty;          /* the leaf's dirty flag */
-    unsigned type;       /* EPT memory type, or the PAT index (PAT:PCD:PWT) of an NPT leaf */
-    bool ignore_pat;     /* EPT bit 6 */
-    unsigned level;      /* of the leaf, or where the walk ended */
+    bool dirty;      /* the leaf's dirty flag */
+    unsigned type;   /* EPT memory type, or the PAT index (PAT:PCD:PWT) of an NPT leaf */
+    bool ignore_pat; /* EPT bit 6 */
+    unsigned level;  /* of the leaf, or where the walk ended */
     uint64_t leaf, leaf_address;
 };
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * The nested engine against a model of slots: after any sequence of slot changes, faults and harvests
- * the hardware's walk finds exactly the slots' memory, and the logs have exactly what was written.
+ * The nested engine against a model of slots: after any sequence of slot changes, faults and
+ * harvests the hardware's walk finds exactly the slots' memory, and the logs have exactly what was
+ * written.
  */
 #include "paging/table.h"
 #include "paging_world.h"
@@ -13,8 +14,8 @@
 #include <string.h>
 
 #define STEPS       30000
-#define SLOT_MAX    2048u /* pages of the largest slot */
-#define SPACE_PAGES 8192u /* guest-physical space of the model */
+#define SLOT_MAX    2048u                                    /* pages of the largest slot */
+#define SPACE_PAGES 8192u                                    /* guest-physical space of the model */
 #define SPACE_BASE  (BIT(39) - SPACE_PAGES / 2 * WORLD_PAGE) /* across a boundary of all levels */
 
 struct model_slot {
@@ -262,8 +263,8 @@ static uint64_t random_place(void)
 
 static void step_add(struct model_slot *slot)
 {
-    static const uint32_t flag_choice[] = {0, 0, 0, VIRTX_MEMSLOT_SMALL_PAGES,
-                                           VIRTX_MEMSLOT_WRITE_MMIO, VIRTX_MEMSLOT_DIRTY_LOG};
+    static const uint32_t flag_choice[] = {
+        0, 0, 0, VIRTX_MEMSLOT_SMALL_PAGES, VIRTX_MEMSLOT_WRITE_MMIO, VIRTX_MEMSLOT_DIRTY_LOG};
     uint64_t pages = world_below(2) ? (world_below(4) + 1) * 512 : world_below(SLOT_MAX) + 1;
     uint64_t gpa = random_place(), index = (uint64_t)(slot - slots);
     uint32_t rights = VIRTX_READ | (world_random() & (VIRTX_WRITE | VIRTX_EXECUTE));
@@ -344,7 +345,8 @@ static uint64_t random_touch_gpa(void)
         return SPACE_BASE + world_below(SPACE_PAGES) * WORLD_PAGE + world_below(4096);
     /* Some locality, as the quick path is for that. */
     if (world_below(2))
-        return slot->entry.gpa + world_below((uint32_t)(slot->pages < 50 ? slot->pages : 50)) * WORLD_PAGE;
+        return slot->entry.gpa +
+               world_below((uint32_t)(slot->pages < 50 ? slot->pages : 50)) * WORLD_PAGE;
     return slot->entry.gpa + world_below((uint32_t)slot->pages) * WORLD_PAGE + world_below(4096);
 }
 
@@ -387,7 +389,8 @@ START_TEST(random_operations)
         struct model_slot *slot = &slots[world_below(WORLD_SLOTS)];
         uint32_t dice = world_below(1000);
         if (world_below(500) == 0)
-            world.pool_limit = world_below(2) ? WORLD_TABLE_PAGES : world.pool_used + world_below(4);
+            world.pool_limit =
+                world_below(2) ? WORLD_TABLE_PAGES : world.pool_used + world_below(4);
         if (dice < 940)
             step_touch();
         else if (!slot->used)
@@ -523,7 +526,8 @@ START_TEST(a_log_splits_and_joins)
 }
 END_TEST
 
-/* A log begins where the pool cannot split: the large page is dropped and comes back in small ones. */
+/* A log begins where the pool cannot split: the large page is dropped and comes back in small ones.
+ */
 START_TEST(a_log_begins_without_memory)
 {
     setup(_i, VIRTX_FEATURE_LARGE_2M);
@@ -590,8 +594,9 @@ START_TEST(impossible_host_addresses)
 END_TEST
 
 /*
- * Races. Another CPU removes, moves or narrows a slot while a fault is between reading the slots and
- * writing the entry; the host function that the fault calls in between is where the test does it.
+ * Races. Another CPU removes, moves or narrows a slot while a fault is between reading the slots
+ * and writing the entry; the host function that the fault calls in between is where the test does
+ * it.
  */
 static void (*intrude)(void);
 static uint64_t (*plain_virt_to_phys)(void *ctx, const void *va);
@@ -686,8 +691,8 @@ START_TEST(no_use_of_a_freed_table)
 }
 END_TEST
 
-/* A fault for a page that another vcpu has mapped and the guest has written since: what the log has yet
- * to be told is kept. */
+/* A fault for a page that another vcpu has mapped and the guest has written since: what the log has
+ * yet to be told is kept. */
 START_TEST(a_late_fault_keeps_the_log)
 {
     struct virtx_page_fault fault = {.gpa = 0x2000, .access = VIRTX_READ};

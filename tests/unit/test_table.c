@@ -9,12 +9,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* The model covers three 1-GiB ranges by their first 4 MiB each, and 2 MiB at the top of the space. */
-#define WINDOWS 4u
+/* The model covers three 1-GiB ranges by their first 4 MiB each, and 2 MiB at the top of the space.
+ */
+#define WINDOWS      4u
 #define WINDOW_PAGES 1024u
-#define STEPS 20000
+#define STEPS        20000
 
-static const uint64_t window_gpa[WINDOWS] = {0, BIT(30), 5 * BIT(39) - 2 * BIT(21), BIT(48) - BIT(22)};
+static const uint64_t window_gpa[WINDOWS] = {0, BIT(30), 5 * BIT(39) - 2 * BIT(21),
+                                             BIT(48) - BIT(22)};
 
 struct page {
     bool present, logged, written;
@@ -152,7 +154,8 @@ static void step_map(void)
         page = first;
     }
     /* The engine is told the truth: a page that is there stays at its HPA. */
-    status = table_map(&table, gpa, level, table_leaf(&table, hpa, level, rights, VIRTX_MEMORY_WB, logged),
+    status = table_map(&table, gpa, level,
+                       table_leaf(&table, hpa, level, rights, VIRTX_MEMORY_WB, logged),
                        sequence - again);
     if (again && (status == VIRTX_AGAIN || world.pool_limit < WORLD_TABLE_PAGES))
         return;
@@ -207,7 +210,8 @@ static void step_unmap(void)
     for (unsigned w = 0; w < WINDOWS; w++)
         for (unsigned i = 0; i < WINDOW_PAGES; i++) {
             struct page *page = &model[w][i];
-            uint64_t at = window_gpa[w] + i * WORLD_PAGE, span = table_span(page->level ? page->level : 1);
+            uint64_t at = window_gpa[w] + i * WORLD_PAGE,
+                     span = table_span(page->level ? page->level : 1);
             at &= ~(span - 1);
             if (page->present && at < gpa + bytes && at + span > gpa)
                 model_drop(at, span);
@@ -238,7 +242,8 @@ static uint64_t clear_written(const struct table *t, const void *ctx, uint64_t l
 
 static void step_collect(void)
 {
-    uint64_t gpa = random_gpa(), bytes = (world_below(600) + 1) * WORLD_PAGE, changed = 0, expected = 0;
+    uint64_t gpa = random_gpa(), bytes = (world_below(600) + 1) * WORLD_PAGE, changed = 0,
+             expected = 0;
     if (gpa + bytes > BIT(48))
         bytes = BIT(48) - gpa;
     for (unsigned w = 0; w < WINDOWS; w++)
@@ -288,7 +293,8 @@ static void random_steps(void)
     for (unsigned i = 0; i < STEPS; i++) {
         uint32_t dice = world_below(100);
         if (world_below(200) == 0)
-            world.pool_limit = world_below(2) ? WORLD_TABLE_PAGES : world.pool_used + world_below(4);
+            world.pool_limit =
+                world_below(2) ? WORLD_TABLE_PAGES : world.pool_used + world_below(4);
         if (dice < 60)
             step_map();
         else if (dice < 75)
@@ -323,9 +329,9 @@ START_TEST(a_giant_leaf_splits_twice)
     struct ref_nested n;
 
     setup(_i, false);
-    ck_assert_int_eq(table_map(&table, BIT(30), 3,
-                               table_leaf(&table, BIT(34), 3, 7, VIRTX_MEMORY_WB, false), 0),
-                     VIRTX_OK);
+    ck_assert_int_eq(
+        table_map(&table, BIT(30), 3, table_leaf(&table, BIT(34), 3, 7, VIRTX_MEMORY_WB, false), 0),
+        VIRTX_OK);
     n = world_walk(table.root_hpa, BIT(30) + 0x12345678);
     ck_assert_int_eq(n.kind, REF_NESTED_OK);
     ck_assert_uint_eq(n.page_bytes, BIT(30));
@@ -343,8 +349,8 @@ START_TEST(a_giant_leaf_splits_twice)
 }
 END_TEST
 
-/* Memory types as the manuals encode them: EPT has them all, with "ignore PAT" for other than WB; NPT
- * knows what every host's PAT has, WB and UC. */
+/* Memory types as the manuals encode them: EPT has them all, with "ignore PAT" for other than WB;
+ * NPT knows what every host's PAT has, WB and UC. */
 START_TEST(memory_types)
 {
     static const unsigned types[] = {VIRTX_MEMORY_UC, VIRTX_MEMORY_WC, VIRTX_MEMORY_WT,
@@ -353,9 +359,9 @@ START_TEST(memory_types)
         for (unsigned i = 0; i < ARRAY_SIZE(types); i++) {
             struct ref_nested n;
             setup(_i, false);
-            ck_assert_int_eq(
-                table_map(&table, 0, level, table_leaf(&table, BIT(34), level, 7, types[i], false), 0),
-                VIRTX_OK);
+            ck_assert_int_eq(table_map(&table, 0, level,
+                                       table_leaf(&table, BIT(34), level, 7, types[i], false), 0),
+                             VIRTX_OK);
             n = world_walk(table.root_hpa, 0);
             ck_assert_int_eq(n.kind, REF_NESTED_OK);
             if (_i == REF_EPT) {
@@ -400,9 +406,9 @@ START_TEST(no_dirty_flag_is_set_unseen)
 {
     struct ref_nested n;
     setup(_i, true);
-    ck_assert_int_eq(table_map(&table, 0, 1,
-                               table_leaf(&table, BIT(34), 1, 7, VIRTX_MEMORY_WB, true), 0),
-                     VIRTX_OK);
+    ck_assert_int_eq(
+        table_map(&table, 0, 1, table_leaf(&table, BIT(34), 1, 7, VIRTX_MEMORY_WB, true), 0),
+        VIRTX_OK);
     n = world_walk(table.root_hpa, 0);
     ck_assert(!n.dirty);
     world_set_bits(n.leaf_address, table.written);
@@ -417,7 +423,8 @@ END_TEST
 
 static void map_4k(uint64_t gpa)
 {
-    ck_assert_int_eq(table_map(&table, gpa, 1, table_leaf(&table, BIT(34), 1, 7, VIRTX_MEMORY_WB, false),
+    ck_assert_int_eq(table_map(&table, gpa, 1,
+                               table_leaf(&table, BIT(34), 1, 7, VIRTX_MEMORY_WB, false),
                                atomic_load(&table.sequence)),
                      VIRTX_OK);
 }
@@ -470,7 +477,8 @@ static uint64_t take_write(const struct table *t, const void *ctx, uint64_t leaf
     return leaf & ~t->format->write;
 }
 
-/* A change passes over large leaves and tables side by side, and leaves the tables' own entries alone. */
+/* A change passes over large leaves and tables side by side, and leaves the tables' own entries
+ * alone. */
 START_TEST(a_change_meets_all_sizes)
 {
     uint64_t large;

@@ -8,9 +8,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define PAGE      4096u
-#define PAGES     24u
-#define ROM_PAGES 2u
+#define PAGE         4096u
+#define PAGES        24u
+#define ROM_PAGES    2u
 #define RANDOM_WALKS 100000
 
 /* Guest memory: two RAM slots with a hole between them and a read-only slot, not in GPA order in
@@ -93,7 +93,9 @@ static void setup(void)
             .dirty = &dirty[i],
             .rights = layout[i].rights,
             .type = VIRTX_MEMORY_WB,
-            .flags = i == 0 ? 0 : i == 1 ? VIRTX_MEMSLOT_PINNED : VIRTX_MEMSLOT_CONTIGUOUS,
+            .flags = i == 0   ? 0
+                     : i == 1 ? VIRTX_MEMSLOT_PINNED
+                              : VIRTX_MEMSLOT_CONTIGUOUS,
         };
     }
     absent = NULL;
@@ -162,7 +164,8 @@ static uint64_t random_entry(unsigned width, unsigned level, bool strict)
     if (level > 1 && (entry & BIT(7)) && !one_in(4)) {
         unsigned low = width == 4 ? 22 : 12 + 9 * (level - 1);
         entry &= ~bits_mask(low - 1, 13);
-        entry |= width == 4 ? random_bits() & bits_mask(31, 22) : random_bits() & bits_mask(35, low);
+        entry |=
+            width == 4 ? random_bits() & bits_mask(31, 22) : random_bits() & bits_mask(35, low);
         if (width == 4 && one_in(2))
             entry |= random_bits() & bits_mask(16, 13);
     }
@@ -398,7 +401,8 @@ static bool read_nested(void *ctx, uint64_t gpa, unsigned width, uint64_t *value
 
 START_TEST(nested_walk_takes_24_references)
 {
-    /* Host page 0 up: nested PML4, PDPT, PD, PT mapping GPA n to HPA 0x10000 + n; then the guest. */
+    /* Host page 0 up: nested PML4, PDPT, PD, PT mapping GPA n to HPA 0x10000 + n; then the guest.
+     */
     static uint8_t host[0x30000];
     static const uint64_t nested_bits[] = {[REF_EPT] = 7, [REF_NPT] = 7};
     uint64_t gva = 0x7f1234567000;
@@ -472,7 +476,8 @@ START_TEST(probe_finds_the_page_whatever_the_rights)
 }
 END_TEST
 
-/* An allowed read sets accessed everywhere and dirty nowhere; a write then the leaf's dirty flag. */
+/* An allowed read sets accessed everywhere and dirty nowhere; a write then the leaf's dirty flag.
+ */
 START_TEST(flags_are_set_once)
 {
     uint64_t gva = 0xffff812345678000, leaf = 0;
@@ -554,8 +559,7 @@ START_TEST(a_memo_hit_is_a_walk)
             do
                 mode = random_mode();
             while (!(mode.efer & EFER_LMA) && !one_in(8));
-            gva = one_in(3) ? below(UINT32_MAX)
-                            : (uint64_t)((int64_t)(random_bits() << 16) >> 16);
+            gva = one_in(3) ? below(UINT32_MAX) : (uint64_t)((int64_t)(random_bits() << 16) >> 16);
         }
         if (dice < 8)
             random_tables(&mode, gva);
@@ -572,7 +576,8 @@ START_TEST(a_memo_hit_is_a_walk)
         else if (dice < 19 && gva <= UINT32_MAX && (mode.cr4 & CR4_PAE) && (mode.cr0 & CR0_PG))
             mode.efer ^= EFER_LMA | EFER_LME;
         gva = (uint64_t)((int64_t)(((gva & ~0xfffull) | below(PAGE)) << 16) >> 16);
-        if (dice == 99) { /* the host takes a page of the slot that may lose some, or brings it back */
+        if (dice ==
+            99) { /* the host takes a page of the slot that may lose some, or brings it back */
             absent = absent ? NULL : slots->entry[0].memory + below(6) * PAGE;
             atomic_fetch_add(&vm.generation, 1);
         }
