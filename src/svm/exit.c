@@ -78,6 +78,16 @@ static void decode_page_fault(struct svm_vcpu *sv, struct virtx_exit *exit)
     fault->misconfigured = (error & PF_RESERVED) != 0;
 }
 
+/* The DR6 bits of an intercepted #DB, which "matches what would be visible to a #DB exception
+ * handler". One engine leaves DR6 alone; a guest that single-steps has had that then. */
+static uint64_t debug_cause(const struct svm_vcpu *sv)
+{
+    const uint64_t causes = 0xe00f, single_step = 1u << 14;
+    uint64_t cause = sv->vmcb.save.dr6 & causes;
+
+    return cause == 0 && (sv->vmcb.save.rflags & RFLAGS_TF) ? single_step : cause;
+}
+
 static void decode_exception(struct svm_vcpu *sv, struct virtx_exit *exit, uint8_t vector)
 {
     /* Vectors that push an error code (AMD APM volume 2, "Exceptions and Interrupts"). */
@@ -102,7 +112,7 @@ static void decode_exception(struct svm_vcpu *sv, struct virtx_exit *exit, uint8
     if (vector == VECTOR_PF)
         exit->exception.address = control->exit_info2;
     else if (vector == VECTOR_DB)
-        exit->exception.address = sv->vmcb.save.dr6 & 0xe00f;
+        exit->exception.address = debug_cause(sv);
     else if (vector == VECTOR_BP || vector == VECTOR_OF)
         length(sv, exit);
 }

@@ -699,7 +699,7 @@ static void guest_spins_enabled(uint64_t limit)
     guest_counts(limit);
 }
 
-enum { SPIN = 30000000 };
+enum { SPIN = 5000000 };
 
 /* A handler of the host's kicks the vcpu that it interrupted. */
 static void kick_from_interrupt(void)
