@@ -137,7 +137,8 @@ struct virtx_exit_cpuid {
 
 /** @brief VMCALL or VMMCALL. The arguments are the guest's registers. */
 struct virtx_exit_hypercall {
-    uint64_t number; /**< RAX; a handler puts the result here, which goes to RAX. */
+    uint64_t number; /**< RAX; a handler puts the result here, and it replaces RAX whatever
+                          virtx_vcpu_gpr() was made to say. Other results go to virtx_vcpu_gpr(). */
     uint8_t cpl;     /**< Privilege level of the caller. */
     uint8_t pad[7];  /**< Zero. */
 };

@@ -17,10 +17,11 @@ enum hw_mov_kind {
 
 /* A decoded instruction and the bytes that it was decoded from, compared under the masks. */
 #define HW_DECODED_LINES 8u
+#define HW_DECODED_NONE 0u /* a mode that matches nothing: a line begins as zeros */
 struct hw_decoded {
     uint64_t low, high;           /* bytes 0-7 and 7-14 */
     uint64_t low_mask, high_mask; /* of the bytes that belong to the instruction */
-    uint32_t mode;
+    uint32_t mode;     /* enum insn_mode, plus one */
     struct hw_mov mov; /* what the instruction comes to, if it is simple */
     struct insn insn;
 };

@@ -62,7 +62,7 @@ static __attribute__((noinline)) bool decode(struct hw_decoded *line, const uint
 
     memcpy(copy, bytes, got);
     line->low_mask = line->high_mask = 0;
-    line->mode = UINT32_MAX; /* matches nothing */
+    line->mode = HW_DECODED_NONE;
     if (insn_decode(&line->insn, copy, got, mode) != INSN_OK)
         return false;
     line->mov = simple(&line->insn);
@@ -70,7 +70,7 @@ static __attribute__((noinline)) bool decode(struct hw_decoded *line, const uint
         return true; /* for this once */
     memcpy(&line->low, copy, sizeof(line->low));
     memcpy(&line->high, copy + 7, sizeof(line->high));
-    line->mode = mode;
+    line->mode = 1 + (uint32_t)mode;
     line->low_mask =
         line->insn.length >= 8 ? UINT64_MAX : (1ull << line->insn.length * 8) - 1;
     line->high_mask = line->insn.length <= 7 ? 0 : UINT64_MAX >> (15 - line->insn.length) * 8;
@@ -89,7 +89,7 @@ static inline const struct hw_decoded *decoded(struct hw_emulation *em, const ui
 
     __builtin_memcpy(&low, bytes, sizeof(low));
     __builtin_memcpy(&high, bytes + 7, sizeof(high));
-    if (likely(got == 15 && line->mode == (uint32_t)mode &&
+    if (likely(got == 15 && line->mode == 1 + (uint32_t)mode &&
                !((low ^ line->low) & line->low_mask) && !((high ^ line->high) & line->high_mask)))
         return line;
     return decode(line, bytes, got, mode) ? line : NULL;

@@ -4,7 +4,7 @@
 
 uint64_t registers_survive(uint64_t seed, uint64_t rounds);
 uint64_t guarded_call(uint64_t (*fn)(void *), void *argument, uint64_t *result);
-extern const char mode16[], mode16_end[], mode32[], mode32_end[];
+extern const char mode16[], mode16_end[], mode32[], mode32_end[], device16[], device16_end[];
 
 /* ---- The first guest ---- */
 
@@ -381,6 +381,38 @@ static void three_modes(void)
     drop_mode_vm(&real);
 }
 
+/* The first instruction that this vcpu has the library decode is 16-bit code. */
+static void device_in_real_mode(void)
+{
+    struct mode_vm real;
+    uint64_t value = 0;
+    const struct virtx_exit *exit;
+
+    machine_open();
+    if (!has_feature(VIRTX_FEATURE_UNPAGED_GUEST)) {
+        not_shown("this processor enters no unpaged guest, and the library does not execute it");
+        return;
+    }
+    make_mode_vm(&real, VIRTX_PRESET_REAL, device16, (size_t)(device16_end - device16));
+    CHECK_OK(virtx_vcpu_run(real.vcpu, &exit));
+    if (CHECK_EQUAL(exit->reason, VIRTX_EXIT_MMIO)) {
+        CHECK_EQUAL(exit->mmio.gpa, 0x50010);
+        CHECK_EQUAL(exit->mmio.size, 4);
+        CHECK_EQUAL(exit->mmio.access, VIRTX_READ);
+        CHECK_OK(virtx_vcpu_complete(real.vcpu, &(uint32_t){0x76543210}));
+        CHECK_OK(virtx_vcpu_run(real.vcpu, &exit));
+    }
+    if (CHECK_EQUAL(exit->reason, VIRTX_EXIT_MMIO)) {
+        CHECK_EQUAL(exit->mmio.gpa, 0x50014);
+        CHECK_EQUAL(exit->mmio.access, VIRTX_WRITE);
+        CHECK_EQUAL(exit->mmio.value, 0x76543211);
+        CHECK_OK(virtx_vcpu_complete(real.vcpu, NULL));
+        CHECK(vcpu_continue(real.vcpu, &value));
+        CHECK_EQUAL(value, 0x76543211);
+    }
+    drop_mode_vm(&real);
+}
+
 /* ---- One trace on every engine ---- */
 
 static void guest_trace(uint64_t argument)
@@ -505,5 +537,6 @@ GUEST_CASES({"hello", hello}, {"rings", rings}, {"ring-aliasing", ring_aliasing}
             {"host-registers-after-10000-exits", host_registers}, {"cpuid", cpuid},
             {"cpuid-apic-id", cpuid_apic_id}, {"cpuid-policy", cpuid_policy}, {"hlt", hlt},
             {"triple-fault", triple_fault}, {"unknown-port-reads-ones", unknown_port},
+            {"device-in-real-mode", device_in_real_mode},
             {"three-modes-round-robin", three_modes}, {"one-trace-on-every-engine", trace},
             {"thousand-vcpus", thousand_vcpus}, {"disable-and-enable", disable_and_enable});

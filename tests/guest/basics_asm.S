@@ -162,6 +162,19 @@ mode16:
     jmp mode16
 mode16_end:
 
+    /* A device at 0x50010, outside the slot, is read and then written. */
+    .globl device16, device16_end
+device16:
+    movw $0x5000, %ax
+    movw %ax, %es
+    movl %es:0x10, %eax
+    incl %eax
+    movl %eax, %es:0x14
+    movw $PORT_DONE, %dx
+    outl %eax, %dx
+    jmp device16
+device16_end:
+
     .code32
 mode32:
     smswl %eax
