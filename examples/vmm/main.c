@@ -277,10 +277,9 @@ static int loop(struct virtx_vcpu *vcpu)
     const struct virtx_exit *exit;
     const char *how;
     uint64_t armed = 0;
-    enum virtx_status status;
 
     arm_timer(&armed, INPUT_POLL_HZ);
-    while (!(status = virtx_vcpu_run(vcpu, &exit))) {
+    while (virtx_vcpu_run(vcpu, &exit) == VIRTX_OK) {
         how = serve(vcpu, exit, &armed);
         if (how)
             return describe_end(how, vcpu, exit);

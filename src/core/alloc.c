@@ -46,6 +46,7 @@ enum virtx_status virtx_pages_get(struct virtx *virtx, size_t pages, void **out,
     void *memory = virtx->ops.pages_alloc(virtx->ctx, pages);
     enum virtx_status status;
 
+    *out = NULL;
     if (!memory)
         return virtx_fail(error, VIRTX_E_NO_MEMORY, "ops.pages_alloc", "the host has no pages left",
                           pages);
@@ -63,7 +64,8 @@ void *virtx_pages_alloc(struct virtx *virtx, size_t pages)
 {
     void *memory;
 
-    return virtx_pages_get(virtx, pages, &memory, NULL) == VIRTX_OK ? memory : NULL;
+    (void)virtx_pages_get(virtx, pages, &memory, NULL);
+    return memory;
 }
 
 void virtx_pages_free(struct virtx *virtx, void *memory, size_t pages)
@@ -78,7 +80,7 @@ static enum virtx_status small_refill(struct virtx_vm *vm, struct virtx_error *e
     struct small_page *page;
     enum virtx_status status = virtx_pages_get(vm->virtx, 1, &memory, error);
 
-    if (status != VIRTX_OK)
+    if (!memory)
         return status;
     page = memory;
     page->next = vm->small_pages;
@@ -93,9 +95,11 @@ void *virtx_small_get(struct virtx_vm *vm, struct virtx_error *error)
 {
     struct small_block *block;
 
-    if (!vm->small_free && small_refill(vm, error) != VIRTX_OK)
-        return NULL;
+    if (!vm->small_free)
+        (void)small_refill(vm, error);
     block = vm->small_free;
+    if (!block)
+        return NULL;
     vm->small_free = block->next;
     memset(block, 0, VIRTX_SMALL_BYTES);
     return block;

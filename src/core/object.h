@@ -221,7 +221,7 @@ enum virtx_status virtx_fail_manual(struct virtx_error *error, enum virtx_status
 
 /* alloc.c: zeroed pages through the host ops, checked for nonsense answers (misalignment). */
 void *virtx_pages_alloc(struct virtx *virtx, size_t pages);
-/* The same with a reason: VIRTX_E_NO_MEMORY, or VIRTX_E_HOST for nonsense. */
+/* The same with a reason: VIRTX_E_NO_MEMORY, or VIRTX_E_HOST for nonsense. *out is NULL then. */
 enum virtx_status virtx_pages_get(struct virtx *virtx, size_t pages, void **out,
                                   struct virtx_error *error);
 void virtx_pages_free(struct virtx *virtx, void *memory, size_t pages);

@@ -265,6 +265,7 @@ enum virtx_status virtx_open(const struct virtx_config *config, struct virtx **o
         return status;
 
     copy_config(&early, config);
+    /* NOLINTNEXTLINE(bugprone-sizeof-expression): an array of pointers follows the structure */
     pages = pages_for(sizeof(*virtx) + config->max_cpus * sizeof(*virtx->cpus));
     status = virtx_pages_get(&early, pages, &memory, error);
     if (status != VIRTX_OK)

@@ -104,7 +104,7 @@ static enum virtx_status grow(struct virtx_vm *vm, uint64_t pages, bool *done)
 {
     uint64_t flags = virtx_lock_irq(&vm->page_lock);
     enum virtx_status status = VIRTX_OK;
-    void *page;
+    void *page = NULL;
 
     if (vm->pool_free_count < pages)
         collect(vm);
@@ -116,7 +116,7 @@ static enum virtx_status grow(struct virtx_vm *vm, uint64_t pages, bool *done)
                             vm->config.pool_pages);
     else if (!*done)
         status = virtx_pages_get(vm->virtx, 1, &page, &vm->error);
-    if (!*done && status == VIRTX_OK) {
+    if (page) {
         push(&vm->pool_free, page);
         vm->pool_free_count++;
     }

@@ -404,7 +404,7 @@ static enum virtx_status walk_once(struct virtx_vm *vm, const struct walk_mode *
                                    struct path *path)
 {
     if (!(mode->cr0 & CR0_PG)) {
-        path->count = 0;
+        *path = (struct path){0};
         result->gpa = gva & UINT32_MAX;
         result->bytes = SIZE_4K;
         result->rights = RIGHTS_ALL;
