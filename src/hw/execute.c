@@ -387,6 +387,15 @@ bool hw_emulation_exit(struct hw_vcpu *hv, const uint8_t *bytes, unsigned got)
     return hw_to_loop(hv, false);
 }
 
+/* With the bytes as they are now: those that do not belong to the instruction, too. */
+static bool emulation_exit_fetch(struct hw_vcpu *hv)
+{
+    uint8_t bytes[INSN_MAX_LENGTH];
+    unsigned got = hw_fetch(hv, bytes);
+
+    return hw_emulation_exit(hv, bytes, got);
+}
+
 /* Executes, or goes on executing. True: enter the guest; false: the record says what is wanted. */
 static bool execute(struct hw_vcpu *hv)
 {
@@ -410,7 +419,7 @@ static bool execute(struct hw_vcpu *hv)
             em->replay.count = 0;
         registers_in(hv, cpu); /* whole iterations of a string instruction */
         if (em->stopped)
-            return hw_emulation_exit(hv, em->bytes, em->got);
+            return emulation_exit_fetch(hv);
         if (em->forbidden)
             return hw_memory_exit(hv);
         hv->pending.kind = HW_PENDING_INSN;
@@ -426,21 +435,15 @@ static bool execute(struct hw_vcpu *hv)
         hv->work |= HW_WORK_EVENT;
         return true;
     default:
-        return hw_emulation_exit(hv, em->bytes, em->got);
+        return emulation_exit_fetch(hv);
     }
 }
 
-bool hw_execute_insn(struct hw_vcpu *hv, const struct insn *insn, const uint8_t *bytes,
-                     unsigned got, enum virtx_status *status)
+bool hw_execute_insn(struct hw_vcpu *hv, const struct insn *insn)
 {
     struct hw_emulation *em = hv->emulation;
 
-    (void)status;
-    if (insn != &em->insn)
-        em->insn = *insn;
-    if (bytes != em->bytes)
-        memcpy(em->bytes, bytes, got);
-    em->got = (uint8_t)got;
+    em->insn = *insn;
     em->replay.count = 0;
     registers_out(hv, &em->cpu);
     return execute(hv);
@@ -448,18 +451,17 @@ bool hw_execute_insn(struct hw_vcpu *hv, const struct insn *insn, const uint8_t 
 
 bool hw_execute(struct hw_vcpu *hv, enum virtx_status *status)
 {
-    struct hw_emulation *em = hv->emulation;
-    struct virtx_event event;
-    enum hw_access_result access;
-    enum insn_mode mode;
+    struct hw_fetch fetch;
+    const struct hw_line *line = hw_code(hv, &fetch);
 
-    em->got = (uint8_t)hw_fetch_event(hv, em->bytes, &mode, &event, &access);
-    switch (insn_decode(&em->insn, em->bytes, em->got, mode)) {
-    case INSN_OK:
-        return hw_execute_insn(hv, &em->insn, em->bytes, em->got, status);
+    (void)status;
+    if (line)
+        return line->result == INSN_OK ? hw_execute_insn(hv, &line->insn)
+                                       : emulation_exit_fetch(hv);
+    switch (fetch.result) {
     case INSN_MORE:
-        if (access == HW_ACCESS_FAULT) {
-            hw_raise(hv, &event);
+        if (fetch.access == HW_ACCESS_FAULT) {
+            hw_raise(hv, &fetch.event);
             return true;
         }
         break;
@@ -472,7 +474,7 @@ bool hw_execute(struct hw_vcpu *hv, enum virtx_status *status)
     default:
         break;
     }
-    return hw_emulation_exit(hv, em->bytes, em->got);
+    return hw_emulation_exit(hv, fetch.bytes, fetch.got);
 }
 
 /* The loop has answered the piece in the record: the access goes on, and then the instruction. */

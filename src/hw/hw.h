@@ -137,12 +137,12 @@ struct hw_vcpu {
     struct hw_soft *soft; /* see service.h */
 };
 
-/* What instruction fetch needs to know. */
+/*
+ * What an instruction fetch in 64-bit mode depends on. The key has CS.L and CS.D, the CPL,
+ * CR4.SMEP, EFER.LMA and EFER.NXE, arranged as the vendor likes, and is not 0 in 64-bit mode.
+ */
 struct hw_code {
-    uint64_t cr0, cr3, cr4, efer; /* guest view */
-    uint64_t base;       /* of CS; need not be filled in when L is set in 64-bit mode */
-    uint32_t attributes; /* of CS, as in struct virtx_segment */
-    uint32_t cpl;
+    uint64_t key, cr3;
 };
 
 /* The vendor plug-in: one constant table a vendor. All operations are required. */
@@ -183,9 +183,9 @@ struct virtx_hw {
 
     /* Makes `groups` of hv->state valid. */
     void (*read)(struct hw_vcpu *hv, uint32_t groups);
-    /* The same for what is wanted most, without moving whole groups. NULL: VIRTX_STATE_SEG and
-     * VIRTX_STATE_CR are read. Called while neither group is dirty. */
-    void (*code)(struct hw_vcpu *hv, struct hw_code *code);
+    /* What instruction fetch depends on, without moving whole groups. Not called while
+     * VIRTX_STATE_SEG or VIRTX_STATE_CR is dirty. */
+    struct hw_code (*code)(struct hw_vcpu *hv);
     /* CR8 without exits (VIRTX_FEATURE_TPR_SHADOW): the guest's CR8 as it is now in the hardware, in
      * use while controls.cr8_shadow. NULL: the vendor has none. Not called while VIRTX_STATE_CR is dirty. */
     uint8_t (*cr8)(struct hw_vcpu *hv);
@@ -263,9 +263,13 @@ void hw_host_machine_check(struct virtx *virtx);
 /* trapped.c: RDMSR of a register that may not exist; 0 and *trapped where it does not. */
 uint64_t hw_rdmsr_trapped(uint32_t index, bool *trapped);
 
-/* fetch.c: copies instruction bytes at the current CS:RIP into buf (15 at most, fewer at a page
+/* code.c: copies instruction bytes at the current CS:RIP into buf (15 at most, fewer at a page
  * without translation). Uses the guest's own tables. Returns how many. */
 unsigned hw_fetch(struct hw_vcpu *hv, uint8_t *buf);
+/* The same instruction decoded, as INSN_OK or INSN_UNKNOWN; NULL: there is none (any more), or not
+ * all of it can be had. Good until the next call. */
+struct insn;
+const struct insn *hw_insn(struct hw_vcpu *hv);
 
 /* The seam-1 table of a vendor, filled with src/hw's implementation. */
 #define HW_BACKEND(word, hw_table, cpu_size, vm_size, vcpu_size)                                    \

@@ -81,20 +81,17 @@ static bool random_word(bool seed, uint64_t *value)
 
 static bool random_exit(struct hw_vcpu *hv, bool seed)
 {
-    uint8_t bytes[15];
-    struct insn insn;
-    unsigned got;
+    const struct insn *insn;
     uint64_t value = 0, *rflags;
     bool good;
 
     if (!(seed ? guest_has(hv, 7, 0, 18) : guest_has(hv, 1, 1, 30)))
         return undefined(hv);
-    got = hw_fetch(hv, bytes);
-    if (insn_decode(&insn, bytes, got, hw_insn_mode(hv)) != INSN_OK ||
-        (insn.op != INSN_OP_RDRAND && insn.op != INSN_OP_RDSEED))
+    insn = hw_insn(hv);
+    if (!insn || (insn->op != INSN_OP_RDRAND && insn->op != INSN_OP_RDSEED))
         return true; /* the code has changed under us: run what is there now */
     good = random_word(seed, &value);
-    hw_gpr_write(hv, insn.operand[0].reg, good ? value : 0, insn.operand[0].size);
+    hw_gpr_write(hv, insn->operand[0].reg, good ? value : 0, insn->operand[0].size);
     rflags = &hw_change(hv, VIRTX_STATE_RFLAGS)->rflags;
     *rflags = (*rflags & ~RFLAGS_STATUS) | good;
     return done(hv);

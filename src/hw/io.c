@@ -5,8 +5,7 @@
  * One exit carries as many units as fit VIRTX_IO_BATCH and as memory allows without a fault. What is
  * left of a REP is executed again by the guest, and exits again.
  */
-#include "hw/service.h"
-#include "insn/insn.h"
+#include "hw/emulation.h"
 
 static uint64_t address_mask(unsigned bytes)
 {
@@ -22,19 +21,16 @@ static void counter_write(struct hw_vcpu *hv, unsigned reg, uint64_t value, unsi
 /* Finds out what the exit does not say: address size and segment. False: the exit is dealt with. */
 static bool decode(struct hw_vcpu *hv, struct insn *insn, enum virtx_status *status)
 {
-    uint8_t bytes[15];
-    struct virtx_event event;
-    enum hw_access_result result;
-    enum insn_mode mode;
-    unsigned got = hw_fetch_event(hv, bytes, &mode, &event, &result);
+    struct hw_fetch fetch;
+    const struct hw_line *line = hw_code(hv, &fetch);
 
-    if (insn_decode(insn, bytes, got, mode) == INSN_OK &&
-        (insn->op == INSN_OP_INS || insn->op == INSN_OP_OUTS)) {
+    if (line && (line->insn.op == INSN_OP_INS || line->insn.op == INSN_OP_OUTS)) {
+        *insn = line->insn;
         hv->vcpu->exit.length = insn->length;
         return true;
     }
-    if (result == HW_ACCESS_FAULT)
-        hw_raise(hv, &event);
+    if (!line && fetch.access == HW_ACCESS_FAULT)
+        hw_raise(hv, &fetch.event);
     /* Otherwise another CPU has changed the code meanwhile: what is there now will run. */
     (void)status;
     return false;

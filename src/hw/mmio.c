@@ -2,9 +2,9 @@
 /*
  * Nested faults: those the engine mends, those that are devices, and the access to the device.
  *
- * A plain MOV with one memory operand, nearly every access to a device, is recognized by the decoder
- * and completed here: the processor has said the guest-physical address already. Everything else
- * goes to the executor (execute.c).
+ * A plain MOV with one memory operand, nearly every access to a device, is recognized by the
+ * decoder and completed here: the processor has said the guest-physical address already. Everything
+ * else goes to the executor (execute.c).
  */
 #include "hw/service.h"
 #include "hw/emulation.h"
@@ -14,8 +14,8 @@ enum virtx_status hw_mmio_create(struct hw_vcpu *hv)
     _Static_assert(sizeof(struct hw_emulation) <= VIRTX_PAGE_SIZE, "one page is allocated");
     hv->emulation = virtx_pages_alloc(hv->vcpu->virtx, 1);
     if (!hv->emulation)
-        return virtx_fail(&hv->vcpu->error, VIRTX_E_NO_MEMORY, "vcpu",
-                          "the host has no pages left", 1);
+        return virtx_fail(&hv->vcpu->error, VIRTX_E_NO_MEMORY, "vcpu", "the host has no pages left",
+                          1);
     return VIRTX_OK;
 }
 
@@ -25,163 +25,118 @@ void hw_mmio_destroy(struct hw_vcpu *hv)
     hv->emulation = NULL;
 }
 
-/* Recognizes the simple forms. */
-static struct hw_mov simple(const struct insn *insn)
+static inline uint64_t load(const void *from, unsigned bytes)
 {
-    const struct insn_operand *to = &insn->operand[0], *from = &insn->operand[1], *reg = NULL;
-    struct hw_mov mov = {.kind = HW_MOV_NONE, .length = insn->length};
-
-    if (insn->op != INSN_OP_MOV && insn->op != INSN_OP_MOVZX && insn->op != INSN_OP_MOVSX)
-        return mov;
-    if (insn->prefixes & (INSN_PREFIX_LOCK | INSN_PREFIX_REP | INSN_PREFIX_REPNE))
-        return mov;
-    if (from->kind == INSN_MEM) {
-        mov.kind = insn->op == INSN_OP_MOVSX ? HW_MOV_SIGN : HW_MOV_READ;
-        mov.size = from->size;
-        mov.to_size = to->size;
-        reg = to;
-    } else if (to->kind == INSN_MEM) {
-        mov.kind = from->kind == INSN_IMM ? HW_MOV_IMMEDIATE : HW_MOV_WRITE;
-        mov.size = to->size;
-        reg = from;
+    switch (bytes) {
+    case 1:
+        return *(const uint8_t *)from;
+    case 2: {
+        uint16_t value;
+        __builtin_memcpy(&value, from, sizeof(value));
+        return value;
     }
-    if (reg && reg->kind == INSN_REG_HIGH)
-        mov.high = 8;
-    else if (reg && reg->kind != INSN_REG && mov.kind != HW_MOV_IMMEDIATE)
-        mov.kind = HW_MOV_NONE; /* a segment register */
-    if (reg)
-        mov.reg = reg->reg & 15;
-    return mov;
+    case 4: {
+        uint32_t value;
+        __builtin_memcpy(&value, from, sizeof(value));
+        return value;
+    }
+    default: {
+        uint64_t value;
+        __builtin_memcpy(&value, from, sizeof(value));
+        return value;
+    }
+    }
 }
 
-/* Decodes into a line. False: not an instruction, or not all of it is there. */
-static __attribute__((noinline)) bool decode(struct hw_decoded *line, const uint8_t *bytes,
-                                             unsigned got, enum insn_mode mode)
+/* What a plain MOV has read reaches its register. */
+static inline void complete_read(struct hw_vcpu *hv, struct hw_mov mov, uint64_t value)
 {
-    uint8_t copy[16] = {0};
-
-    memcpy(copy, bytes, got);
-    line->low_mask = line->high_mask = 0;
-    line->mode = HW_DECODED_NONE;
-    if (insn_decode(&line->insn, copy, got, mode) != INSN_OK)
-        return false;
-    line->mov = simple(&line->insn);
-    if (got < 15)
-        return true; /* for this once */
-    memcpy(&line->low, copy, sizeof(line->low));
-    memcpy(&line->high, copy + 7, sizeof(line->high));
-    line->mode = 1 + (uint32_t)mode;
-    line->low_mask =
-        line->insn.length >= 8 ? UINT64_MAX : (1ull << line->insn.length * 8) - 1;
-    line->high_mask = line->insn.length <= 7 ? 0 : UINT64_MAX >> (15 - line->insn.length) * 8;
-    return true;
-}
-
-/*
- * The decoder's answer for these bytes. What was decoded before is found again by its bytes, never by
- * its address alone: the guest may change its code without telling anybody.
- */
-static inline const struct hw_decoded *decoded(struct hw_emulation *em, const uint8_t *bytes,
-                                               unsigned got, enum insn_mode mode, uint64_t rip)
-{
-    struct hw_decoded *line = &em->decoded[(rip ^ rip >> 3) % HW_DECODED_LINES];
-    uint64_t low, high;
-
-    __builtin_memcpy(&low, bytes, sizeof(low));
-    __builtin_memcpy(&high, bytes + 7, sizeof(high));
-    if (likely(got == 15 && line->mode == 1 + (uint32_t)mode &&
-               !((low ^ line->low) & line->low_mask) && !((high ^ line->high) & line->high_mask)))
-        return line;
-    return decode(line, bytes, got, mode) ? line : NULL;
-}
-
-static void complete_simple(struct hw_vcpu *hv)
-{
-    const struct hw_mov mov = hv->soft->mov;
-    uint64_t value = hv->vcpu->exit.mmio.value;
     unsigned unused = 64 - 8u * mov.size;
+    uint64_t *gpr = &hv->state.gpr[mov.reg];
 
-    hv->vcpu->stats.instructions++;
-    if (mov.kind >= HW_MOV_READ) {
-        if (mov.kind == HW_MOV_SIGN)
-            value = (uint64_t)((int64_t)(value << unused) >> unused);
+    if (mov.kind == HW_MOV_SIGN)
+        value = (uint64_t)((int64_t)(value << unused) >> unused);
+    else
+        value = value << unused >> unused;
+    if (unlikely(mov.reg == VIRTX_RSP || mov.to_size < 4)) {
+        if (mov.high)
+            *gpr = (*gpr & ~0xff00ull) | (value & 0xff) << 8;
         else
-            value = value << unused >> unused;
-        if (likely(!mov.high))
             hw_gpr_write(hv, mov.reg, value, mov.to_size);
-        else
-            hv->state.gpr[mov.reg] =
-                (hv->state.gpr[mov.reg] & ~0xff00ull) | (value & 0xff) << 8;
+        return;
     }
-    hw_retire(hv);
+    *gpr = mov.to_size == 4 ? (uint32_t)value : value;
 }
 
-/* Whether the access is of this size and at the address that the processor named: it may also be the
- * second half of one that straddles into this page. */
-static inline bool starts_here(struct hw_vcpu *hv, const struct hw_decoded *line)
+/* Whether the access is of this size and at the address that the processor named: it may also be
+ * the second half of one that straddles into this page. */
+static inline bool starts_here(struct hw_vcpu *hv, const struct hw_line *line)
 {
     uint64_t offset = hv->fault.gpa & (VIRTX_PAGE_SIZE - 1);
 
-    if (offset + line->mov.size > VIRTX_PAGE_SIZE)
+    if (unlikely(offset + line->mov.size > VIRTX_PAGE_SIZE))
         return false;
-    return offset != 0 || line->mov.size == 1 || hw_operand_offset(hv, &line->insn) == 0;
+    if (offset != 0 || line->mov.size == 1)
+        return true;
+    if (likely(line->mov.base != HW_MOV_NO_BASE))
+        offset = hv->state.gpr[line->mov.base] + (uint64_t)line->insn.disp;
+    else
+        offset = hw_operand_offset(hv, &line->insn);
+    return (offset & (VIRTX_PAGE_SIZE - 1)) == 0;
 }
 
 /* The bytes are no instruction that the decoder knows, or not all of them could be had. */
-static __attribute__((noinline)) bool undecoded(struct hw_vcpu *hv, const uint8_t *bytes,
-                                                unsigned got, const struct virtx_event *event,
-                                                enum hw_access_result result)
+static __attribute__((noinline)) bool undecoded(struct hw_vcpu *hv, const struct hw_fetch *fetch)
 {
-    if (result == HW_ACCESS_FAULT) {
-        hw_raise(hv, event);
+    if (fetch->access == HW_ACCESS_FAULT) {
+        hw_raise(hv, &fetch->event);
         return true;
     }
-    return hw_emulation_exit(hv, bytes, got);
+    return hw_emulation_exit(hv, fetch->bytes, fetch->got);
+}
+
+/* What a plain MOV writes. */
+static inline uint64_t value_written(struct hw_vcpu *hv, const struct hw_line *line)
+{
+    const struct hw_mov mov = line->mov;
+    uint64_t value = line->insn.imm;
+
+    if (mov.kind == HW_MOV_WRITE)
+        value = hw_state(hv, mov.reg == VIRTX_RSP ? VIRTX_STATE_RSP : 0)->gpr[mov.reg] >> mov.high;
+    return value & hw_size_mask(mov.size);
 }
 
 bool hw_mmio(struct hw_vcpu *hv, enum virtx_status *status)
 {
     struct virtx_exit *exit = &hv->vcpu->exit;
     struct hw_soft *soft = hv->soft;
-    const struct hw_decoded *line;
-    struct virtx_event event;
-    enum hw_access_result result;
-    enum insn_mode mode;
-    uint8_t bytes[16];
-    uint64_t value = UINT64_MAX;
+    const struct hw_line *line;
+    struct hw_fetch fetch;
     struct hw_mov mov;
-    unsigned got;
-    bool write;
+    uint64_t gpa = hv->fault.gpa;
 
     if (unlikely(hv->has_reinject || hv->fault.access == VIRTX_EXECUTE))
         return hw_emulation_exit(hv, NULL, 0);
     if (unlikely(hv->fault.table_walk))
         return hw_memory_exit(hv);
-    got = hw_fetch_event(hv, bytes, &mode, &event, &result);
-    line = decoded(hv->emulation, bytes, got, mode, hv->state.rip);
+    line = hw_code(hv, &fetch);
     if (unlikely(!line))
-        return undecoded(hv, bytes, got, &event, result);
+        return undecoded(hv, &fetch);
     mov = line->mov;
-    write = mov.kind < HW_MOV_READ;
-    if (unlikely(mov.kind == HW_MOV_NONE || write != (hv->fault.access == VIRTX_WRITE) ||
+    if (unlikely(mov.kind == HW_MOV_NONE || mov.access != hv->fault.access ||
                  !starts_here(hv, line)))
-        return hw_execute_insn(hv, &line->insn, bytes, got, status);
+        return hw_execute_insn(hv, &line->insn);
 
-    if (mov.kind == HW_MOV_IMMEDIATE)
-        value = line->insn.imm & hw_size_mask(mov.size);
-    else if (write)
-        value = hw_state(hv, mov.reg == VIRTX_RSP ? VIRTX_STATE_RSP : 0)->gpr[mov.reg] >>
-                    mov.high & hw_size_mask(mov.size);
     soft->mov = mov;
     hv->pending.kind = HW_PENDING_SIMPLE;
     exit->reason = VIRTX_EXIT_MMIO;
     exit->length = mov.length;
     exit->rip = hv->state.rip;
-    exit->mmio.gpa = hv->fault.gpa;
+    exit->mmio.gpa = gpa;
     exit->mmio.size = mov.size;
-    exit->mmio.access = write ? VIRTX_WRITE : VIRTX_READ;
-    exit->mmio.value = value;
-    if (hv->fault.gpa + mov.size - 1 < soft->mmio_first || hv->fault.gpa > soft->mmio_last)
+    exit->mmio.access = mov.access;
+    exit->mmio.value = mov.access == VIRTX_WRITE ? value_written(hv, line) : UINT64_MAX;
+    if (gpa + mov.size - 1 < soft->mmio_first || gpa > soft->mmio_last)
         return hw_to_loop(hv, true);
     return hw_offer(hv, status);
 }
@@ -191,16 +146,20 @@ enum virtx_status hw_mmio_complete(struct hw_vcpu *hv, const void *value)
 {
     struct virtx_exit_mmio *mmio = &hv->vcpu->exit.mmio;
 
-    if (value && mmio->access == VIRTX_READ) {
-        mmio->value = 0;
-        memcpy(&mmio->value, value, mmio->size);
+    if (unlikely(hv->pending.kind != HW_PENDING_SIMPLE)) {
+        if (value && mmio->access == VIRTX_READ)
+            mmio->value = load(value, mmio->size);
+        return hw_execute_continue(hv);
     }
-    if (hv->pending.kind == HW_PENDING_SIMPLE) {
-        hv->pending.kind = HW_PENDING_NONE;
-        complete_simple(hv);
-        return VIRTX_OK;
+    hv->pending.kind = HW_PENDING_NONE;
+    hv->vcpu->stats.instructions++;
+    if (mmio->access == VIRTX_READ) {
+        const struct hw_mov mov = hv->soft->mov;
+
+        complete_read(hv, mov, value ? load(value, mov.size) : mmio->value);
     }
-    return hw_execute_continue(hv);
+    hw_retire(hv);
+    return VIRTX_OK;
 }
 
 void hw_mmio_abandon(struct hw_vcpu *hv)
@@ -211,7 +170,8 @@ void hw_mmio_abandon(struct hw_vcpu *hv)
     em->replay.count = 0;
 }
 
-/* The slot forbids it, or its page is away: the embedder may change that, and the guest tries again. */
+/* The slot forbids it, or its page is away: the embedder may change that, and the guest tries
+ * again. */
 bool hw_memory_exit(struct hw_vcpu *hv)
 {
     struct virtx_exit *exit = hw_record(hv, VIRTX_EXIT_MEMORY);
@@ -234,14 +194,39 @@ static bool own_page_fault(struct hw_vcpu *hv, enum virtx_status *status)
     struct virtx_exit *exit = &hv->vcpu->exit;
 
     exit->reason = VIRTX_EXIT_EXCEPTION;
-    exit->exception = (struct virtx_exit_exception){.vector = VECTOR_PF,
-                                                    .has_error = true,
-                                                    .error = hv->fault.error,
-                                                    .address = hv->fault.gva};
+    exit->exception = (struct virtx_exit_exception){
+        .vector = VECTOR_PF, .has_error = true, .error = hv->fault.error, .address = hv->fault.gva};
     return hw_offer(hv, status);
 }
 
-bool hw_page_fault(struct hw_vcpu *hv, enum virtx_status *status)
+/*
+ * Remembers the hole between the slots that the access fell into. Nested engines only: with others
+ * the address is not there before the engine has found it.
+ */
+static __attribute__((noinline)) void remember_hole(struct hw_vcpu *hv)
+{
+    struct hw_soft *soft = hv->soft;
+    struct virtx_vm *vm = hv->vcpu->vm;
+    uint64_t generation = atomic_load_explicit(&vm->generation, memory_order_acquire);
+    const struct slot_table *slots = virtx_slots(vm);
+    uint64_t gpa = hv->fault.gpa, first = 0, end = 0;
+
+    if (!vm->paging->nested || virtx_slot_find(slots, gpa))
+        return;
+    for (uint32_t i = 0; slots && i < slots->count; i++) {
+        if (slots->entry[i].gpa > gpa) {
+            end = slots->entry[i].gpa;
+            break;
+        }
+        first = slots->entry[i].end;
+    }
+    soft->hole_first = first;
+    soft->hole_bytes = end - first; /* without an end it goes round, to all that is left */
+    soft->hole_generation = generation;
+    soft->hole_slots = slots;
+}
+
+static __attribute__((noinline)) bool page_fault(struct hw_vcpu *hv, enum virtx_status *status)
 {
     struct virtx_vcpu *vcpu = hv->vcpu;
 
@@ -250,6 +235,7 @@ bool hw_page_fault(struct hw_vcpu *hv, enum virtx_status *status)
         vcpu->stats.faults_mapped++;
         return true;
     case VIRTX_FAULT_NOT_MEMORY:
+        remember_hole(hv);
         return hw_mmio(hv, status);
     case VIRTX_FAULT_REFLECT:
         return own_page_fault(hv, status);
@@ -262,4 +248,20 @@ bool hw_page_fault(struct hw_vcpu *hv, enum virtx_status *status)
     default:
         return hw_memory_exit(hv);
     }
+}
+
+/*
+ * The table of slots cannot be another one at the same address while the generation is the same: an
+ * old table is freed only after its own.
+ */
+bool hw_page_fault(struct hw_vcpu *hv, enum virtx_status *status)
+{
+    const struct hw_soft *soft = hv->soft;
+    struct virtx_vm *vm = hv->vcpu->vm;
+
+    if (hv->fault.gpa - soft->hole_first < soft->hole_bytes &&
+        atomic_load_explicit(&vm->generation, memory_order_acquire) == soft->hole_generation &&
+        virtx_slots(vm) == soft->hole_slots && likely(!hv->fault.misconfigured))
+        return hw_mmio(hv, status);
+    return page_fault(hv, status);
 }

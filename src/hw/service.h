@@ -49,14 +49,16 @@ enum hw_pending {
 };
 
 /* A MOV-like access to MMIO that needs no executor. */
+#define HW_MOV_NO_BASE 0xffu
 struct hw_mov {
+    uint8_t size;     /* bytes in memory */
+    uint8_t access;   /* enum virtx_access */
     uint8_t kind;     /* enum hw_mov_kind */
     uint8_t reg;      /* register; of AH to BH the number of AX to BX, with `high` */
     uint8_t high;     /* 8 for AH to BH: the shift */
-    uint8_t size;     /* bytes in memory */
     uint8_t to_size;  /* bytes of the register read into */
     uint8_t length;   /* of the instruction */
-    uint8_t unused[2];
+    uint8_t base;     /* the address is this register's and the displacement; or HW_MOV_NO_BASE */
 };
 
 /* String port access in progress (io.c). */
@@ -74,8 +76,10 @@ struct hw_soft {
     uint64_t mtrr_def_type;
     uint64_t microcode, syscfg, hwcr, de_cfg;
     struct hw_mov mov;
-    uint32_t code_slot; /* memory.c: where the code lay last */
-    struct walk_memo code;
+    /* mmio.c: a hole between the slots, in which an access is a device's; while these last. */
+    uint64_t hole_first, hole_bytes;
+    uint64_t hole_generation;
+    const struct slot_table *hole_slots;
     uint64_t mmio_first, mmio_last; /* no MMIO intercept reaches beyond these */
     uint32_t return_tier; /* host state to be back when run returns */
     struct hw_string string;
@@ -239,9 +243,6 @@ void hw_walk_mode(struct hw_vcpu *hv, struct walk_mode *mode);
 /* `flags`: WALK_IMPLICIT or 0; the privilege is the guest's own. */
 enum hw_access_result hw_translate(struct hw_vcpu *hv, uint64_t linear, uint32_t access,
                                    uint32_t flags, uint64_t *gpa, struct virtx_event *event);
-/* As hw_fetch(), in which mode the bytes are to be read, and why there are no more. */
-unsigned hw_fetch_event(struct hw_vcpu *hv, uint8_t *buf, enum insn_mode *mode,
-                        struct virtx_event *event, enum hw_access_result *result);
 enum hw_access_result hw_linear_read(struct hw_vcpu *hv, uint64_t linear, void *buffer,
                                      size_t bytes, struct virtx_event *event);
 enum hw_access_result hw_linear_probe_write(struct hw_vcpu *hv, uint64_t linear, size_t bytes,

@@ -492,8 +492,8 @@ static const uint8_t *host_of(struct virtx_vm *vm, uint64_t gpa)
 
 /* Remembers the entries of a 4-level walk that led to gpa. The generation was read before all else,
  * so whatever changes meanwhile makes the memo worthless. */
-static void remember(struct walk_memo *memo, struct virtx_vm *vm, const struct walk_mode *mode,
-                     uint64_t gva, const struct path *path, uint64_t gpa)
+static void remember(struct walk_memo *memo, struct virtx_vm *vm, uint64_t gva,
+                     const struct path *path, uint64_t gpa)
 {
     uint64_t table = path->root;
     unsigned shift = path->shift;
@@ -513,9 +513,6 @@ static void remember(struct walk_memo *memo, struct virtx_vm *vm, const struct w
         table = path->entry[i] & ADDRESS;
         shift -= 9;
     }
-    memo->cr3 = mode->cr3;
-    memo->cr4 = mode->cr4;
-    memo->efer = mode->efer;
     memo->host = host_of(vm, gpa);
 }
 
@@ -528,9 +525,8 @@ enum virtx_status walk_memo_fill(struct walk_memo *memo, struct virtx_vm *vm,
 
     memo->host = NULL;
     memo->generation = atomic_load_explicit(&vm->generation, memory_order_acquire);
-    memo->page = (gva & ~OFFSET(SIZE_4K)) | (flags & WALK_USER ? 1 : 0);
     status = walk_once(vm, mode, gva, VIRTX_EXECUTE, flags, result, &path);
     if (status == VIRTX_OK && (mode->efer & EFER_LMA) && (mode->cr0 & CR0_PG))
-        remember(memo, vm, mode, gva, &path, result->gpa);
+        remember(memo, vm, gva, &path, result->gpa);
     return status;
 }

@@ -119,9 +119,9 @@ bool svm_can_nmi(struct hw_vcpu *hv)
 /* PUSHF would show the guest the step's TF. The NMI waits for the next exit then. */
 static bool may_step(struct svm_vcpu *sv)
 {
-    struct insn insn;
+    const struct insn *insn = hw_insn(&sv->hw);
 
-    return !svm_fetch_decode(sv, &insn) || insn.op != INSN_OP_PUSHF;
+    return !insn || insn->op != INSN_OP_PUSHF;
 }
 
 /* The hardware's part of the interrupt window: a virtual interrupt, which exits when it could be

@@ -10,63 +10,22 @@
 #include "insn/insn.h"
 #include "svm/svm.h"
 
-static enum insn_mode mode_of(const struct svm_vcpu *sv)
+/* The instruction that exited; its length goes into the record. NULL: it is not there any more. */
+static const struct insn *decode(struct svm_vcpu *sv, struct virtx_exit *exit)
 {
-    if (svm_is_64bit(sv))
-        return INSN_64_AMD;
-    return sv->vmcb.save.cs.attributes & VMCB_ATTRIBUTE_DB ? INSN_32 : INSN_16;
-}
+    const struct insn *insn = hw_insn(&sv->hw);
 
-/* The instruction at RIP; false if there is none any more. */
-bool svm_fetch_decode(struct svm_vcpu *sv, struct insn *insn)
-{
-    uint8_t bytes[INSN_MAX_LENGTH];
-    unsigned available = hw_fetch(&sv->hw, bytes);
-    enum insn_result result = insn_decode(insn, bytes, available, mode_of(sv));
-
-    return result == INSN_OK || result == INSN_UNKNOWN;
-}
-
-/* Decodes the instruction that exited, and stores its length. */
-static bool decode(struct svm_vcpu *sv, struct virtx_exit *exit, struct insn *insn)
-{
-    if (!svm_fetch_decode(sv, insn)) {
+    if (unlikely(!insn)) {
         exit->reason = HW_EXIT_HOST;
-        return false;
+        return NULL;
     }
     exit->length = insn->length;
-    return true;
-}
-
-/* The two-byte opcodes of the exits that come by the thousand; with prefixes they are longer. */
-static bool is_plain(uint64_t code, const uint8_t *bytes)
-{
-    switch (code) {
-    case VMEXIT_CPUID:
-        return bytes[0] == 0x0f && bytes[1] == 0xa2;
-    case VMEXIT_MSR:
-        return bytes[0] == 0x0f && (bytes[1] == 0x30 || bytes[1] == 0x32);
-    default:
-        return false;
-    }
+    return insn;
 }
 
 void svm_length(struct svm_vcpu *sv, struct virtx_exit *exit)
 {
-    uint8_t bytes[INSN_MAX_LENGTH];
-    unsigned available = hw_fetch(&sv->hw, bytes);
-    enum insn_result result;
-    struct insn insn;
-
-    if (available >= 2 && is_plain(exit->raw.code, bytes)) {
-        exit->length = 2;
-        return;
-    }
-    result = insn_decode(&insn, bytes, available, mode_of(sv));
-    if (result == INSN_OK || result == INSN_UNKNOWN)
-        exit->length = insn.length;
-    else
-        exit->reason = HW_EXIT_HOST;
+    decode(sv, exit);
 }
 
 static uint64_t size_mask(unsigned bytes)
@@ -150,7 +109,7 @@ static void store_msw(struct svm_vcpu *sv, struct virtx_exit *exit, const struct
 void svm_decode_cr(struct svm_vcpu *sv, struct virtx_exit *exit)
 {
     uint64_t code = exit->raw.code, info = sv->vmcb.control.exit_info1;
-    struct insn insn;
+    const struct insn *insn;
 
     exit->reason = VIRTX_EXIT_CR;
     exit->cr.reg = code == VMEXIT_CR0_SELECTIVE ? 0 : (uint8_t)(code & 0xf);
@@ -162,20 +121,21 @@ void svm_decode_cr(struct svm_vcpu *sv, struct virtx_exit *exit)
             exit->cr.value = gpr(sv, exit->cr.gpr);
         return;
     }
-    if (!decode(sv, exit, &insn))
+    insn = decode(sv, exit);
+    if (!insn)
         return;
-    switch (insn.op) {
+    switch (insn->op) {
     case INSN_OP_MOV_CR:
-        exit->cr.gpr = insn.operand[exit->cr.access == VIRTX_READ ? 0 : 1].reg;
+        exit->cr.gpr = insn->operand[exit->cr.access == VIRTX_READ ? 0 : 1].reg;
         if (exit->cr.access == VIRTX_WRITE)
             exit->cr.value = gpr(sv, exit->cr.gpr);
         break;
     case INSN_OP_CLTS:
     case INSN_OP_LMSW:
-        cr0_by_other_means(sv, exit, &insn);
+        cr0_by_other_means(sv, exit, insn);
         break;
     case INSN_OP_SMSW:
-        store_msw(sv, exit, &insn);
+        store_msw(sv, exit, insn);
         break;
     default:
         exit->reason = HW_EXIT_HOST;
@@ -186,7 +146,7 @@ void svm_decode_cr(struct svm_vcpu *sv, struct virtx_exit *exit)
 void svm_decode_dr(struct svm_vcpu *sv, struct virtx_exit *exit)
 {
     uint64_t code = exit->raw.code;
-    struct insn insn;
+    const struct insn *insn;
 
     exit->reason = VIRTX_EXIT_DR;
     exit->cr.reg = (uint8_t)(code & 0xf);
@@ -195,13 +155,14 @@ void svm_decode_dr(struct svm_vcpu *sv, struct virtx_exit *exit)
         exit->cr.gpr = (uint8_t)(sv->vmcb.control.exit_info1 & 0xf);
         exit->length = (uint8_t)(sv->vmcb.control.next_rip - exit->rip);
     } else {
-        if (!decode(sv, exit, &insn))
+        insn = decode(sv, exit);
+        if (!insn)
             return;
-        if (insn.op != INSN_OP_MOV_DR) {
+        if (insn->op != INSN_OP_MOV_DR) {
             exit->reason = HW_EXIT_HOST;
             return;
         }
-        exit->cr.gpr = insn.operand[exit->cr.access == VIRTX_READ ? 0 : 1].reg;
+        exit->cr.gpr = insn->operand[exit->cr.access == VIRTX_READ ? 0 : 1].reg;
     }
     if (exit->cr.access == VIRTX_WRITE)
         exit->cr.value = gpr(sv, exit->cr.gpr);
@@ -211,19 +172,22 @@ void svm_decode_dr(struct svm_vcpu *sv, struct virtx_exit *exit)
 
 void svm_decode_invlpg(struct svm_vcpu *sv, struct virtx_exit *exit)
 {
-    struct insn insn;
+    const struct insn *insn;
 
-    if (sv->decode_assist)
+    if (sv->decode_assist) {
         exit->instruction.operand = sv->vmcb.control.exit_info1;
-    else if (decode(sv, exit, &insn))
-        exit->instruction.operand = linear(sv, &insn);
+        return;
+    }
+    insn = decode(sv, exit);
+    if (insn)
+        exit->instruction.operand = linear(sv, insn);
 }
 
 /* One engine reports INVD as WBINVD. */
 void svm_decode_wbinvd(struct svm_vcpu *sv, struct virtx_exit *exit)
 {
-    struct insn insn;
+    const struct insn *insn = decode(sv, exit);
 
-    if (decode(sv, exit, &insn) && insn.op == INSN_OP_INVD)
+    if (insn && insn->op == INSN_OP_INVD)
         exit->instruction.which = VIRTX_INSN_INVD;
 }

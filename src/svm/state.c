@@ -171,25 +171,22 @@ void svm_read(struct hw_vcpu *hv, uint32_t groups)
     hv->valid |= groups;
 }
 
-void svm_code(struct hw_vcpu *hv, struct hw_code *code)
+struct hw_code svm_code(struct hw_vcpu *hv)
 {
     const struct svm_vcpu *sv = svm_of(hv);
     const struct vmcb_save *save = &sv->vmcb.save;
+    uint32_t attributes = save->cs.attributes & (VMCB_ATTRIBUTE_L | VMCB_ATTRIBUTE_DB);
+    struct hw_code code;
 
-    code->base = save->cs.base;
-    code->attributes = svm_attributes_from_vmcb(save->cs.attributes);
-    code->cpl = save->cpl & 3;
+    code.key = attributes << 16 | (save->cpl & 3);
     if (unlikely(!sv->nested)) { /* every change exits: the state is what the guest wrote */
-        code->cr0 = hv->state.cr0;
-        code->cr3 = hv->state.cr3;
-        code->cr4 = hv->state.cr4;
-        code->efer = hv->state.efer;
-        return;
+        code.key |= (hv->state.cr4 & CR4_SMEP) | (hv->state.efer & (EFER_LMA | EFER_NXE));
+        code.cr3 = hv->state.cr3;
+        return code;
     }
-    code->cr0 = save->cr0 | sv->cr0_hidden;
-    code->cr3 = save->cr3;
-    code->cr4 = (save->cr4 & ~SVM_CR4_HOST) | (hv->state.cr4 & SVM_CR4_HOST);
-    code->efer = save->efer & ~EFER_SVME;
+    code.key |= (save->cr4 & CR4_SMEP) | (save->efer & (EFER_LMA | EFER_NXE));
+    code.cr3 = save->cr3;
+    return code;
 }
 
 static void write_segments(struct svm_vcpu *sv)

@@ -176,8 +176,6 @@ void svm_advance(struct hw_vcpu *hv);
 enum virtx_status svm_exited(struct svm_vcpu *sv);
 
 /* insn.c */
-struct insn;
-bool svm_fetch_decode(struct svm_vcpu *sv, struct insn *insn);
 void svm_length(struct svm_vcpu *sv, struct virtx_exit *exit);
 void svm_decode_cr(struct svm_vcpu *sv, struct virtx_exit *exit);
 void svm_decode_dr(struct svm_vcpu *sv, struct virtx_exit *exit);
@@ -188,7 +186,7 @@ void svm_decode_wbinvd(struct svm_vcpu *sv, struct virtx_exit *exit);
 uint16_t svm_attributes_to_vmcb(uint32_t attributes);
 uint32_t svm_attributes_from_vmcb(uint16_t attributes);
 void svm_read(struct hw_vcpu *hv, uint32_t groups);
-void svm_code(struct hw_vcpu *hv, struct hw_code *code);
+struct hw_code svm_code(struct hw_vcpu *hv);
 void svm_write(struct svm_vcpu *sv);
 void svm_extra_save(struct svm_vcpu *sv);
 

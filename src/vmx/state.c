@@ -118,22 +118,25 @@ void vmx_read(struct hw_vcpu *hv, uint32_t groups)
     hv->vcpu->stats.control_reads += reads;
 }
 
-void vmx_code(struct hw_vcpu *hv, struct hw_code *code)
+/* Bits that the key is made of are where the fields have them: they do not collide. Of CR4 the real
+ * one is read; in SMEP it never differs from the guest's. */
+struct hw_code vmx_code(struct hw_vcpu *hv)
 {
-    const struct virtx_state *state = hw_state(hv, VIRTX_STATE_CR);
-    unsigned reads = 2;
+    struct hw_code code;
 
-    code->cr0 = state->cr0;
-    code->cr3 = state->cr3;
-    code->cr4 = state->cr4;
-    code->efer = state->efer;
-    code->attributes = (uint32_t)vmx_vmread(VMCS_GUEST_CS_ATTRIBUTES);
-    code->cpl = (uint32_t)vmx_vmread(VMCS_GUEST_SS_ATTRIBUTES) >> VIRTX_SEG_DPL_SHIFT & 3;
-    if (!(code->attributes & VIRTX_SEG_L)) {
-        code->base = vmx_vmread(vmcs_seg_base(VIRTX_CS));
-        reads++;
+    code.key = vmx_vmread(VMCS_GUEST_CS_ATTRIBUTES) & (VIRTX_SEG_L | VIRTX_SEG_DB);
+    code.key |= vmx_vmread(VMCS_GUEST_SS_ATTRIBUTES) & (3u << VIRTX_SEG_DPL_SHIFT);
+    code.key |= hv->state.efer & (EFER_LMA | EFER_NXE);
+    if (unlikely(!vmx_of(hv)->nested)) { /* every change exits: the state is what the guest wrote */
+        code.cr3 = hv->state.cr3;
+        code.key |= hv->state.cr4 & CR4_SMEP;
+        hv->vcpu->stats.control_reads += 2;
+        return code;
     }
-    hv->vcpu->stats.control_reads += reads;
+    code.key |= vmx_vmread(VMCS_GUEST_CR4) & CR4_SMEP;
+    code.cr3 = vmx_vmread(VMCS_GUEST_CR3);
+    hv->vcpu->stats.control_reads += 4;
+    return code;
 }
 
 /* G says in which unit the limit was given; the cache keeps bytes, and entries want the two to

@@ -219,7 +219,7 @@ VMX_FROM_ASSEMBLY enum virtx_status vmx_exited(struct vmx_vcpu *v);
 
 /* state.c */
 void vmx_read(struct hw_vcpu *hv, uint32_t groups);
-void vmx_code(struct hw_vcpu *hv, struct hw_code *code);
+struct hw_code vmx_code(struct hw_vcpu *hv);
 void vmx_write(struct vmx_vcpu *v, uint32_t groups);
 uint64_t vmx_guest_cr0(const struct vmx_vcpu *v);
 struct virtx_segment vmx_segment_fixed(const struct virtx_state *state, unsigned index);

@@ -278,6 +278,18 @@ static void read_groups(struct hw_vcpu *hv, uint32_t groups)
     hv->valid |= groups;
 }
 
+static struct hw_code code_key(struct hw_vcpu *hv)
+{
+    const struct virtx_state *state = &hv->state;
+    struct hw_code code = {.cr3 = state->cr3};
+
+    ck_assert(!(hv->dirty & (VIRTX_STATE_SEG | VIRTX_STATE_CR)));
+    code.key = (state->seg[VIRTX_CS].attributes & (VIRTX_SEG_L | VIRTX_SEG_DB)) |
+               (state->seg[VIRTX_SS].attributes & 3u << VIRTX_SEG_DPL_SHIFT) |
+               (state->cr4 & CR4_SMEP) | (state->efer & (EFER_LMA | EFER_NXE));
+    return code;
+}
+
 static void advance(struct hw_vcpu *hv)
 {
     world.advances++;
@@ -409,6 +421,7 @@ static const struct virtx_hw vendor = {
     .put = put,
     .enter = enter,
     .read = read_groups,
+    .code = code_key,
     .advance = advance,
     .cr8 = cr8,
     .inject = inject,
@@ -516,6 +529,7 @@ static void pages_free(void *ctx, void *pages, size_t count)
 static uint64_t virt_to_phys(void *ctx, const void *va)
 {
     (void)ctx;
+    world.translations++;
     return (uint64_t)(uintptr_t)va;
 }
 
@@ -564,7 +578,6 @@ void world_begin(const struct virtx_host_profile *profile)
                                         .rights = VIRTX_READ | VIRTX_WRITE | VIRTX_EXECUTE,
                                         .type = VIRTX_MEMORY_WB,
                                         .bytes = WORLD_RAM_BYTES};
-    struct virtx_memslot *handle;
     struct virtx_error error;
 
     memset(&world, 0, sizeof(world));
@@ -581,7 +594,7 @@ void world_begin(const struct virtx_host_profile *profile)
     world.ram = aligned_alloc(4096, WORLD_RAM_BYTES);
     memset(world.ram, 0, WORLD_RAM_BYTES);
     slot.memory = world.ram;
-    ck_assert_int_eq(virtx_memslot_add(world.vm, &slot, &handle), VIRTX_OK);
+    ck_assert_int_eq(virtx_memslot_add(world.vm, &slot, &world.slot), VIRTX_OK);
     ck_assert_int_eq(virtx_vcpu_create(world.vm, 0, &world.vcpu), VIRTX_OK);
     world.hv = hw_of(world.vcpu);
     ck_assert_int_eq(virtx_vcpu_reset(world.vcpu, VIRTX_PRESET_FLAT32), VIRTX_OK);

@@ -22,6 +22,8 @@ struct world {
     struct virtx_vcpu *vcpu;
     struct hw_vcpu *hv;
     uint8_t *ram; /* GPA 0 */
+    struct virtx_memslot *slot; /* of it */
+    unsigned translations;      /* questions for a host-physical address */
 
     world_exit script[WORLD_SCRIPT];
     unsigned length, at;

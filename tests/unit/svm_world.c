@@ -109,11 +109,16 @@ void mock_write_dr(unsigned n, uint64_t value)
 
 /* ---- src/hw and src/core ---- */
 
-unsigned hw_fetch(struct hw_vcpu *hv, uint8_t *buf)
+const struct insn *hw_insn(struct hw_vcpu *hv)
 {
-    (void)hv;
-    memcpy(buf, world.code, world.code_bytes);
-    return world.code_bytes;
+    static struct insn insn;
+    const struct svm_vcpu *sv = svm_of(hv);
+    enum insn_mode mode = svm_is_64bit(sv)                                        ? INSN_64_AMD
+                          : sv->vmcb.save.cs.attributes & VMCB_ATTRIBUTE_DB ? INSN_32
+                                                                                  : INSN_16;
+    enum insn_result result = insn_decode(&insn, world.code, world.code_bytes, mode);
+
+    return result == INSN_OK || result == INSN_UNKNOWN ? &insn : NULL;
 }
 
 enum hw_access_result hw_linear_read(struct hw_vcpu *hv, uint64_t linear, void *buffer,

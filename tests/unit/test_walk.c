@@ -536,6 +536,30 @@ START_TEST(a_table_without_backing_is_not_in_memory)
 }
 END_TEST
 
+/* What whoever keeps a memo compares. */
+struct memo_key {
+    uint64_t page, cr3, control;
+    bool user;
+};
+
+static struct memo_key key_of(const struct walk_mode *mode, uint64_t gva, bool user)
+{
+    return (struct memo_key){.page = gva & ~0xfffull,
+                             .cr3 = mode->cr3,
+                             .control = (mode->cr4 & CR4_SMEP) |
+                                        (mode->efer & (EFER_LMA | EFER_NXE)),
+                             .user = user};
+}
+
+static const uint8_t *memo_find(const struct walk_memo *memo, const struct memo_key *filled,
+                                const struct memo_key *now, uint64_t gva)
+{
+    if (filled->page != now->page || filled->cr3 != now->cr3 || filled->control != now->control ||
+        filled->user != now->user || !walk_memo_holds(memo, &vm))
+        return NULL;
+    return memo->host + (gva & 0xfff);
+}
+
 /*
  * The memo of fetches: whatever the guest does to its tables and registers, a hit means that the
  * reference walker would find the same byte now.
@@ -543,6 +567,7 @@ END_TEST
 START_TEST(a_memo_hit_is_a_walk)
 {
     struct walk_memo memo = {0};
+    struct memo_key filled = {0};
     struct walk_mode mode = random_mode();
     uint64_t gva = 0, hits = 0, lost = 0;
     bool user = false;
@@ -552,6 +577,7 @@ START_TEST(a_memo_hit_is_a_walk)
         struct ref_memory m = {.read = read_memory, .ctx = memory};
         struct ref_access access = {.fetch = true};
         struct ref_result ref;
+        struct memo_key now;
         const uint8_t *at;
         uint32_t dice = below(100);
 
@@ -592,7 +618,8 @@ START_TEST(a_memo_hit_is_a_walk)
             write_entry(memory, entry->address, entry->width, entry->value ^ BIT(below(32)));
             ref = ref_walk(&m, &regs, gva, &access);
         }
-        at = walk_memo_find(&memo, &vm, mode.cr3, mode.cr4, mode.efer, gva, user);
+        now = key_of(&mode, gva, user);
+        at = memo_find(&memo, &filled, &now, gva);
         if (at) {
             hits++;
             if (ref.kind != REF_OK || at - memory != offset_of(ref.address))
@@ -607,13 +634,15 @@ START_TEST(a_memo_hit_is_a_walk)
             enum virtx_status status =
                 walk_memo_fill(&memo, &vm, &mode, gva, user ? WALK_USER : 0, &result);
             const uint8_t *page;
+
+            filled = now;
             if (absent)
                 continue;
             if (status != (ref.kind == REF_OK           ? VIRTX_OK
                            : ref.kind == REF_PAGE_FAULT ? VIRTX_E_FAULT
                                                         : VIRTX_E_NOT_FOUND))
                 ck_abort_msg("status %d", status);
-            page = walk_memo_find(&memo, &vm, mode.cr3, mode.cr4, mode.efer, gva, user);
+            page = memo_find(&memo, &filled, &now, gva);
             lost += status == VIRTX_OK && (mode.efer & EFER_LMA) && offset_of(ref.address) >= 0 &&
                     !page;
         }
