@@ -51,6 +51,8 @@ enum virtx_request {
     VIRTX_REQUEST_MEMORY = 1u << 3,     /**< Translations were dropped: pay the TLB debt, then
                                              acknowledge with virtx_backend_settle(). */
     VIRTX_REQUEST_NMI = 1u << 4,        /**< virtx_vcpu_nmi(). */
+    VIRTX_REQUEST_INIT = 1u << 5,       /**< virtx_vcpu_signal_init(). */
+    VIRTX_REQUEST_SIPI = 1u << 6,       /**< virtx_vcpu_signal_sipi(); virtx_backend_sipi() has the vector. */
 };
 
 /** @brief The operations of a backend. All are required. */
@@ -144,6 +146,8 @@ struct virtx_exit *virtx_backend_exit(struct virtx_vcpu *vcpu); /**< The exit re
 enum virtx_verdict virtx_backend_dispatch(struct virtx_vcpu *vcpu);
 /** Takes (reads and clears) the requests named in @p mask. */
 uint32_t virtx_backend_requests(struct virtx_vcpu *vcpu, uint32_t mask);
+/** The start page that came with ::VIRTX_REQUEST_SIPI. */
+uint8_t virtx_backend_sipi(struct virtx_vcpu *vcpu);
 /** This vcpu has paid the TLB debts of everything dropped before the request was taken. */
 void virtx_backend_settle(struct virtx_vcpu *vcpu, uint64_t generation);
 /** What covers a guest-physical address now: the slot's description. The VM's lock is held, or it is the

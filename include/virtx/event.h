@@ -57,6 +57,8 @@ struct virtx_irq_source {
     uint8_t (*tpr)(void *ctx);
     /** The guest wrote CR8. */
     void (*set_tpr)(void *ctx, uint8_t cr8);
+    /** The processor has taken an INIT: the controller takes it too. NULL: nothing to do. */
+    void (*init)(void *ctx);
 };
 
 #ifdef __cplusplus

@@ -41,8 +41,9 @@ enum virtx_exit_reason {
     VIRTX_EXIT_EMULATION,   /**< `emulation`. An instruction that touched MMIO (or must be executed
                                  by the library) and is not one it knows. Not retired. */
     VIRTX_EXIT_SHUTDOWN,    /**< Triple fault. */
-    VIRTX_EXIT_INIT,        /**< INIT from the vcpu's interrupt controller; the vcpu has not been reset. */
-    VIRTX_EXIT_SIPI,        /**< `sipi`. Start-up IPI while waiting for it. */
+    VIRTX_EXIT_INIT,        /**< virtx_vcpu_signal_init() with virtx_vm_config::exit_on_startup; the vcpu has
+                                 not been reset. */
+    VIRTX_EXIT_SIPI,        /**< `sipi`. Likewise virtx_vcpu_signal_sipi(); the vcpu waits still. */
     VIRTX_EXIT_TASK_SWITCH, /**< `task_switch`; pending. Hardware task switch. */
     VIRTX_EXIT_WINDOW,      /**< The interrupt window asked for by virtx_vcpu_window() is open. */
     VIRTX_EXIT_UNKNOWN,     /**< `raw` alone says what it is. The next run re-enters. */

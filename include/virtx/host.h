@@ -38,6 +38,8 @@ extern "C" {
 /** @brief Bytes in a page, the unit of all host allocations. */
 #define VIRTX_PAGE_SIZE 4096u
 
+struct virtx_vcpu;
+
 /** @brief Severity of a log line. */
 enum virtx_log_level {
     VIRTX_LOG_ERROR, /**< Something failed; a status says so too. */
@@ -83,6 +85,11 @@ struct virtx_host_ops {
     void (*nmi)(void *ctx);
     /** Optional. Runs instead of `INT 18` when a machine check arrived in the guest. */
     void (*machine_check)(void *ctx);
+    /** Optional. Something has come for a vcpu that is not in run: if its thread sleeps because the guest
+     *  halted (::VIRTX_EXIT_HLT), it is to look at virtx_vcpu_wakeable() again. Called by whoever
+     *  brought it, in that context, which may be an interrupt or NMI handler; once too often rather than
+     *  too seldom. */
+    void (*wake)(void *ctx, struct virtx_vcpu *vcpu);
 };
 
 /**

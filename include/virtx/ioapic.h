@@ -5,9 +5,8 @@
  *
  * After the 82093AA I/O APIC datasheet; with version 20H also the EOI register of its successors.
  *
- * Concurrency: an I/O APIC is shared by the devices and all vcpus; the caller serializes all calls
- * on one I/O APIC (and virtx_apic_bus_eoi() of its bus). Its output, posting to LAPICs, needs no
- * lock.
+ * Concurrency: an I/O APIC is shared by the devices and all vcpus; every call but init, attach and detach is
+ * safe from any CPU and from interrupt handlers (not NMI handlers: there is a short lock inside).
  */
 #ifndef VIRTX_IOAPIC_H
 #define VIRTX_IOAPIC_H
@@ -49,6 +48,7 @@ struct virtx_ioapic {
     uint32_t lines;                          /**< Levels of the input pins, one bit each. */
     uint32_t id;                             /**< ID register. */
     uint8_t select;                          /**< Register select (IOREGSEL). */
+    uint8_t lock;                            /**< Held inside each call. Atomic. */
     struct virtx_ioapic_config config;       /**< As given to virtx_ioapic_init(). */
     struct virtx_ioapic *next;               /**< Next I/O APIC on the same bus. */
     struct virtx_intercept *window;          /**< Of virtx_ioapic_attach(); NULL if detached. */

@@ -111,7 +111,7 @@ uint32_t virtx_apic_bus_deliver(struct virtx_apic_bus *bus,
                                 const struct virtx_apic_message *message);
 
 /** Tells every I/O APIC on the bus that a LAPIC ended the level-triggered interrupt @p vector.
- *  The caller serializes this with other uses of the I/O APICs. */
+ *  Safe from any CPU. */
 void virtx_apic_bus_eoi(struct virtx_apic_bus *bus, uint8_t vector);
 
 /**

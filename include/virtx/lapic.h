@@ -113,6 +113,7 @@ struct virtx_lapic {
     uint8_t lint_lines;                  /**< Levels of LINT0 (bit 0) and LINT1 (bit 1). Atomic. */
     uint8_t extint_pins;    /**< Which of the two are programmed as ExtINT and unmasked. */
     uint8_t extint_message; /**< An ExtINT message waits for its acknowledge cycle. Atomic. */
+    uint8_t lint_moved;     /**< LINT0 moved while level triggered: look at it again. Atomic. */
 
     bool timer_running;        /**< The counter counts (one-shot and periodic modes). */
     uint32_t timer_initial;    /**< Initial-count register. */
@@ -133,8 +134,6 @@ struct virtx_lapic {
     struct virtx_vcpu *vcpu;         /**< Of virtx_lapic_attach(); NULL if detached. */
     struct virtx_intercept *page;    /**< Its intercept of the register page. */
     struct virtx_intercept *msrs[3]; /**< Its intercepts of MSRs. */
-    uint32_t signals;                /**< What virtx_lapic_take_signal() will report. Atomic. */
-    uint32_t sipi_vector;            /**< Start page of the last SIPI. Atomic. */
 };
 
 /**
@@ -272,8 +271,7 @@ bool virtx_lapic_accept(struct virtx_lapic *lapic, enum virtx_apic_delivery deli
 bool virtx_lapic_matches(const struct virtx_lapic *lapic, const struct virtx_apic_message *message);
 
 /**
- * Drives a local interrupt pin. Safe from any CPU if the pin is programmed as ExtINT, NMI, SMI or
- * INIT; for a pin programmed as fixed the caller must be the vcpu's thread.
+ * Drives a local interrupt pin. Safe from any CPU.
  * @param lapic the LAPIC.
  * @param pin   0 or 1.
  * @param level the electrical level; the LVT entry's polarity is applied to it in fixed mode.
@@ -300,10 +298,10 @@ void virtx_lapic_set_tsc_offset(struct virtx_lapic *lapic, uint64_t offset);
 
 /**
  * Makes a LAPIC and gives it to a vcpu: register page and MSRs are served inside run, its vectors
- * become the vcpu's interrupts, an NMI is latched in the vcpu. Time is the processor's time-stamp
+ * become the vcpu's interrupts; NMI, INIT and SIPI go to virtx_vcpu_nmi(), virtx_vcpu_signal_init() and
+ * virtx_vcpu_signal_sipi(); an SMI has no effect. Time is the processor's time-stamp
  * counter. What remains for the loop: to come back (with a kick, or any exit) when
- * virtx_lapic_deadline() is reached and call virtx_lapic_advance(), and to ask
- * virtx_lapic_take_signal() after ::VIRTX_EXIT_KICK.
+ * virtx_lapic_deadline() is reached and call virtx_lapic_advance().
  *
  * An attached LAPIC accepts messages from any CPU, but not from an NMI handler.
  *
@@ -319,19 +317,6 @@ enum virtx_status virtx_lapic_attach(struct virtx_lapic *lapic,
 
 /** Takes the LAPIC from its vcpu again, which is not in run. Fine if it is not attached. */
 void virtx_lapic_detach(struct virtx_lapic *lapic);
-
-/**
- * Takes an INIT, SIPI or SMI that arrived for the vcpu of an attached LAPIC; run returned with a
- * kick for it. An INIT comes before a SIPI, and later ones of a kind replace earlier ones.
- *
- * For INIT the loop resets the LAPIC (virtx_lapic_reset()) and the vcpu; a processor that is not
- * waiting for a SIPI ignores one.
- * @param lapic  the LAPIC.
- * @param vector receives the start page of a SIPI; untouched otherwise.
- * @return ::VIRTX_APIC_INIT, ::VIRTX_APIC_SIPI or ::VIRTX_APIC_SMI, or ::VIRTX_APIC_RESERVED_MODE
- * if there is none.
- */
-enum virtx_apic_delivery virtx_lapic_take_signal(struct virtx_lapic *lapic, uint8_t *vector);
 
 #ifdef __cplusplus
 }

@@ -7,7 +7,8 @@
  * mode, special mask mode, special fully nested mode and polling. MCS-80 mode answers like 8086
  * mode.
  *
- * Concurrency: the caller serializes all calls on one pair.
+ * Concurrency: every call but init, attach and detach is safe from any CPU and from interrupt handlers (not NMI
+ * handlers: there is a short lock inside, which is held while the output function is called).
  */
 #ifndef VIRTX_PIC_H
 #define VIRTX_PIC_H
@@ -49,6 +50,7 @@ struct virtx_pic_chip {
 struct virtx_pic {
     struct virtx_pic_chip chip[2]; /**< Master and slave; the slave drives the master's input 2. */
     bool intr;                     /**< Level of the INT output. */
+    uint8_t lock;                  /**< Held inside each call. Atomic. */
     bool offered_slave;            /**< virtx_pic_pending() last offered a slave's vector. */
     void (*output)(void *ctx, bool level); /**< Hears changes of the INT output. */
     void *ctx;                             /**< Passed to output. */

@@ -136,6 +136,26 @@ enum virtx_status virtx_vcpu_inject(struct virtx_vcpu *vcpu, const struct virtx_
 /** @brief Latches an NMI. From any CPU; ends in a kick of the CPU but run does not return for it. */
 void virtx_vcpu_nmi(struct virtx_vcpu *vcpu);
 
+/**
+ * @brief The INIT signal. From any CPU and context.
+ *
+ * The vcpu takes it at the next instruction boundary, before a SIPI that came with it, and wherever it
+ * is: registers as in ::VIRTX_PRESET_INIT, its interrupt controller reset; the bootstrap processor
+ * (IA32_APIC_BASE bit 8) then begins at the reset vector, any other waits for a SIPI. With
+ * virtx_vm_config::exit_on_startup run returns ::VIRTX_EXIT_INIT instead. Intel SDM "Multiple-Processor
+ * Initialization".
+ */
+void virtx_vcpu_signal_init(struct virtx_vcpu *vcpu);
+
+/**
+ * @brief A start-up IPI: real mode at physical address @p vector << 12. From any CPU and context.
+ *
+ * Ignored unless the vcpu waits for one (::VIRTX_WAIT_FOR_SIPI) when it looks. A newer one replaces one
+ * that has not been looked at. With virtx_vm_config::exit_on_startup run returns ::VIRTX_EXIT_SIPI
+ * instead.
+ */
+void virtx_vcpu_signal_sipi(struct virtx_vcpu *vcpu, uint8_t vector);
+
 /** @brief Attaches the controller of external interrupts, or detaches it with NULL. One a vcpu. */
 enum virtx_status virtx_vcpu_irq_source(struct virtx_vcpu *vcpu,
                                         const struct virtx_irq_source *source, void *ctx);
@@ -148,7 +168,13 @@ void virtx_vcpu_irq_changed(struct virtx_vcpu *vcpu);
  *  For embedders that inject by themselves. */
 enum virtx_status virtx_vcpu_window(struct virtx_vcpu *vcpu);
 
-/** @brief Whether an interrupt, NMI or INIT now waits that would wake a halted vcpu. */
+/**
+ * @brief Whether something waits that a halted vcpu, or one that waits for a SIPI, would be run for:
+ * an interrupt, NMI, INIT, SIPI or kick.
+ *
+ * A thread that sleeps while the guest halts asks this with the wake-up (virtx_host_ops::wake, the
+ * host's own timer) held off, as with `cli` before `sti; hlt`.
+ */
 bool virtx_vcpu_wakeable(struct virtx_vcpu *vcpu);
 
 /** @brief A guest page fault, or where a translation went. */

@@ -29,7 +29,9 @@ struct virtx_vm_config {
                                             until they are used up. virtx_vm_pool_fill() tops up. */
     uint64_t tsc_hz;                   /**< Frequency of the host's TSC, told to the guest in CPUID; 0: not told. */
     bool exit_on_interrupt;            /**< Return ::VIRTX_EXIT_INTERRUPT after every host interrupt. */
-    uint8_t pad[7];                    /**< Zero. */
+    bool exit_on_startup;              /**< Return ::VIRTX_EXIT_INIT and ::VIRTX_EXIT_SIPI, and leave what a
+                                            processor does then to the loop. */
+    uint8_t pad[6];                    /**< Zero. */
 };
 
 /**

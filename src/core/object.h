@@ -185,6 +185,7 @@ struct virtx_vcpu {
     void *backend_data;        /* [const] */
     _Atomic uint32_t requests; /* [any] ::virtx_request */
     uint32_t id;               /* [const] */
+    _Atomic uint8_t sipi;      /* [any] start page of the last SIPI */
     struct virtx_exit exit;    /* [vcpu] */
     _Atomic(struct rule_table *)
         rules; /* this vcpu's own, NULL if none; published under the lock */
@@ -425,7 +426,13 @@ static inline void virtx_request(struct virtx_vcpu *vcpu, uint32_t bits)
 {
     uint32_t old = atomic_fetch_or(&vcpu->requests, bits);
 
-    if ((old & bits) == bits || !atomic_load(&vcpu->running))
+    if (!atomic_load(&vcpu->running)) {
+        /* Even where the bits were set before: who set them may have found nobody to wake. */
+        if (vcpu->virtx->ops.wake)
+            vcpu->virtx->ops.wake(vcpu->virtx->ctx, vcpu);
+        return;
+    }
+    if ((old & bits) == bits)
         return;
     if (atomic_load_explicit(&vcpu->handler, memory_order_relaxed) &&
         vcpu->virtx->ops.this_cpu(vcpu->virtx->ctx) == atomic_load(&vcpu->cpu))

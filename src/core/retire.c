@@ -123,6 +123,11 @@ uint32_t virtx_backend_requests(struct virtx_vcpu *vcpu, uint32_t mask)
     return taken;
 }
 
+uint8_t virtx_backend_sipi(struct virtx_vcpu *vcpu)
+{
+    return atomic_load(&vcpu->sipi);
+}
+
 void virtx_backend_settle(struct virtx_vcpu *vcpu, uint64_t generation)
 {
     atomic_store_explicit(&vcpu->settled, generation, memory_order_release);

@@ -487,7 +487,8 @@ enum virtx_status virtx_vcpu_reset(struct virtx_vcpu *vcpu, enum virtx_preset pr
     if (status == VIRTX_OK) {
         memset(&vcpu->events, 0, sizeof(vcpu->events));
         vcpu->exit.pending = false;
-        atomic_fetch_and(&vcpu->requests, ~(uint32_t)VIRTX_REQUEST_NMI);
+        atomic_fetch_and(&vcpu->requests, ~(uint32_t)(VIRTX_REQUEST_NMI | VIRTX_REQUEST_INIT |
+                                                      VIRTX_REQUEST_SIPI));
         virtx_request_lazily(vcpu, VIRTX_REQUEST_EVENT);
     }
     virtx_vcpu_release(vcpu, release);
@@ -641,6 +642,17 @@ void virtx_vcpu_nmi(struct virtx_vcpu *vcpu)
     virtx_request(vcpu, VIRTX_REQUEST_NMI);
 }
 
+void virtx_vcpu_signal_init(struct virtx_vcpu *vcpu)
+{
+    virtx_request(vcpu, VIRTX_REQUEST_INIT);
+}
+
+void virtx_vcpu_signal_sipi(struct virtx_vcpu *vcpu, uint8_t vector)
+{
+    atomic_store(&vcpu->sipi, vector);
+    virtx_request(vcpu, VIRTX_REQUEST_SIPI);
+}
+
 enum virtx_status virtx_vcpu_irq_source(struct virtx_vcpu *vcpu,
                                         const struct virtx_irq_source *source, void *ctx)
 {
@@ -682,8 +694,15 @@ enum virtx_status virtx_vcpu_window(struct virtx_vcpu *vcpu)
 bool virtx_vcpu_wakeable(struct virtx_vcpu *vcpu)
 {
     const struct event_queue *queue = &vcpu->events;
+    uint32_t requests = atomic_load(&vcpu->requests);
+    struct virtx_state state;
 
+    if (requests & (VIRTX_REQUEST_INIT | VIRTX_REQUEST_SIPI | VIRTX_REQUEST_KICK))
+        return true;
+    if (vcpu->virtx->backend->get(vcpu, VIRTX_STATE_INTR, &state) == VIRTX_OK &&
+        state.activity == VIRTX_WAIT_FOR_SIPI)
+        return false;
     return queue->has_exception || queue->has_interrupt || queue->nmis ||
-           (atomic_load(&vcpu->requests) & VIRTX_REQUEST_NMI) ||
+           (requests & VIRTX_REQUEST_NMI) ||
            (vcpu->irq && vcpu->irq->pending(vcpu->irq_ctx) >= 0);
 }

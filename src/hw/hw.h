@@ -47,6 +47,7 @@ enum hw_work {
     HW_WORK_LOADED = 1u << 5,   /* just loaded here: order that before the look at the requests */
     HW_WORK_FPU = 1u << 6,      /* the guest's FPU state is not in the processor */
     HW_WORK_SWITCH = 1u << 7,   /* host state of tier 1 or 2 is in place of the guest's */
+    HW_WORK_STARTUP = 1u << 8,  /* an INIT or a start-up IPI has come */
 };
 
 /* What the vcpu is to exit on, computed by src/hw from the intercepts, in neutral words. The

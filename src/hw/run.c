@@ -40,6 +40,9 @@ static bool take_requests(struct hw_vcpu *hv)
             vcpu->events.nmis++;
         hv->work |= HW_WORK_EVENT;
     }
+    if (requests & (VIRTX_REQUEST_INIT | VIRTX_REQUEST_SIPI))
+        hv->work |= HW_WORK_STARTUP;
+    hv->soft->startup |= requests & (VIRTX_REQUEST_INIT | VIRTX_REQUEST_SIPI);
     if (requests & VIRTX_REQUEST_MEMORY) {
         /* What was dropped before the request was left has a generation of at most this. The
          * debt is as good as paid once it is recorded: no entry comes before its payment. */
@@ -64,6 +67,8 @@ static enum hw_next prepare(struct hw_vcpu *hv)
         hw_record(hv, VIRTX_EXIT_KICK);
         return HW_LEAVE;
     }
+    if ((hv->work & HW_WORK_STARTUP) && hw_startup(hv) == HW_LEAVE)
+        return HW_LEAVE;
     if (hv->work & HW_WORK_EVENT)
         hw_tpr_follow(hv);
     if (hv->work & HW_WORK_CONTROLS) {

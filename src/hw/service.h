@@ -81,6 +81,7 @@ struct hw_soft {
     uint64_t hole_generation;
     const struct slot_table *hole_slots;
     uint64_t mmio_first, mmio_last; /* no MMIO intercept reaches beyond these */
+    uint32_t startup;     /* startup.c: VIRTX_REQUEST_INIT and SIPI that have been noticed */
     uint32_t return_tier; /* host state to be back when run returns */
     struct hw_string string;
     size_t fpu_bytes;  /* of the guest's XSAVE area */
@@ -115,6 +116,9 @@ static inline unsigned hw_cpl(struct hw_vcpu *hv)
 {
     return (hw_state(hv, VIRTX_STATE_SEG)->seg[VIRTX_SS].attributes >> VIRTX_SEG_DPL_SHIFT) & 3;
 }
+
+/* startup.c: INIT and start-up IPIs. */
+enum hw_next hw_startup(struct hw_vcpu *hv);
 
 /* exit.c: serves the exit in the record. False: run returns, `*status` says with what. */
 bool hw_exit(struct hw_vcpu *hv, enum virtx_status *status);

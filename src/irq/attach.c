@@ -35,7 +35,8 @@ static void remove_intercept(struct virtx_intercept **intercept)
 /*
  * virtx_vcpu_irq_changed() without the kick where none is needed: if the vcpu is loaded on the CPU
  * that executes this, then its guest does not run, and the requests are looked at, with interrupts
- * off, before it does. That makes EOIs and self-IPIs cost no exit of their own.
+ * off, before it does. That makes EOIs and self-IPIs cost no exit of their own. A host that cannot
+ * be told whom to wake gets its sleeping CPU woken.
  */
 static void lapic_changed(void *ctx)
 {
@@ -43,40 +44,24 @@ static void lapic_changed(void *ctx)
     const struct virtx *virtx = vcpu->virtx;
     uint32_t old = atomic_fetch_or(&vcpu->requests, VIRTX_REQUEST_EVENT);
 
-    if ((old & VIRTX_REQUEST_EVENT) == 0 &&
+    if (virtx->ops.wake && !atomic_load(&vcpu->running))
+        virtx->ops.wake(virtx->ctx, vcpu);
+    else if ((old & VIRTX_REQUEST_EVENT) == 0 &&
         atomic_load(&vcpu->cpu) != virtx->ops.this_cpu(virtx->ctx))
         virtx->backend->kick(vcpu);
 }
 
 static void lapic_event(void *ctx, enum virtx_apic_delivery kind, uint8_t vector)
 {
-    struct virtx_lapic *lapic = ctx;
+    struct virtx_vcpu *vcpu = ((struct virtx_lapic *)ctx)->vcpu;
 
-    if (kind == VIRTX_APIC_NMI) {
-        virtx_vcpu_nmi(lapic->vcpu);
-        return;
-    }
-    if (kind == VIRTX_APIC_SIPI)
-        __atomic_store_n(&lapic->sipi_vector, vector, __ATOMIC_RELAXED);
-    __atomic_fetch_or(&lapic->signals, 1u << kind, __ATOMIC_RELEASE);
-    virtx_vcpu_kick(lapic->vcpu);
-}
-
-enum virtx_apic_delivery virtx_lapic_take_signal(struct virtx_lapic *lapic, uint8_t *vector)
-{
-    static const enum virtx_apic_delivery order[] = {VIRTX_APIC_INIT, VIRTX_APIC_SIPI,
-                                                     VIRTX_APIC_SMI};
-
-    for (unsigned i = 0; i < ARRAY_SIZE(order); i++) {
-        uint32_t bit = 1u << order[i];
-
-        if ((__atomic_fetch_and(&lapic->signals, ~bit, __ATOMIC_ACQUIRE) & bit) == 0)
-            continue;
-        if (order[i] == VIRTX_APIC_SIPI)
-            *vector = (uint8_t)__atomic_load_n(&lapic->sipi_vector, __ATOMIC_RELAXED);
-        return order[i];
-    }
-    return VIRTX_APIC_RESERVED_MODE;
+    if (kind == VIRTX_APIC_NMI)
+        virtx_vcpu_nmi(vcpu);
+    else if (kind == VIRTX_APIC_INIT)
+        virtx_vcpu_signal_init(vcpu);
+    else if (kind == VIRTX_APIC_SIPI)
+        virtx_vcpu_signal_sipi(vcpu, vector);
+    /* There is no system-management mode to enter: an SMI ends here. */
 }
 
 /* The guest's access may have made something deliverable: a lower priority, an unmasked entry. */
@@ -237,11 +222,17 @@ static void attached_set_tpr(void *ctx, uint8_t cr8)
     virtx_lapic_set_tpr((struct virtx_lapic *)ctx, (uint8_t)(cr8 << 4));
 }
 
+static void attached_init(void *ctx)
+{
+    virtx_lapic_reset((struct virtx_lapic *)ctx, true);
+}
+
 static const struct virtx_irq_source attached_source = {
     .pending = attached_pending,
     .take = attached_take,
     .tpr = attached_tpr,
     .set_tpr = attached_set_tpr,
+    .init = attached_init,
 };
 
 enum virtx_status virtx_lapic_attach(struct virtx_lapic *lapic,

@@ -3,6 +3,7 @@
 #include <virtx/ioapic.h>
 
 #include "core/util.h"
+#include "irq/guard.h"
 
 /* Redirection table entry (82093AA, "I/O Redirection Table Registers"). */
 #define RTE_MODE_SHIFT  8
@@ -38,10 +39,13 @@ bool virtx_ioapic_init(struct virtx_ioapic *ioapic, const struct virtx_ioapic_co
 
 void virtx_ioapic_reset(struct virtx_ioapic *ioapic)
 {
+    uint64_t flags = guard(&ioapic->lock);
+
     ioapic->select = 0;
     ioapic->id = (uint32_t)ioapic->config.id << 24;
     for (unsigned pin = 0; pin < VIRTX_IOAPIC_PINS; pin++)
         ioapic->redirection[pin] = RTE_MASKED;
+    unguard(&ioapic->lock, flags);
 }
 
 static bool is_asserted(const struct virtx_ioapic *io, unsigned pin)
@@ -92,9 +96,11 @@ static void service_level(struct virtx_ioapic *io, unsigned pin)
 void virtx_ioapic_set_irq(struct virtx_ioapic *ioapic, unsigned pin, bool level)
 {
     bool was_asserted;
+    uint64_t flags;
 
     if (pin >= VIRTX_IOAPIC_PINS)
         return;
+    flags = guard(&ioapic->lock);
     was_asserted = is_asserted(ioapic, pin);
     if (level)
         ioapic->lines |= 1u << pin;
@@ -105,9 +111,10 @@ void virtx_ioapic_set_irq(struct virtx_ioapic *ioapic, unsigned pin, bool level)
     else if (!was_asserted && is_asserted(ioapic, pin) &&
              (ioapic->redirection[pin] & RTE_MASKED) == 0)
         (void)deliver(ioapic, ioapic->redirection[pin]);
+    unguard(&ioapic->lock, flags);
 }
 
-void virtx_ioapic_eoi(struct virtx_ioapic *ioapic, uint8_t vector)
+static void end_level(struct virtx_ioapic *ioapic, uint8_t vector)
 {
     for (unsigned pin = 0; pin < VIRTX_IOAPIC_PINS; pin++) {
         uint64_t entry = ioapic->redirection[pin];
@@ -117,6 +124,14 @@ void virtx_ioapic_eoi(struct virtx_ioapic *ioapic, uint8_t vector)
         ioapic->redirection[pin] &= ~RTE_REMOTE_IRR;
         service_level(ioapic, pin);
     }
+}
+
+void virtx_ioapic_eoi(struct virtx_ioapic *ioapic, uint8_t vector)
+{
+    uint64_t flags = guard(&ioapic->lock);
+
+    end_level(ioapic, vector);
+    unguard(&ioapic->lock, flags);
 }
 
 static uint32_t read_window(const struct virtx_ioapic *io)
@@ -158,6 +173,7 @@ static void write_window(struct virtx_ioapic *io, uint32_t value)
 
 uint64_t virtx_ioapic_mmio_read(struct virtx_ioapic *ioapic, uint32_t offset, unsigned size)
 {
+    uint64_t flags = guard(&ioapic->lock);
     unsigned byte = offset & 3;
     uint32_t value = 0;
 
@@ -165,6 +181,7 @@ uint64_t virtx_ioapic_mmio_read(struct virtx_ioapic *ioapic, uint32_t offset, un
         value = ioapic->select;
     else if ((offset & ~3u) == OFFSET_WINDOW)
         value = read_window(ioapic);
+    unguard(&ioapic->lock, flags);
     value >>= byte * 8;
     if (size < 4)
         value &= (1u << (size * 8)) - 1;
@@ -174,10 +191,13 @@ uint64_t virtx_ioapic_mmio_read(struct virtx_ioapic *ioapic, uint32_t offset, un
 void virtx_ioapic_mmio_write(struct virtx_ioapic *ioapic, uint32_t offset, unsigned size,
                              uint64_t value)
 {
+    uint64_t flags = guard(&ioapic->lock);
+
     if (offset == OFFSET_SELECT)
         ioapic->select = (uint8_t)value;
     else if (offset == OFFSET_WINDOW && size == 4)
         write_window(ioapic, (uint32_t)value);
     else if (offset == OFFSET_EOI && ioapic->config.version >= 0x20)
-        virtx_ioapic_eoi(ioapic, (uint8_t)value);
+        end_level(ioapic, (uint8_t)value);
+    unguard(&ioapic->lock, flags);
 }

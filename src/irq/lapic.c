@@ -274,6 +274,8 @@ void lapic_fold_inbox(struct virtx_lapic *l)
         l->tmr[i] = (l->tmr[i] & ~edge) | level;
     }
     l->irr_max = highest(l->irr, 255);
+    if (__atomic_exchange_n(&l->lint_moved, 0, __ATOMIC_ACQ_REL) != 0)
+        lapic_update_lint(l);
     errors = __atomic_exchange_n(&l->inbox_error, 0, __ATOMIC_ACQ_REL);
     if (errors != 0)
         lapic_error(l, errors);
@@ -402,11 +404,13 @@ static void lint_edge(struct virtx_lapic *l, unsigned pin, bool level)
     if (mode == VIRTX_APIC_FIXED) {
         bool level_sensitive = pin == 0 && (entry & LVT_LEVEL) != 0;
 
-        if (level_sensitive)
-            lapic_update_lint(l);
-        else if (level != ((entry & LVT_ACTIVE_LOW) != 0))
-            lapic_raise(l, index);
-        l->config.changed(l->config.ctx);
+        /* The registers are the vcpu's thread's: it folds in what is posted here. */
+        if (level_sensitive) {
+            __atomic_store_n(&l->lint_moved, 1, __ATOMIC_RELEASE);
+            post(l);
+        } else if (level != ((entry & LVT_ACTIVE_LOW) != 0)) {
+            (void)virtx_lapic_accept(l, VIRTX_APIC_FIXED, (uint8_t)entry, false);
+        }
     } else if (level) {
         if (mode == VIRTX_APIC_INIT)
             l->config.event(l->config.ctx, VIRTX_APIC_INIT, 0);

@@ -4,6 +4,7 @@
 #include <virtx/pic.h>
 
 #include "core/util.h"
+#include "irq/guard.h"
 
 #define MASTER        0u
 #define SLAVE         1u
@@ -112,23 +113,31 @@ void virtx_pic_init(struct virtx_pic *pic, void (*output)(void *ctx, bool level)
 
 void virtx_pic_set_irq(struct virtx_pic *pic, unsigned irq, bool level)
 {
+    uint64_t flags;
+
     if (irq > 15 || irq == CASCADE)
         return;
+    flags = guard(&pic->lock);
     pic->chip[irq >> 3].pulses &= (uint8_t) ~(1u << (irq & 7));
     drive(&pic->chip[irq >> 3], irq & 7, level);
     update(pic);
+    unguard(&pic->lock, flags);
 }
 
 void virtx_pic_pulse(struct virtx_pic *pic, unsigned irq)
 {
+    uint64_t flags;
+
     if (irq > 15 || irq == CASCADE)
         return;
+    flags = guard(&pic->lock);
     /* Low first: this is an edge even if the last pulse still waits or the line was left high. */
     if ((pic->chip[irq >> 3].irr >> (irq & 7) & 1) == 0)
         drive(&pic->chip[irq >> 3], irq & 7, false);
     drive(&pic->chip[irq >> 3], irq & 7, true);
     pic->chip[irq >> 3].pulses |= (uint8_t)(1u << (irq & 7));
     update(pic);
+    unguard(&pic->lock, flags);
 }
 
 /* Puts an input into service as an acknowledge or a poll does. */
@@ -160,7 +169,7 @@ static bool slave_answers(const struct virtx_pic *pic)
     return (pic->chip[SLAVE].icw3 & 7) == CASCADE;
 }
 
-int virtx_pic_pending(struct virtx_pic *pic)
+static int offer(struct virtx_pic *pic)
 {
     unsigned input = request(pic, MASTER);
 
@@ -173,6 +182,15 @@ int virtx_pic_pending(struct virtx_pic *pic)
         return 0xff;
     /* The wires are settled after every change: the cascade asks only if the slave does. */
     return pic->chip[SLAVE].base + (int)(request(pic, SLAVE) & 7);
+}
+
+int virtx_pic_pending(struct virtx_pic *pic)
+{
+    uint64_t flags = guard(&pic->lock);
+    int vector = offer(pic);
+
+    unguard(&pic->lock, flags);
+    return vector;
 }
 
 /* The master has frozen its cascade input: the slave puts its vector on the bus. Its INT falls, so
@@ -199,7 +217,7 @@ static void drop_output(struct virtx_pic *pic)
     pic->intr = false;
 }
 
-int virtx_pic_take(struct virtx_pic *pic)
+static int interrupt_acknowledge(struct virtx_pic *pic)
 {
     unsigned input = request(pic, MASTER);
     bool was_slave = pic->offered_slave;
@@ -217,6 +235,15 @@ int virtx_pic_take(struct virtx_pic *pic)
     }
     drop_output(pic);
     update(pic);
+    return vector;
+}
+
+int virtx_pic_take(struct virtx_pic *pic)
+{
+    uint64_t flags = guard(&pic->lock);
+    int vector = interrupt_acknowledge(pic);
+
+    unguard(&pic->lock, flags);
     return vector;
 }
 
@@ -332,13 +359,11 @@ bool virtx_pic_owns_port(uint16_t port)
     return (port & 0xff7e) == 0x20 || (port & 0xfffe) == 0x4d0;
 }
 
-uint8_t virtx_pic_read(struct virtx_pic *pic, uint16_t port)
+static uint8_t read_port(struct virtx_pic *pic, uint16_t port)
 {
     unsigned which = (port & 0x80) != 0 ? SLAVE : MASTER;
     const struct virtx_pic_chip *c = &pic->chip[which];
 
-    if (!virtx_pic_owns_port(port))
-        return 0xff;
     if ((port & 0xfffe) == 0x4d0)
         return pic->chip[port & 1].elcr;
     if (c->poll)
@@ -348,12 +373,27 @@ uint8_t virtx_pic_read(struct virtx_pic *pic, uint16_t port)
     return c->read_isr ? c->isr : c->irr;
 }
 
+uint8_t virtx_pic_read(struct virtx_pic *pic, uint16_t port)
+{
+    uint64_t flags;
+    uint8_t value;
+
+    if (!virtx_pic_owns_port(port))
+        return 0xff;
+    flags = guard(&pic->lock);
+    value = read_port(pic, port);
+    unguard(&pic->lock, flags);
+    return value;
+}
+
 void virtx_pic_write(struct virtx_pic *pic, uint16_t port, uint8_t value)
 {
     struct virtx_pic_chip *c = &pic->chip[(port & 0x80) != 0 ? SLAVE : MASTER];
+    uint64_t flags;
 
     if (!virtx_pic_owns_port(port))
         return;
+    flags = guard(&pic->lock);
     if ((port & 0xfffe) == 0x4d0)
         write_elcr(&pic->chip[port & 1], value & ((port & 1) != 0 ? ELCR_SLAVE : ELCR_MASTER));
     else if ((port & 1) != 0)
@@ -365,6 +405,7 @@ void virtx_pic_write(struct virtx_pic *pic, uint16_t port, uint8_t value)
     else
         write_ocw2(c, value);
     update(pic);
+    unguard(&pic->lock, flags);
 }
 
 static int source_pending(void *ctx)

@@ -397,8 +397,8 @@ static void source_set_tpr(void *ctx, uint8_t cr8)
     source_cr8 = cr8;
 }
 
-static const struct virtx_irq_source source = {source_pending, source_take, source_tpr,
-                                               source_set_tpr};
+static const struct virtx_irq_source source = {
+    .pending = source_pending, .take = source_take, .tpr = source_tpr, .set_tpr = source_set_tpr};
 
 static void open_window(struct hw_vcpu *hv)
 {
@@ -898,8 +898,8 @@ static int pending_above_tpr(void *ctx)
     return pending_vector >= 0 && pending_vector >> 4 > source_cr8 ? pending_vector : -1;
 }
 
-static const struct virtx_irq_source tpr_source = {pending_above_tpr, source_take, source_tpr,
-                                                   source_set_tpr};
+static const struct virtx_irq_source tpr_source = {
+    .pending = pending_above_tpr, .take = source_take, .tpr = source_tpr, .set_tpr = source_set_tpr};
 
 static void guest_lowers_cr8(struct hw_vcpu *hv)
 {
