@@ -40,13 +40,17 @@ enum virtx_fault_result {
     VIRTX_FAULT_NOT_MEMORY, /**< No slot there (or a write to a ROM with a device): it is MMIO. */
     VIRTX_FAULT_FORBIDDEN,  /**< The slot does not allow it, or its page has no backing now. */
     VIRTX_FAULT_NO_MEMORY,  /**< The pool is exhausted; nothing has changed. */
+    VIRTX_FAULT_EXECUTE,    /**< Allowed, but no table entry can say so: the library is to execute the
+                                 instruction. */
 };
 
 /** @brief An engine: a constant table. All operations are required unless they say otherwise. */
 struct virtx_paging {
     uint32_t size;     /**< sizeof(struct virtx_paging). */
     bool nested;       /**< The hardware adds a second translation, of which this engine owns the root. */
-    uint8_t pad[3];    /**< Zero. */
+    bool dirty_at_grant; /**< A page's log bit is set when a translation is given the right to write, rather
+                              than by collect_dirty: so the bits are taken before that is called. */
+    uint8_t pad[2];    /**< Zero. */
     const char *name;  /**< "nested", "shadow". */
     size_t vm_bytes;   /**< Zeroed bytes wanted for each VM; at most a page. See virtx_paging_vm(). */
     size_t vcpu_bytes; /**< Likewise for each vcpu. See virtx_paging_vcpu(). */
@@ -66,13 +70,17 @@ struct virtx_paging {
 
     /** HPA of the root table that this vcpu must load. On the vcpu's thread. */
     uint64_t (*root)(struct virtx_vcpu *vcpu);
-    /** Answers a fault. On the vcpu's thread, interrupts off; may take the VM's page lock. */
-    enum virtx_fault_result (*fault)(struct virtx_vcpu *vcpu, const struct virtx_page_fault *fault);
+    /** Answers a fault. On the vcpu's thread, interrupts off; may take the VM's page lock. A shadow engine
+     *  fills in what it finds: gpa, table_walk, and with ::VIRTX_FAULT_REFLECT the guest's error code. */
+    enum virtx_fault_result (*fault)(struct virtx_vcpu *vcpu, struct virtx_page_fault *fault);
     /** Control registers (CR0, CR3, CR4, EFER in the vcpu's state) changed. NULL for nested engines. */
     void (*control_changed)(struct virtx_vcpu *vcpu, uint64_t old_cr0, uint64_t old_cr4,
                             uint64_t old_efer);
     /** The guest executed INVLPG. NULL for nested engines. */
     void (*invlpg)(struct virtx_vcpu *vcpu, uint64_t gva);
+    /** The library has written guest memory: for the guest, or for the embedder. Any thread. NULL: not
+     *  wanted. */
+    void (*written)(struct virtx_vm *vm, uint64_t gpa, uint64_t bytes);
 };
 
 /** @name What the objects offer to an engine. */

@@ -34,6 +34,9 @@ extern const struct virtx_backend virtx_vmx;
 extern const struct virtx_backend virtx_svm;
 /** @brief Two-dimensional paging by the hardware: EPT or NPT. */
 extern const struct virtx_paging virtx_paging_nested;
+/** @brief Tables of the library's own making, for processors without nested paging. The pool's bound
+ *  (virtx_vm_config::pool_pages) is best 1024 pages or more, and at least 64; the host must have pages below 4 GiB. */
+extern const struct virtx_paging virtx_paging_shadow;
 
 /** @brief Everything virtx_open() wants to know. */
 struct virtx_config {

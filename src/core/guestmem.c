@@ -51,8 +51,8 @@ static bool covered(struct virtx_vm *vm, const struct slot_table *slots, uint64_
 }
 
 /* Copies a range that is covered. */
-static void copy(const struct slot_table *slots, uint64_t gpa, void *to, const void *from,
-                 size_t bytes)
+static void copy(struct virtx_vm *vm, const struct slot_table *slots, uint64_t gpa, void *to,
+                 const void *from, size_t bytes)
 {
     uint32_t hint = 0;
     size_t done = 0;
@@ -67,6 +67,7 @@ static void copy(const struct slot_table *slots, uint64_t gpa, void *to, const v
         } else {
             memcpy(at, (const uint8_t *)from + done, part);
             virtx_slot_mark(entry, gpa, part);
+            virtx_gpa_written(vm, gpa, part);
         }
         gpa += part;
         done += part;
@@ -79,7 +80,7 @@ enum virtx_status virtx_gpa_read(struct virtx_vm *vm, uint64_t gpa, void *buffer
 
     if (gpa + bytes < gpa || !covered(vm, slots, gpa, bytes, VIRTX_READ))
         return VIRTX_E_NOT_FOUND;
-    copy(slots, gpa, buffer, NULL, bytes);
+    copy(vm, slots, gpa, buffer, NULL, bytes);
     return VIRTX_OK;
 }
 
@@ -90,7 +91,7 @@ enum virtx_status virtx_gpa_write(struct virtx_vm *vm, uint64_t gpa, const void 
 
     if (gpa + bytes < gpa || !covered(vm, slots, gpa, bytes, force ? VIRTX_READ : VIRTX_WRITE))
         return VIRTX_E_NOT_FOUND;
-    copy(slots, gpa, NULL, buffer, bytes);
+    copy(vm, slots, gpa, NULL, buffer, bytes);
     return VIRTX_OK;
 }
 

@@ -294,6 +294,12 @@ void virtx_slot_mark(const struct slot_entry *entry, uint64_t gpa, uint64_t byte
 enum virtx_status virtx_gpa_read(struct virtx_vm *vm, uint64_t gpa, void *buffer, size_t bytes);
 enum virtx_status virtx_gpa_write(struct virtx_vm *vm, uint64_t gpa, const void *buffer,
                                   size_t bytes, bool force);
+/* Tells an engine that keeps copies of the guest's tables. */
+static inline void virtx_gpa_written(struct virtx_vm *vm, uint64_t gpa, uint64_t bytes)
+{
+    if (unlikely(vm->paging && vm->paging->written))
+        vm->paging->written(vm, gpa, bytes);
+}
 /* Host pointer to [gpa, gpa + bytes) if one slot covers it with these rights, it does not cross a
  * page and the page has a backing now; else NULL. */
 void *virtx_gpa_pointer(struct virtx_vm *vm, uint64_t gpa, size_t bytes, uint32_t access);

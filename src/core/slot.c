@@ -547,6 +547,7 @@ enum virtx_status virtx_memslot_harvest(struct virtx_memslot *slot, uint64_t *bi
     struct virtx_vm *vm = slot->vm;
     struct dirty_log *log;
     uint64_t flags = virtx_vm_lock(vm), count;
+    bool early, any = false;
 
     log = slot->log;
     if (!log || words < log->words || !bitmap) {
@@ -559,8 +560,13 @@ enum virtx_status virtx_memslot_harvest(struct virtx_memslot *slot, uint64_t *bi
         return status;
     }
     count = report(vm, log, bitmap);
+    early = vm->paging && vm->paging->dirty_at_grant;
+    if (early)
+        any = take(log);
     vm->virtx->backend->collect_dirty(vm, slot->config.gpa, slot->config.bytes);
-    if (take(log))
+    if (!early)
+        any = take(log);
+    if (any)
         log->generation = virtx_generation_next(vm);
     count += report(vm, log, bitmap);
     if (log->any_taken)

@@ -280,6 +280,7 @@ static enum insn_access_result compare_exchange(void *context, uint64_t linear, 
                 return INSN_ACCESS_RACED;
             if (slot)
                 virtx_slot_mark(slot, gpa, size);
+            virtx_gpa_written(vm, gpa, size);
             return INSN_ACCESS_OK;
         }
     }

@@ -264,6 +264,12 @@ void hw_host_machine_check(struct virtx *virtx);
 /* trapped.c: RDMSR of a register that may not exist; 0 and *trapped where it does not. */
 uint64_t hw_rdmsr_trapped(uint32_t index, bool *trapped);
 
+/* For shadow paging. memory.c: what governs the guest's own walk now. cr.c: debts (enum hw_flush) to be
+ * paid before the next entry. On the vcpu's thread. */
+struct walk_mode;
+void hw_walk_mode(struct hw_vcpu *hv, struct walk_mode *mode);
+void hw_owe(struct hw_vcpu *hv, uint32_t debts);
+
 /* code.c: copies instruction bytes at the current CS:RIP into buf (15 at most, fewer at a page
  * without translation). Uses the guest's own tables. Returns how many. */
 unsigned hw_fetch(struct hw_vcpu *hv, uint8_t *buf);

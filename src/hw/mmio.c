@@ -237,6 +237,8 @@ static __attribute__((noinline)) bool page_fault(struct hw_vcpu *hv, enum virtx_
     case VIRTX_FAULT_NOT_MEMORY:
         remember_hole(hv);
         return hw_mmio(hv, status);
+    case VIRTX_FAULT_EXECUTE:
+        return hw_execute(hv, status);
     case VIRTX_FAULT_REFLECT:
         return own_page_fault(hv, status);
     case VIRTX_FAULT_NO_MEMORY:

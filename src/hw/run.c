@@ -50,6 +50,8 @@ static bool take_requests(struct hw_vcpu *hv)
 
         hw_owe(hv, vcpu->vm->paging->nested ? HW_FLUSH_NESTED : HW_FLUSH_TAG);
         virtx_backend_settle(vcpu, generation);
+        if (!vcpu->vm->paging->nested)
+            hv->work |= HW_WORK_ROOT; /* the root may have gone with its table */
     }
     return requests & VIRTX_REQUEST_KICK;
 }

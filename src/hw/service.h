@@ -195,7 +195,6 @@ bool hw_dr_access(struct hw_vcpu *hv, bool write, unsigned reg, uint64_t *value)
 /* The control registers have changed from these values: engine, CPUID cache. */
 void hw_control_changed(struct hw_vcpu *hv, uint64_t cr0, uint64_t cr3, uint64_t cr4, uint64_t efer,
                         bool set);
-void hw_owe(struct hw_vcpu *hv, uint32_t debts);
 
 /* io.c */
 static inline uint64_t hw_size_mask(unsigned bytes)
@@ -242,8 +241,6 @@ enum hw_access_result {
     HW_ACCESS_MMIO,  /* translated, but not to memory that allows it */
     HW_ACCESS_NONE,  /* a table of the guest is not in memory */
 };
-struct walk_mode;
-void hw_walk_mode(struct hw_vcpu *hv, struct walk_mode *mode);
 /* `flags`: WALK_IMPLICIT or 0; the privilege is the guest's own. */
 enum hw_access_result hw_translate(struct hw_vcpu *hv, uint64_t linear, uint32_t access,
                                    uint32_t flags, uint64_t *gpa, struct virtx_event *event);

@@ -224,8 +224,7 @@ fault_slow(struct virtx_vcpu *vcpu, const struct virtx_page_fault *fault)
  * The quick path: a page of a slot and a table that this vcpu has used before, without a leaf yet.
  * If the sequence is still the one of then, no slot has changed and no table has gone.
  */
-static enum virtx_fault_result nested_fault(struct virtx_vcpu *vcpu,
-                                            const struct virtx_page_fault *fault)
+static enum virtx_fault_result nested_fault(struct virtx_vcpu *vcpu, struct virtx_page_fault *fault)
 {
     struct virtx_vm *vm = vcpu->vm;
     struct nested_vm *nested = vm_of(vm);

@@ -530,3 +530,34 @@ enum virtx_status walk_memo_fill(struct walk_memo *memo, struct virtx_vm *vm,
         remember(memo, vm, gva, &path, result->gpa);
     return status;
 }
+
+enum virtx_status walk_guest_path(struct virtx_vm *vm, const struct walk_mode *mode, uint64_t gva,
+                                  uint32_t access, uint32_t flags, struct walk_result *result,
+                                  struct walk_path *path)
+{
+    struct path used = {.count = 0};
+    enum virtx_status status = VIRTX_E_FAULT;
+    bool set = false;
+
+    for (unsigned attempt = 0; attempt < FLAG_ATTEMPTS && !set; attempt++) {
+        used.count = 0;
+        used.width = 0;
+        status = walk_once(vm, mode, gva, access, flags, result, &used);
+        set = status != VIRTX_OK || !(flags & WALK_SET_FLAGS) ||
+              set_flags(vm, &used, gva, access & VIRTX_WRITE);
+    }
+    if (!set)
+        status = no_rights(mode, access, flags, false, result);
+    path->root = path->table = used.root;
+    path->width = used.width;
+    path->count = used.count;
+    for (unsigned i = 0; i < used.count; i++) {
+        path->entry[i] = used.entry[i];
+        if (flags & WALK_SET_FLAGS)
+            path->entry[i] |= ENTRY_A;
+        path->table = used.entry[i] & (used.width == 8 ? ADDRESS : ADDRESS_32);
+    }
+    if ((flags & WALK_SET_FLAGS) && used.count && (access & VIRTX_WRITE))
+        path->entry[used.count - 1] |= ENTRY_D;
+    return status;
+}

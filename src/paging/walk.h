@@ -34,6 +34,15 @@ struct walk_result {
     uint32_t rights; /* virtx_access bits granted at this privilege */
 };
 
+/* The entries that a walk used, the root's first, with the flags that it has set. */
+struct walk_path {
+    uint64_t root;  /* GPA of the first table */
+    uint64_t table; /* of the last one looked at */
+    uint64_t entry[4];
+    uint8_t count;
+    uint8_t width; /* bytes of an entry; 0: not paged */
+};
+
 /*
  * VIRTX_OK, VIRTX_E_FAULT (page fault), VIRTX_E_NOT_FOUND (a table of the guest is not in memory).
  * Whether gva is canonical is the caller's question: that is #GP or #SS, not #PF. Flags are set
@@ -41,5 +50,9 @@ struct walk_result {
  */
 enum virtx_status walk_guest(struct virtx_vm *vm, const struct walk_mode *mode, uint64_t gva,
                              uint32_t access, uint32_t flags, struct walk_result *result);
+/* The same, saying which way it went; `path` holds with VIRTX_OK, `path->table` without too. */
+enum virtx_status walk_guest_path(struct virtx_vm *vm, const struct walk_mode *mode, uint64_t gva,
+                                  uint32_t access, uint32_t flags, struct walk_result *result,
+                                  struct walk_path *path);
 
 #endif

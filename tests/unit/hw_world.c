@@ -489,7 +489,7 @@ static uint64_t engine_root(struct virtx_vcpu *vcpu)
 }
 
 static enum virtx_fault_result engine_fault(struct virtx_vcpu *vcpu,
-                                            const struct virtx_page_fault *fault)
+                                            struct virtx_page_fault *fault)
 {
     (void)vcpu;
     (void)fault;

@@ -1,0 +1,214 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * The shadow paging engine: tables from guest-linear to host-physical addresses for processors
+ * without nested paging, made from the guest's own as it uses them. shadow.h says what is kept and
+ * what always holds.
+ */
+#include "paging/shadow.h"
+
+#define LOW_TRIES 16u /* pages asked for to get one below 4 GiB */
+
+static unsigned power_of_two(uint64_t most, unsigned limit)
+{
+    unsigned n = 1;
+
+    while (n < limit && n * 2 <= most)
+        n *= 2;
+    return n;
+}
+
+/* Heads of lists, as many as the pool's bound makes sensible. */
+static bool make_heads(struct shadow_vm *sv)
+{
+    uint64_t bound = sv->vm->config.pool_pages ? sv->vm->config.pool_pages : UINT64_MAX;
+    unsigned hash = power_of_two(bound / 256, SHADOW_HASH);
+    unsigned rmap = power_of_two(bound / 128, SHADOW_RMAP);
+
+    for (unsigned i = 0; i < hash; i++) {
+        sv->hash[i] = virtx_pool_get(sv->vm);
+        if (!sv->hash[i])
+            return false;
+    }
+    for (unsigned i = 0; i < rmap; i++) {
+        sv->rmap[i] = virtx_pool_get(sv->vm);
+        if (!sv->rmap[i])
+            return false;
+    }
+    sv->hash_mask = hash * (VIRTX_PAGE_SIZE / (uint32_t)sizeof(*sv->hash[0])) - 1;
+    sv->rmap_mask = rmap * (VIRTX_PAGE_SIZE / (uint32_t)sizeof(*sv->rmap[0])) - 1;
+    return true;
+}
+
+static bool is_low(uint64_t hpa)
+{
+    return hpa >> 32 == 0;
+}
+
+/* A page below 4 GiB, where CR3 can name it without long mode. */
+static void *low_page(struct virtx_vm *vm)
+{
+    void *tried[LOW_TRIES], *page = NULL;
+    unsigned count = 0;
+
+    while (!page && count < LOW_TRIES) {
+        page = virtx_pool_get(vm);
+        if (!page)
+            break;
+        if (!is_low(virtx_hpa(vm->virtx, page))) {
+            tried[count++] = page;
+            page = NULL;
+        }
+    }
+    while (count)
+        virtx_pool_put(vm, tried[--count], 0);
+    return page;
+}
+
+static enum virtx_status shadow_vm_create(struct virtx_vm *vm)
+{
+    struct shadow_vm *sv = shadow_vm_of(vm);
+    unsigned bits = vm->virtx->caps.physical_bits;
+
+    sv->vm = vm;
+    sv->hpa_limit = BIT(bits);
+    sv->marker = SPTE_MARKER | (bits < 52 ? SPTE_P : 0);
+    sv->empty = low_page(vm);
+    if (!sv->empty || !make_heads(sv)) {
+        shadow_free_all(sv);
+        return virtx_fail(&vm->error, VIRTX_E_NO_MEMORY, "page pool",
+                          "has pages for shadow paging, one of them below 4 GiB", 0);
+    }
+    sv->empty_hpa = virtx_hpa(vm->virtx, sv->empty);
+    return VIRTX_OK;
+}
+
+static void shadow_vm_destroy(struct virtx_vm *vm)
+{
+    shadow_free_all(shadow_vm_of(vm));
+}
+
+/* The four entries of PAE format are the vcpu's own, and always there. */
+static enum virtx_status shadow_vcpu_create(struct virtx_vcpu *vcpu)
+{
+    struct shadow_vm *sv = shadow_vm_of(vcpu->vm);
+    struct shadow_vcpu *v = shadow_vcpu_of(vcpu);
+    uint64_t flags = virtx_lock_irq(&sv->lock);
+    uint64_t *low = low_page(vcpu->vm);
+    struct shadow_page *page = low ? shadow_page_get(sv, 0, ROLE_ROOT | ROLE_ACCESS | 3) : NULL;
+
+    if (page) {
+        virtx_pool_put(vcpu->vm, page->entry, 0);
+        page->entry = low;
+        page->hpa = virtx_hpa(vcpu->vm->virtx, low);
+        page->pins = 1;
+        v->pae = page;
+    } else if (low) {
+        virtx_pool_put(vcpu->vm, low, 0);
+    }
+    v->stale = true;
+    virtx_unlock_irq(&sv->lock, flags);
+    if (!page)
+        return virtx_fail(&vcpu->vm->error, VIRTX_E_NO_MEMORY, "page pool",
+                          "has pages for a vcpu with shadow paging, one of them below 4 GiB", 0);
+    return VIRTX_OK;
+}
+
+static void shadow_vcpu_destroy(struct virtx_vcpu *vcpu)
+{
+    struct shadow_vm *sv = shadow_vm_of(vcpu->vm);
+    struct shadow_vcpu *v = shadow_vcpu_of(vcpu);
+    uint64_t flags = virtx_lock_irq(&sv->lock);
+
+    if (v->root)
+        shadow_page_unpin(sv, v->root);
+    v->root = NULL;
+    if (v->pae) {
+        shadow_page_empty(sv, v->pae);
+        v->pae->state = SHADOW_DEAD;
+        shadow_page_unpin(sv, v->pae);
+    }
+    v->pae = NULL;
+    shadow_settle(sv);
+    virtx_unlock_irq(&sv->lock, flags);
+}
+
+/* Before an entry, when something has changed. What the guest's flush makes visible is seen here.
+ */
+static uint64_t shadow_root(struct virtx_vcpu *vcpu)
+{
+    struct shadow_vm *sv = shadow_vm_of(vcpu->vm);
+    struct shadow_vcpu *v = shadow_vcpu_of(vcpu);
+    uint64_t hpa;
+
+    virtx_lock(&sv->lock);
+    if (v->flush) {
+        v->flush = false;
+        shadow_sync(sv, SHADOW_TABLES);
+        shadow_sync(sv, SHADOW_LEAVES);
+    }
+    if (v->stale || !v->root || v->root->state != SHADOW_LIVE)
+        shadow_root_make(vcpu);
+    hpa = v->root ? v->root->hpa : sv->empty_hpa;
+    shadow_settle(sv);
+    if (sv->narrowed || hpa != v->root_hpa || v->root == v->pae)
+        hw_owe(hw_of(vcpu), HW_FLUSH_TAG);
+    sv->narrowed = false;
+    v->root_hpa = hpa;
+    virtx_unlock(&sv->lock);
+    return hpa;
+}
+
+/* MOV to a control register, INVPCID, or a new state: all of them are taken for a flush. */
+static void shadow_control_changed(struct virtx_vcpu *vcpu, uint64_t old_cr0, uint64_t old_cr4,
+                                   uint64_t old_efer)
+{
+    struct shadow_vcpu *v = shadow_vcpu_of(vcpu);
+
+    (void)old_cr0;
+    (void)old_cr4;
+    (void)old_efer;
+    v->flush = true;
+    v->stale = true;
+}
+
+static void shadow_invlpg(struct virtx_vcpu *vcpu, uint64_t gva)
+{
+    struct shadow_vm *sv = shadow_vm_of(vcpu->vm);
+    struct shadow_vcpu *v = shadow_vcpu_of(vcpu);
+    struct shadow_page *page = v->root;
+    unsigned index;
+
+    virtx_lock(&sv->lock);
+    shadow_sync(sv, SHADOW_TABLES);
+    if (page && !v->stale && page->state == SHADOW_LIVE) {
+        page = shadow_lookup(sv, v, gva, &index);
+        if (page->unsync)
+            shadow_compare_entry(sv, page, index);
+    }
+    shadow_settle(sv);
+    if (sv->narrowed) {
+        sv->narrowed = false;
+        hw_owe(hw_of(vcpu), HW_FLUSH_TAG);
+    }
+    virtx_unlock(&sv->lock);
+}
+
+const struct virtx_paging virtx_paging_shadow = {
+    .size = sizeof(struct virtx_paging),
+    .nested = false,
+    .dirty_at_grant = true,
+    .name = "shadow",
+    .vm_bytes = sizeof(struct shadow_vm),
+    .vcpu_bytes = sizeof(struct shadow_vcpu),
+    .vm_create = shadow_vm_create,
+    .vm_destroy = shadow_vm_destroy,
+    .vcpu_create = shadow_vcpu_create,
+    .vcpu_destroy = shadow_vcpu_destroy,
+    .memory = shadow_memory,
+    .collect_dirty = shadow_collect_dirty,
+    .root = shadow_root,
+    .fault = shadow_fault,
+    .control_changed = shadow_control_changed,
+    .invlpg = shadow_invlpg,
+    .written = shadow_written,
+};

@@ -1,0 +1,144 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * When the guest writes its tables.
+ *
+ * A table that has been shadowed is write-protected. The first write faults; it is not executed for
+ * the guest, but let through from then on, whatever the table's level: the page is out of sync. It
+ * may stay behind until the guest flushes its TLB, by the rules that a TLB may (Intel SDM
+ * "Recommended Invalidation"), because what we keep is no more than a TLB could: entries as they
+ * were when the processor last read them. At the flush each entry in use is compared with the
+ * guest's, which is quick, and the table protected again.
+ *
+ * - INVLPG takes one page's translation away, and everything kept of tables above the last (Intel
+ *   SDM "Operations that Invalidate TLBs and Paging-Structure Caches"): so tables that point to
+ *   tables are all compared, page tables only in the one entry.
+ * - A table that is written between any two flushes is left unprotected for some of them.
+ * - A table that nothing points to, or that the processor has not used for some writes, is dropped:
+ *   it is about to become something else, or is being torn down.
+ * - With several vcpus a table cannot be protected at once, as others may have translations that
+ *   still allow writes. There tables that were written stay out of sync, and each flush compares
+ *   them.
+ */
+#include "paging/shadow.h"
+
+#define IDLE_MAX  3u  /* writes in a row to a table that the processor does not use */
+#define HOT       4u  /* from here on a table is left unprotected … */
+#define HOT_AGAIN 12u /* … for so many flushes */
+
+uint64_t shadow_guest_entry(const struct shadow_page *page, unsigned index)
+{
+    unsigned quadrant = page->role >> ROLE_QUADRANT & 3;
+    const uint32_t *table;
+
+    if (likely(!(page->role & ROLE_32)))
+        return __atomic_load_n((const uint64_t *)(const void *)page->guest + index,
+                               __ATOMIC_RELAXED);
+    table = (const void *)page->guest;
+    if (shadow_level(page) == 1)
+        return __atomic_load_n(table + quadrant * 512 + index, __ATOMIC_RELAXED);
+    return __atomic_load_n(table + quadrant * 256 + index / 2, __ATOMIC_RELAXED);
+}
+
+void shadow_unsync(struct shadow_vm *sv, struct shadow_page *page)
+{
+    struct shadow_page **head =
+        &sv->unsync[shadow_level(page) == 1 ? SHADOW_LEAVES : SHADOW_TABLES];
+
+    if (page->unsync)
+        return;
+    page->unsync = true;
+    page->unsync_prev = NULL;
+    page->unsync_next = *head;
+    if (*head)
+        (*head)->unsync_prev = page;
+    *head = page;
+}
+
+void shadow_forget_unsync(struct shadow_vm *sv, struct shadow_page *page)
+{
+    if (!page->unsync)
+        return;
+    page->unsync = false;
+    if (page->unsync_next)
+        page->unsync_next->unsync_prev = page->unsync_prev;
+    if (page->unsync_prev)
+        page->unsync_prev->unsync_next = page->unsync_next;
+    else
+        sv->unsync[shadow_level(page) == 1 ? SHADOW_LEAVES : SHADOW_TABLES] = page->unsync_next;
+}
+
+void shadow_compare_entry(struct shadow_vm *sv, struct shadow_page *page, unsigned index)
+{
+    const uint64_t flags = GPTE_A | GPTE_D;
+    uint64_t now, change;
+
+    if (!page->entry[index])
+        return;
+    if (unlikely(!page->guest) || unlikely(page->entry[index] == sv->marker)) {
+        shadow_entry_clear(sv, page, index);
+        return;
+    }
+    now = shadow_guest_entry(page, index);
+    change = (now ^ page->copy[index]) & page->relevant;
+    if (likely(!change))
+        return;
+    /* More flags than the copy has are those that another access has set. */
+    if ((change & ~flags) || (change & page->copy[index]))
+        shadow_entry_clear(sv, page, index);
+}
+
+void shadow_compare(struct shadow_vm *sv, struct shadow_page *page)
+{
+    for (unsigned word = 0; word < ARRAY_SIZE(page->used); word++)
+        for (uint64_t bits = page->used[word]; bits; bits &= bits - 1)
+            shadow_compare_entry(sv, page, word * 64 + (unsigned)__builtin_ctzll(bits));
+}
+
+void shadow_sync(struct shadow_vm *sv, unsigned list)
+{
+    struct shadow_page *page = sv->unsync[list], *next;
+    bool alone = shadow_alone(sv);
+
+    for (; page; page = next) {
+        next = page->unsync_next;
+        if (alone && page->hot <= HOT) {
+            /* First the protection, then the look. The guest does not run meanwhile. */
+            shadow_protect(sv, page->gfn);
+            shadow_forget_unsync(sv, page);
+        }
+        if (page->hot)
+            page->hot--;
+        shadow_compare(sv, page);
+    }
+}
+
+/* Whether the table has stopped being one. */
+static bool is_idle(struct shadow_vm *sv, struct shadow_page *page)
+{
+    if (page->pins || page->stamp == sv->stamp)
+        return false;
+    if (!page->parents)
+        return true;
+    if (page->fresh || shadow_page_used(sv, page))
+        page->idle = 0;
+    else
+        page->idle++;
+    return page->idle >= IDLE_MAX;
+}
+
+void shadow_table_written(struct shadow_vm *sv, uint64_t gfn)
+{
+    struct shadow_page *page = shadow_table_find(sv, gfn), *next;
+
+    for (; page; page = next) {
+        next = shadow_table_next(page);
+        if (page->unsync)
+            continue;
+        if (is_idle(sv, page)) {
+            shadow_page_drop(sv, page);
+            continue;
+        }
+        page->hot = page->hot >= HOT ? HOT_AGAIN : (uint8_t)(page->hot + 2);
+        shadow_unsync(sv, page);
+    }
+}

@@ -1,0 +1,606 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Shadow paging audited: random and adversarial guests, which edit their tables, change modes and
+ * address spaces, and access memory; after every operation the answer is compared with the
+ * reference walker's, and the engine's tables are looked at as a whole every so often.
+ */
+#include "shadow_world.h"
+
+#include <check.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* How many in all; the first argument says. */
+static uint64_t operations = 1000000;
+
+/* Frames that hold tables; random entries lead there often, so that tables map themselves. */
+enum {
+    TABLES = 24,
+    PIPE = 30 /* frame of the tables that map all memory for the guest's writes */
+};
+
+static unsigned cpu;
+static uint64_t touched; /* operations that changed something, for a test that must not be idle */
+
+/* ---- The guest's registers ---- */
+
+enum format { UNPAGED, TWO_LEVEL, PAE, FOUR_LEVEL, FORMATS };
+static const char *const format_names[] = {"unpaged", "32-bit", "PAE", "4-level"};
+static enum format format;
+
+static void changed(void)
+{
+    virtx_paging_shadow.control_changed(&world.vcpu[cpu], 0, 0, 0);
+    world.hv[cpu].work |= HW_WORK_ROOT;
+    world.hv[cpu].flush |= HW_FLUSH_TAG;
+    world_enter(cpu);
+}
+
+static void load_root(uint64_t frame)
+{
+    struct walk_mode *mode = &world.mode[cpu];
+
+    mode->cr3 = frame * PAGE;
+    if (format == PAE)
+        for (unsigned i = 0; i < 4; i++) {
+            memcpy(&mode->pdpte[i], world_ram(frame * PAGE) + 8 * i, 8);
+            /* A processor refuses others. */
+            mode->pdpte[i] &= mode->pdpte[i] & 1 ? 0x000000fffffff001ull : 0;
+        }
+}
+
+static void set_format(enum format to)
+{
+    struct walk_mode *mode = &world.mode[cpu];
+
+    format = to;
+    mode->cr0 = CR0_PE | (to != UNPAGED ? CR0_PG : 0) | (mode->cr0 & CR0_WP);
+    mode->cr4 = (mode->cr4 & ~CR4_PAE) | (to >= PAE ? CR4_PAE : 0);
+    mode->efer = (mode->efer & EFER_NXE) | (to == FOUR_LEVEL ? EFER_LMA | EFER_LME : 0);
+    if (to != FOUR_LEVEL)
+        mode->cr4 &= ~CR4_PKE;
+}
+
+/* Some other mode of the processor. */
+static void change_mode(void)
+{
+    struct walk_mode *mode = &world.mode[cpu];
+
+    switch (world_below(9)) {
+    case 0:
+        mode->cr0 ^= CR0_WP;
+        break;
+    case 1:
+        mode->efer ^= EFER_NXE;
+        break;
+    case 2:
+        mode->cr4 ^= CR4_SMEP;
+        break;
+    case 3:
+        mode->cr4 ^= CR4_SMAP;
+        break;
+    case 4:
+        mode->cr4 ^= CR4_PSE;
+        break;
+    case 5:
+        if (format == FOUR_LEVEL)
+            mode->cr4 ^= CR4_PKE;
+        break;
+    case 6:
+        mode->pkru = (uint32_t)world_random() & (uint32_t)world_random();
+        break;
+    case 7:
+        mode->cr4 ^= CR4_PGE;
+        break;
+    default:
+        mode->cr0 |= CR0_WP;
+        break;
+    }
+    changed();
+    world_audit_fresh(cpu);
+}
+
+/* ---- The guest's tables ---- */
+
+static unsigned entry_bytes(void)
+{
+    return format == TWO_LEVEL ? 4 : 8;
+}
+
+/* An entry as an operating system or its enemy would write it. */
+static uint64_t random_entry(void)
+{
+    static const uint64_t often[] = {0x7, 0x67, 0x27, 0x25, 0x63, 0x3, 0x5, 0x87, 0xe7, 0xe3};
+    uint64_t entry = often[world_below(10)], frame;
+
+    switch (world_below(16)) {
+    case 0:
+        return 0;
+    case 1:
+        frame = world_below(RAM_PAGES);
+        break;
+    case 2:
+        frame = HIGH / PAGE + world_below(HIGH_PAGES);
+        break;
+    case 3:
+        frame = HIGH / PAGE + 512 * world_below(2); /* as a large page needs it */
+        break;
+    case 4:
+        frame = 0x80000 + world_below(16); /* a device */
+        break;
+    case 5:
+        frame = ROM_PAGE;
+        break;
+    default:
+        frame = world_below(TABLES);
+        break;
+    }
+    entry |= frame << 12;
+    if (world_below(8) == 0)
+        entry ^= BIT(world_below(12));
+    if (format == TWO_LEVEL)
+        return (uint32_t)entry;
+    if (world_below(16) == 0)
+        entry |= BIT(63);
+    if (world_below(64) == 0)
+        entry |= BIT(52 + world_below(11));
+    if (world_below(256) == 0)
+        entry |= BIT(40 + world_below(12));
+    return entry;
+}
+
+static const unsigned few[] = {0, 1, 2, 3, 256, 511};
+
+static unsigned random_index(void)
+{
+    unsigned count = format == TWO_LEVEL ? 1024 : 512;
+
+    return world_below(32) ? few[world_below(6)] % count : world_below(count);
+}
+
+/* Linear addresses that meet the entries above. */
+static uint64_t random_gva(void)
+{
+    uint64_t gva = world_below(4096);
+
+    switch (format) {
+    case UNPAGED:
+        switch (world_below(4)) {
+        case 0:
+            return HIGH + world_below(HIGH_PAGES) * PAGE + gva;
+        case 1:
+            return (uint32_t)world_random();
+        default:
+            return world_below(RAM_PAGES) * PAGE + gva;
+        }
+    case TWO_LEVEL:
+        gva |= (uint64_t)random_index() << 22 | (uint64_t)random_index() << 12;
+        return (uint32_t)gva;
+    case PAE:
+        gva |= (uint64_t)world_below(4) << 30 | (uint64_t)random_index() << 21 |
+               (uint64_t)random_index() << 12;
+        return (uint32_t)gva;
+    default:
+        gva |= (uint64_t)random_index() << 39 | (uint64_t)random_index() << 30 |
+               (uint64_t)random_index() << 21 | (uint64_t)random_index() << 12;
+        return (uint64_t)((int64_t)(gva << 16) >> 16);
+    }
+}
+
+static uint64_t known_gva[256];
+
+static uint64_t some_gva(void)
+{
+    uint64_t *at = &known_gva[world_below(256)];
+
+    if (world_below(8) == 0)
+        *at = random_gva();
+    return format == FOUR_LEVEL ? *at : (uint32_t)*at;
+}
+
+/* ---- Operations ---- */
+
+static struct ref_access random_access(void)
+{
+    unsigned kind = world_below(8);
+
+    return (struct ref_access){.write = kind < 3, .fetch = kind == 3, .cpl3 = world_below(2)};
+}
+
+/* A table on the way is behind the guest's, as a TLB may be. */
+static bool may_be_old(uint64_t gva)
+{
+    const struct shadow_vm *sv = shadow_vm_of(&world.vm);
+    const struct shadow_page *page = shadow_vcpu_of(&world.vcpu[cpu])->root;
+
+    for (unsigned level = page->role & ROLE_LEVEL;; level--) {
+        unsigned index = shadow_index(gva, level) & (page->role & ROLE_ROOT ? 3 : 511);
+
+        if (page->unsync)
+            return true;
+        if (!shadow_maps(sv, page->entry[index]) || shadow_is_leaf(page->entry[index], level))
+            return false;
+        page = page->child[index];
+    }
+}
+
+static void access_memory(void)
+{
+    uint64_t gva = some_gva(), hpa;
+    struct ref_access access = random_access();
+    enum outcome outcome = world_access(cpu, gva, &access, &hpa);
+    struct ref_result guest = world_guest(cpu, gva, &access);
+    bool old = world.vm.vcpu_count > 1 || may_be_old(gva);
+
+    touched += outcome == DONE;
+    switch (outcome) {
+    case DONE:
+        if (old)
+            break;
+        EXPECT(guest.kind == REF_OK);
+        EXPECT(hpa == world_hpa(guest.address));
+        for (unsigned i = 0; i < guest.count; i++) {
+            if (guest.entry[i].address / PAGE == ROM_PAGE)
+                continue;
+            EXPECT(guest.entry[i].value & 0x20);
+            EXPECT(!access.write || i + 1 < guest.count || (guest.entry[i].value & 0x40));
+        }
+        break;
+    case DEVICE:
+        if (old)
+            break;
+        EXPECT(guest.kind == REF_OK);
+        EXPECT(guest.address == hpa);
+        EXPECT(!world_is_memory(hpa));
+        break;
+    case REFUSED:
+        EXPECT(guest.kind == REF_NO_MEMORY ||
+               (guest.kind == REF_OK && (access.write || access.fetch)));
+        break;
+    case EXECUTED:
+        EXPECT(guest.kind == REF_OK && access.write && !access.cpl3);
+        EXPECT(!(world.mode[cpu].cr0 & CR0_WP));
+        break;
+    default:
+        break;
+    }
+}
+
+/* The guest writes a table entry through a linear address that leads there; if it has none, the
+ * host does it for it (as src/insn does, or a device). */
+static void write_entry(void)
+{
+    uint64_t frame = world_below(TABLES), value = random_entry();
+    unsigned bytes = entry_bytes();
+    uint64_t gpa = frame * PAGE + random_index() * bytes;
+    struct ref_access access = {.write = true};
+
+    if (world_below(64) == 0)
+        gpa += world_below(4) * 2; /* across two entries, but within the page */
+    if (gpa % PAGE + bytes > PAGE)
+        gpa -= bytes;
+    for (unsigned n = 0; n < 6; n++) {
+        uint64_t gva = some_gva(), hpa;
+        struct ref_result guest;
+
+        gva = (gva & ~0xfffull) | (gpa & 0xfff);
+        guest = world_guest(cpu, gva, &access);
+        if (guest.kind != REF_OK || guest.address != gpa)
+            continue;
+        if (world_access(cpu, gva, &access, &hpa) == DONE && hpa == world_hpa(gpa)) {
+            memcpy(world_ram(gpa), &value, bytes);
+            touched++;
+            return;
+        }
+    }
+    memcpy(world_ram(gpa), &value, bytes);
+    virtx_paging_shadow.written(&world.vm, gpa, bytes);
+}
+
+/* Through a mapping that is always there: tables of their own, which random edits leave alone. */
+static uint64_t pipe_gva(uint64_t gpa)
+{
+    switch (format) {
+    case TWO_LEVEL:
+        return 0xa0000000u + gpa;
+    case PAE:
+        return 0xa0000000u + gpa;
+    case FOUR_LEVEL:
+        return 0xffffc00000000000ull + gpa;
+    default:
+        return gpa;
+    }
+}
+
+static void link_pipe(uint64_t root)
+{
+    uint8_t *table = world_ram(PIPE * PAGE);
+    uint64_t entry;
+
+    memset(table, 0, 4 * PAGE);
+    if (format == TWO_LEVEL) {
+        for (uint32_t i = 0; i < RAM_PAGES; i++) {
+            uint32_t pte = i * 4096u | 3;
+
+            memcpy(table + 4 * i, &pte, 4);
+        }
+        entry = PIPE * PAGE | 3;
+        memcpy(world_ram(root * PAGE) + 4 * (0xa0000000u >> 22), &entry, 4);
+        virtx_paging_shadow.written(&world.vm, root * PAGE, PAGE);
+    } else {
+        for (uint64_t i = 0; i < RAM_PAGES; i++) {
+            entry = i * PAGE | 3;
+            memcpy(table + 8 * i, &entry, 8); /* two tables */
+        }
+        for (unsigned i = 0; i < 2; i++) {
+            entry = (PIPE + i) * PAGE | 3;
+            memcpy(table + 2 * PAGE + 8 * ((format == PAE ? 256 : 0) + i), &entry, 8);
+        }
+        if (format == PAE) {
+            entry = (PIPE + 2) * PAGE | 1;
+            memcpy(world_ram(root * PAGE) + 16, &entry, 8);
+        } else {
+            entry = (PIPE + 2) * PAGE | 3;
+            memcpy(table + 3 * PAGE, &entry, 8);
+            entry = (PIPE + 3) * PAGE | 3;
+            memcpy(world_ram(root * PAGE) + 8 * 384, &entry, 8);
+        }
+        virtx_paging_shadow.written(&world.vm, root * PAGE, PAGE);
+    }
+    virtx_paging_shadow.written(&world.vm, PIPE * PAGE, 4 * PAGE);
+}
+
+/* The guest's kernel writes an entry by its own map of memory. */
+static void write_by_pipe(void)
+{
+    uint64_t frame = world_below(TABLES), value = random_entry(), hpa;
+    unsigned bytes = entry_bytes();
+    uint64_t gpa = frame * PAGE + random_index() * bytes;
+    struct ref_access access = {.write = true};
+    struct ref_result guest = world_guest(cpu, pipe_gva(gpa), &access);
+
+    if (guest.kind != REF_OK || guest.address != gpa)
+        return; /* an edit has destroyed it */
+    if (world_access(cpu, pipe_gva(gpa), &access, &hpa) == DONE && hpa == world_hpa(gpa)) {
+        memcpy(world_ram(gpa), &value, bytes);
+        touched++;
+    }
+}
+
+static void invlpg(void)
+{
+    uint64_t gva = some_gva();
+
+    virtx_paging_shadow.invlpg(&world.vcpu[cpu], gva);
+    world.hv[cpu].flush |= HW_FLUSH_TAG;
+    world_enter(cpu);
+    for (unsigned kind = 0; kind < 8; kind++) {
+        struct ref_access access = {.write = kind & 1, .fetch = kind >> 1 & 1, .cpl3 = kind >> 2};
+        struct ref_result host, guest;
+
+        if (access.write && access.fetch)
+            continue;
+        host = world_processor(cpu, gva, &access);
+        guest = world_guest(cpu, gva, &access);
+        if (host.kind == REF_OK)
+            EXPECT(guest.kind == REF_OK && host.address == world_hpa(guest.address));
+    }
+}
+
+static void switch_space(void)
+{
+    load_root(world_below(4));
+    if (world_below(4) == 0)
+        link_pipe(world.mode[cpu].cr3 / PAGE);
+    changed();
+    if (world_below(4) == 0)
+        world_audit_fresh(cpu);
+}
+
+static bool high = true, logging;
+static uint32_t high_rights = 7;
+
+static void change_slots(void)
+{
+    enum virtx_memory_change change = VIRTX_MEMORY_WIDENED;
+
+    switch (world_below(4)) {
+    case 0:
+        high = !high;
+        change = high ? VIRTX_MEMORY_ADDED : VIRTX_MEMORY_REMOVED;
+        break;
+    case 1:
+        high_rights = high_rights == 7 ? 5 : high_rights == 5 ? 1 : 7;
+        change = high_rights == 7 ? VIRTX_MEMORY_WIDENED : VIRTX_MEMORY_NARROWED;
+        break;
+    case 2:
+        logging = !logging;
+        change = logging ? VIRTX_MEMORY_NARROWED : VIRTX_MEMORY_WIDENED;
+        memset(world.log, 0, sizeof(world.log));
+        break;
+    default:
+        change = VIRTX_MEMORY_MOVED;
+        break;
+    }
+    world_slots(high, high_rights, logging);
+    if (high || change == VIRTX_MEMORY_REMOVED)
+        virtx_paging_shadow.memory(&world.vm, HIGH, HIGH_PAGES * PAGE, change);
+    virtx_generation_next(&world.vm);
+    for (unsigned i = 0; i < world.vm.vcpu_count; i++)
+        world_enter(i);
+}
+
+static void collect_log(void)
+{
+    if (!logging)
+        return;
+    memset(world.log, 0, sizeof(world.log));
+    virtx_paging_shadow.collect_dirty(&world.vm, HIGH, HIGH_PAGES * PAGE);
+    virtx_generation_next(&world.vm);
+    for (unsigned i = 0; i < world.vm.vcpu_count; i++)
+        world_enter(i);
+}
+
+static void fill_tables(void)
+{
+    for (unsigned frame = 0; frame < TABLES; frame++)
+        for (unsigned i = 0; i < 6; i++) {
+            uint64_t value = random_entry();
+
+            memcpy(world_ram(frame * PAGE) + few[i] * entry_bytes(), &value, entry_bytes());
+        }
+    virtx_paging_shadow.written(&world.vm, 0, TABLES * PAGE);
+    for (unsigned i = 0; i < 256; i++)
+        known_gva[i] = random_gva();
+}
+
+static void new_format(enum format to)
+{
+    set_format(to);
+    fill_tables();
+    load_root(world_below(4));
+    if (to != UNPAGED)
+        link_pipe(world.mode[cpu].cr3 / PAGE);
+    if (to == PAE)
+        load_root(world.mode[cpu].cr3 / PAGE);
+    changed();
+    world_audit_fresh(cpu);
+}
+
+static void operation(void)
+{
+    unsigned what = world_below(1000);
+
+    world.operations++;
+    cpu = world.vm.vcpu_count > 1 ? world_below(world.vm.vcpu_count) : 0;
+    if (what < 600)
+        access_memory();
+    else if (what < 780)
+        write_by_pipe();
+    else if (what < 880)
+        write_entry();
+    else if (what < 940)
+        invlpg();
+    else if (what < 980)
+        switch_space();
+    else if (what < 990)
+        change_mode();
+    else if (what < 994)
+        change_slots();
+    else
+        collect_log();
+}
+
+static void audit_run(uint64_t count, unsigned audit_every)
+{
+    for (uint64_t n = 0; n < count; n++) {
+        operation();
+        if (n % audit_every == 0)
+            world_audit();
+    }
+    world_audit();
+}
+
+static void begin(unsigned vcpus, uint64_t pool, unsigned physical_bits)
+{
+    high = true;
+    logging = false;
+    high_rights = 7;
+    touched = 0;
+    world_begin(vcpus, pool, physical_bits);
+}
+
+START_TEST(test_random)
+{
+    begin(1, POOL_PAGES, 46);
+    cpu = 0;
+    set_format((enum format)_i);
+    new_format((enum format)_i);
+    audit_run(operations / FORMATS / 2, 509);
+    printf("%s: %llu operations, %llu faults, %llu reflected, %llu devices, %llu executed, %u "
+           "tables\n",
+           format_names[_i], (unsigned long long)world.operations, (unsigned long long)world.faults,
+           (unsigned long long)world.reflected, (unsigned long long)world.devices,
+           (unsigned long long)world.executed, shadow_vm_of(&world.vm)->tables);
+    EXPECT(touched > world.operations / 100);
+    world_end();
+}
+END_TEST
+
+/* All formats in one machine, with tables of one kept while another is in use. */
+START_TEST(test_mixed)
+{
+    begin(1, POOL_PAGES, 46);
+    cpu = 0;
+    for (unsigned round = 0; round < 64; round++) {
+        new_format((enum format)world_below(FORMATS));
+        audit_run(operations / 4 / 64, 251);
+    }
+    world_end();
+}
+END_TEST
+
+/* A bound that holds a few address spaces: pages are evicted all the time. */
+START_TEST(test_little_memory)
+{
+    begin(1, 96, 46);
+    cpu = 0;
+    for (unsigned round = 0; round < 16; round++) {
+        new_format((enum format)world_below(FORMATS));
+        audit_run(operations / 8 / 16, 127);
+        EXPECT(world.pool_used <= 96);
+    }
+    world_end();
+}
+END_TEST
+
+/* Without reserved address bits devices are marked by entries that are not present. */
+START_TEST(test_no_reserved_bits)
+{
+    begin(1, POOL_PAGES, 52);
+    cpu = 0;
+    for (unsigned round = 0; round < 8; round++) {
+        new_format((enum format)world_below(FORMATS));
+        audit_run(operations / 16 / 8, 251);
+    }
+    EXPECT(world.devices > 100);
+    world_end();
+}
+END_TEST
+
+/* Two vcpus of one machine, each with its own registers. */
+START_TEST(test_two_vcpus)
+{
+    begin(2, 256, 46);
+    for (unsigned round = 0; round < 16; round++) {
+        for (cpu = 0; cpu < 2; cpu++)
+            new_format(FOUR_LEVEL);
+        audit_run(operations / 16 / 16, 127);
+    }
+    world_end();
+}
+END_TEST
+
+int main(int argc, char **argv)
+{
+    Suite *suite = suite_create("shadow");
+    TCase *c = tcase_create("audit");
+    SRunner *runner;
+    int failed;
+
+    if (argc > 1)
+        operations = strtoull(argv[1], NULL, 10);
+    tcase_set_timeout(c, 0);
+    tcase_add_loop_test(c, test_random, 0, FORMATS);
+    tcase_add_test(c, test_mixed);
+    tcase_add_test(c, test_little_memory);
+    tcase_add_test(c, test_no_reserved_bits);
+    tcase_add_test(c, test_two_vcpus);
+    suite_add_tcase(suite, c);
+    runner = srunner_create(suite);
+    srunner_run_all(runner, CK_NORMAL);
+    failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}
