@@ -156,23 +156,9 @@ void board_io(struct board *board, const struct virtx_exit_io *io, void *data)
 
 /* ---- Time ---- */
 
-static uint64_t lapic_deadline(const struct board *board)
-{
-    uint64_t next = UINT64_MAX;
-
-    for (uint32_t i = 0; i < board->bus.count; i++) {
-        uint64_t deadline = virtx_lapic_deadline(&board->lapic[i]);
-        if (deadline < next)
-            next = deadline;
-    }
-    return next;
-}
-
 uint64_t board_deadline(const struct board *board)
 {
-    uint64_t pit = pit_deadline(&board->pit), lapic = lapic_deadline(board);
-
-    return pit < lapic ? pit : lapic;
+    return pit_deadline(&board->pit);
 }
 
 void board_poll(struct board *board)
@@ -183,9 +169,6 @@ void board_poll(struct board *board)
         set_line(board, IRQ_TIMER, false);
         set_line(board, IRQ_TIMER, true);
     }
-    for (uint32_t i = 0; i < board->bus.count; i++)
-        if (virtx_lapic_deadline(&board->lapic[i]) <= now)
-            virtx_lapic_advance(&board->lapic[i], now);
     drain_console(board);
     receive(board);
 }

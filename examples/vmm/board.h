@@ -8,6 +8,7 @@
 #include <virtx/ioapic.h>
 #include <virtx/pic.h>
 #include "acpi.h"
+#include "bare.h"
 #include "pit.h"
 #include "rtc.h"
 #include "uart.h"
@@ -23,7 +24,10 @@ enum board_end {
     BOARD_RESET,       /* asked for a reset: port 0xcf9 or 0x92, keyboard controller */
 };
 
+/* Whoever uses a board that runs holds its lock; but a LAPIC is its processor's own, and the interrupt
+ * controllers have locks of their own. */
 struct board {
+    struct bare_lock lock;
     struct virtx_apic_bus bus;
     struct virtx_lapic *lapic_table[BOARD_CPUS];
     struct virtx_lapic lapic[BOARD_CPUS];

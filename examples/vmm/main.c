@@ -8,19 +8,11 @@
  */
 #include "bare.h"
 #include "virtx_host.h"
-#include "board.h"
+#include "cpus.h"
 #include "guest.h"
-#include "muldiv.h"
 #include "stats.h"
 
-enum {
-    VECTOR_TIMER = 0x40,
-    INPUT_POLL_HZ = 100, /* how often a busy guest's console input is looked for */
-    IDLE_POLL_HZ = 1000, /* … and an idle guest's */
-};
-
 static struct board board;
-static struct virtx_vcpu *vcpu0;
 
 /* One clear line, then the end. */
 static int finish(const char *outcome, uint64_t value, const char *why)
@@ -181,131 +173,13 @@ static enum virtx_status set_start(struct virtx_vcpu *vcpu, const struct guest_s
                                     VIRTX_STATE_CR | VIRTX_STATE_SEG | VIRTX_STATE_TABLES, &state);
 }
 
-/* ---- Time ---- */
-
-static void timer_tick(struct bare_frame *frame, void *ctx)
-{
-    (void)frame;
-    (void)ctx;
-    bare_eoi();
-    if (vcpu0)
-        virtx_vcpu_kick(vcpu0);
-}
-
-/* Arms the host's timer for the board's next deadline, at least INPUT_POLL_HZ times a second. */
-static void arm_timer(uint64_t *armed, unsigned poll_hz)
-{
-    uint64_t now = bare_tsc(), latest = now + board.tsc_hz / poll_hz;
-    uint64_t deadline = board_deadline(&board), ticks;
-
-    if (deadline > latest)
-        deadline = latest;
-    if (*armed > now && *armed <= deadline)
-        return;
-    *armed = deadline;
-    ticks = deadline > now ? muldiv(deadline - now, bare_timer_hz(), board.tsc_hz) : 0;
-    bare_timer_start(VECTOR_TIMER, (uint32_t)(ticks + 1), false);
-}
-
-/* The guest halts: sleeps until an interrupt is there for it. False: it never will. */
-static bool idle(struct virtx_vcpu *vcpu, uint64_t *armed)
-{
-    struct virtx_state state;
-
-    if (virtx_vcpu_get(vcpu, VIRTX_STATE_RFLAGS, &state) || !(state.rflags & 0x200))
-        return virtx_vcpu_wakeable(vcpu);
-    for (;;) {
-        board_poll(&board);
-        if (virtx_vcpu_wakeable(vcpu))
-            return true;
-        bare_irq_disable(); /* so that the tick cannot come before the halt */
-        arm_timer(armed, board.console_count ? IDLE_POLL_HZ * 10 : IDLE_POLL_HZ);
-        bare_irq_wait();
-        bare_irq_enable();
-    }
-}
-
-/* ---- The loop ---- */
-
-static void give_fault(struct virtx_vcpu *vcpu, uint8_t vector)
-{
-    struct virtx_event event = {.type = VIRTX_EVENT_EXCEPTION, .vector = vector, .has_error = true};
-    virtx_vcpu_fault(vcpu, &event);
-}
-
-/* Serves one exit. NULL: go on; else how the guest ended. */
-static const char *serve(struct virtx_vcpu *vcpu, const struct virtx_exit *exit, uint64_t *armed)
-{
-    switch (exit->reason) {
-    case VIRTX_EXIT_IO:
-        board_io(&board, &exit->io, exit->io.data);
-        virtx_vcpu_complete(vcpu, NULL);
-        return NULL;
-    case VIRTX_EXIT_MMIO: /* nothing there: all ones */
-        while (virtx_vcpu_complete(vcpu, NULL) == VIRTX_AGAIN)
-            ;
-        return NULL;
-    case VIRTX_EXIT_MSR:
-        give_fault(vcpu, 13);
-        return NULL;
-    case VIRTX_EXIT_KICK:
-    case VIRTX_EXIT_INTERRUPT:
-        return NULL;
-    case VIRTX_EXIT_HLT:
-        return idle(vcpu, armed) ? NULL : "halted";
-    case VIRTX_EXIT_SHUTDOWN:
-        return "triple-fault";
-    default:
-        return "stuck";
-    }
-}
-
-static int describe_end(const char *how, struct virtx_vcpu *vcpu, const struct virtx_exit *exit)
-{
-    static char line[160];
-    struct virtx_state state = {0};
-
-    virtx_vcpu_get(vcpu, VIRTX_STATE_ALL, &state);
-    bare_snprintf(line, sizeof(line), "exit %s (raw %lx %lx %lx) at rip %lx cr0 %lx cr3 %lx",
-                  virtx_exit_name(exit->reason), exit->raw.code, exit->raw.qualification,
-                  exit->raw.address, state.rip, state.cr0, state.cr3);
-    return finish(how, 0, line);
-}
-
-static int loop(struct virtx_vcpu *vcpu)
-{
-    const struct virtx_exit *exit;
-    const char *how;
-    uint64_t armed = 0;
-
-    arm_timer(&armed, INPUT_POLL_HZ);
-    while (virtx_vcpu_run(vcpu, &exit) == VIRTX_OK) {
-        how = serve(vcpu, exit, &armed);
-        if (how)
-            return describe_end(how, vcpu, exit);
-        switch (board.end) {
-        case BOARD_RUNNING:
-            break;
-        case BOARD_POWERED_OFF:
-            return finish("powered-off", 0, "");
-        case BOARD_DEBUG_EXIT:
-            return finish("debug-exit", board.exit_value, "");
-        case BOARD_RESET:
-            return finish("reset", 0, "");
-        }
-        if (bare_tsc() >= armed)
-            board_poll(&board);
-        arm_timer(&armed, INPUT_POLL_HZ);
-    }
-    return failed("run", virtx_vcpu_last_error(vcpu));
-}
-
 int bare_main(void)
 {
     static const struct virtx_backend *const backends[] = {&virtx_vmx, &virtx_svm, NULL};
     static const struct virtx_paging *const paging[] = {&virtx_paging_nested, NULL};
-    struct virtx_config config = {.size = sizeof(config), .max_cpus = BARE_MAX_CPUS,
-                                  .ops = &bare_virtx_ops, .profile = &virtx_profile_bare,
+    struct virtx_host_ops ops = bare_virtx_ops;
+    struct virtx_config config = {.size = sizeof(config), .max_cpus = BARE_MAX_CPUS, .ops = &ops,
+                                  .profile = &virtx_profile_bare,
                                   .backends = backends, .paging = paging};
     struct virtx_vm_config vm_config = {.size = sizeof(vm_config), .tsc_hz = bare_tsc_hz()};
     const char *memory = bare_option("memory");
@@ -316,17 +190,19 @@ int bare_main(void)
     struct virtx_error error;
     struct virtx *virtx;
     struct virtx_vm *vm;
+    struct cpus_end how;
     const char *why;
-    int result;
+    uint64_t cpus = bare_option_u64("cpus", 1);
 
     if (bytes < 4u << 20)
         return finish("error", 0, "memory= must be at least 4M");
-    if (bare_option_u64("cpus", 1) != 1)
-        return finish("error", 0, "guests with several processors are not supported yet");
+    if (cpus < 1 || cpus > BOARD_CPUS)
+        return finish("error", 0, "cpus= must be 1 to 8");
     if (after(bare_option("paging") ? bare_option("paging") : "auto", "shadow"))
         return finish("error", 0, "shadow paging is not supported yet");
     if (!find_files(&image))
         return finish("error", 0, "too many modules");
+    ops.wake = cpus_wake;
     if (virtx_open(&config, &virtx, &error))
         return failed("virtx_open", &error);
     if (virtx_cpu_enable(virtx))
@@ -337,20 +213,26 @@ int bare_main(void)
         return failed("hide=xsavec", virtx_vm_last_error(vm));
     if (add_memory(vm, bytes, &ram))
         return finish("error", 0, "not enough memory in this machine for memory=");
-    image.rsdp = acpi_build(ram.low, 1);
+    image.rsdp = acpi_build(ram.low, (unsigned)cpus);
     why = load(&ram, &image, &start);
     if (why)
         return finish("error", 0, why);
     if (board_init(&board, vm, vm_config.tsc_hz, bytes))
         return failed("board_init", virtx_vm_last_error(vm));
-    if (virtx_vcpu_create(vm, 0, &vcpu0))
-        return failed("virtx_vcpu_create", virtx_vm_last_error(vm));
-    if (board_add_cpu(&board, vcpu0) || set_start(vcpu0, &start))
-        return failed("set-up", virtx_vcpu_last_error(vcpu0));
-    bare_handler_set(VECTOR_TIMER, timer_tick, NULL);
-    bare_irq_enable();
-    result = loop(vcpu0);
+    for (uint32_t i = 0; i < cpus; i++) {
+        struct virtx_vcpu *vcpu;
+
+        if (virtx_vcpu_create(vm, i, &vcpu))
+            return failed("virtx_vcpu_create", virtx_vm_last_error(vm));
+        if (cpus_add(&board, vcpu) || (i == 0 && set_start(vcpu, &start)))
+            return failed("set-up", virtx_vcpu_last_error(vcpu));
+    }
+    how = cpus_run(virtx, &board);
+    if (how.error)
+        failed(how.outcome, how.error);
+    else
+        finish(how.outcome, how.value, how.why);
     if (bare_option("stats"))
         print_stats(vm);
-    return result;
+    return 0;
 }

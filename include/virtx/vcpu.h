@@ -170,7 +170,7 @@ enum virtx_status virtx_vcpu_window(struct virtx_vcpu *vcpu);
 
 /**
  * @brief Whether something waits that a halted vcpu, or one that waits for a SIPI, would be run for:
- * an interrupt, NMI, INIT, SIPI or kick.
+ * a kick, an INIT, a SIPI, an NMI that is not blocked, or an interrupt with RFLAGS.IF set.
  *
  * A thread that sleeps while the guest halts asks this with the wake-up (virtx_host_ops::wake, the
  * host's own timer) held off, as with `cli` before `sti; hlt`.

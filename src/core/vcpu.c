@@ -699,10 +699,17 @@ bool virtx_vcpu_wakeable(struct virtx_vcpu *vcpu)
 
     if (requests & (VIRTX_REQUEST_INIT | VIRTX_REQUEST_SIPI | VIRTX_REQUEST_KICK))
         return true;
-    if (vcpu->virtx->backend->get(vcpu, VIRTX_STATE_INTR, &state) == VIRTX_OK &&
+    if (vcpu->virtx->backend->get(vcpu, VIRTX_STATE_INTR | VIRTX_STATE_RFLAGS, &state) !=
+            VIRTX_OK ||
         state.activity == VIRTX_WAIT_FOR_SIPI)
         return false;
-    return queue->has_exception || queue->has_interrupt || queue->nmis ||
-           (requests & VIRTX_REQUEST_NMI) ||
+    if (queue->has_exception)
+        return true;
+    if (!(state.interruptibility & VIRTX_BLOCKED_BY_NMI) &&
+        (queue->nmis || (requests & VIRTX_REQUEST_NMI)))
+        return true;
+    if (!(state.rflags & 0x200)) /* IF */
+        return false;
+    return queue->has_interrupt ||
            (vcpu->irq && vcpu->irq->pending(vcpu->irq_ctx) >= 0);
 }

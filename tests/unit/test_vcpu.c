@@ -410,6 +410,15 @@ static int source_take(void *ctx)
     return vector;
 }
 
+static void set_if(bool on)
+{
+    struct virtx_state state;
+
+    ck_assert_int_eq(virtx_vcpu_get(vcpu, VIRTX_STATE_RFLAGS, &state), VIRTX_OK);
+    state.rflags = on ? 0x202 : 2;
+    ck_assert_int_eq(virtx_vcpu_set(vcpu, VIRTX_STATE_RFLAGS, &state), VIRTX_OK);
+}
+
 START_TEST(injection)
 {
     struct virtx_event irq = {.type = VIRTX_EVENT_INTERRUPT, .vector = 0x31};
@@ -422,7 +431,10 @@ START_TEST(injection)
     ck_assert(!virtx_vcpu_wakeable(vcpu));
     ck_assert_int_eq(virtx_vcpu_inject(vcpu, NULL), VIRTX_E_INVALID);
     ck_assert_int_eq(virtx_vcpu_inject(vcpu, &irq), VIRTX_OK);
+    ck_assert(!virtx_vcpu_wakeable(vcpu)); /* IF is clear: it would wait for ever */
+    set_if(true);
     ck_assert(virtx_vcpu_wakeable(vcpu));
+    set_if(false);
     irq.vector = 0x32;
     ck_assert_int_eq(virtx_vcpu_inject(vcpu, &irq), VIRTX_E_BUSY);
     fake_error(virtx_vcpu_last_error(vcpu), VIRTX_E_BUSY, "event");
@@ -463,6 +475,10 @@ START_TEST(injection)
     ck_assert(!virtx_vcpu_wakeable(vcpu));
     virtx_vcpu_nmi(vcpu);
     ck_assert(virtx_vcpu_wakeable(vcpu));
+    ck_assert_int_eq(virtx_vcpu_get(vcpu, VIRTX_STATE_INTR, &state), VIRTX_OK);
+    state.interruptibility = VIRTX_BLOCKED_BY_NMI;
+    ck_assert_int_eq(virtx_vcpu_set(vcpu, VIRTX_STATE_INTR, &state), VIRTX_OK);
+    ck_assert(!virtx_vcpu_wakeable(vcpu));
     ck_assert_int_eq(virtx_vcpu_reset(vcpu, VIRTX_PRESET_RESET), VIRTX_OK);
     ck_assert(!virtx_vcpu_wakeable(vcpu));
     end();
@@ -486,6 +502,8 @@ START_TEST(sources)
     waiting = -1;
     ck_assert(!virtx_vcpu_wakeable(vcpu));
     waiting = 0;
+    ck_assert(!virtx_vcpu_wakeable(vcpu));
+    set_if(true);
     ck_assert(virtx_vcpu_wakeable(vcpu));
     ck_assert_int_eq(virtx_vcpu_reset(vcpu, VIRTX_PRESET_RESET), VIRTX_OK);
     ck_assert_ptr_eq(vcpu->irq, &source); /* a controller stays attached */
