@@ -55,7 +55,7 @@ enum virtx_request {
     VIRTX_REQUEST_SIPI = 1u << 6,       /**< virtx_vcpu_signal_sipi(); virtx_backend_sipi() has the vector. */
 };
 
-/** @brief The operations of a backend. All are required. */
+/** @brief The operations of a backend. All are required but where NULL is given a meaning. */
 struct virtx_backend {
     uint32_t size;       /**< sizeof(struct virtx_backend). */
     uint32_t reserved;   /**< Zero. */
@@ -133,6 +133,8 @@ struct virtx_backend {
 
     /** For the hardware backends: their seam-2 table. Others: NULL. */
     const void *hw;
+    /** virtx_vcpu_interpret(), on the vcpu's thread. NULL: the backend has no executor. */
+    enum virtx_status (*interpret)(struct virtx_vcpu *vcpu, bool always);
 };
 
 /** @name What the objects offer to a backend. */

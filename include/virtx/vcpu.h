@@ -124,6 +124,21 @@ enum virtx_status virtx_vcpu_fpu_get(struct virtx_vcpu *vcpu, void *area, size_t
 enum virtx_status virtx_vcpu_fpu_set(struct virtx_vcpu *vcpu, const void *area, size_t bytes);
 
 /**
+ * @brief Makes the library's instruction executor run all of the guest, in place of the processor; or lets
+ *  the processor run again what it can.
+ *
+ * For debugging and tests: the guest runs some hundred times slower and sees no difference, but for
+ * instructions that the executor does not know, which end run with ::VIRTX_EXIT_EMULATION. Every
+ * 256 instructions the host's interrupts get their chance; with run called at IF = 0, or with
+ * virtx_vm_config::exit_on_interrupt, that is a ::VIRTX_EXIT_INTERRUPT. The vcpu is not in run, or it is
+ * called from a handler. At first, and where nothing else is said, the executor runs only what the
+ * processor cannot.
+ *
+ * @return ::VIRTX_OK, ::VIRTX_E_BUSY, ::VIRTX_E_PENDING, ::VIRTX_E_UNSUPPORTED (the backend has no executor)
+ */
+enum virtx_status virtx_vcpu_interpret(struct virtx_vcpu *vcpu, bool always);
+
+/**
  * @brief Queues an event for the guest.
  *
  * An exception replaces nothing: with one already queued the two are merged as the processor does

@@ -581,6 +581,22 @@ enum virtx_status virtx_vcpu_fpu_set(struct virtx_vcpu *vcpu, const void *area, 
     return status;
 }
 
+enum virtx_status virtx_vcpu_interpret(struct virtx_vcpu *vcpu, bool always)
+{
+    const struct virtx_backend *backend = vcpu->virtx->backend;
+    enum virtx_status status;
+    bool release;
+
+    if (!backend->interpret)
+        return virtx_fail(&vcpu->error, VIRTX_E_UNSUPPORTED, "backend", "has an executor", 0);
+    status = claim_settled(vcpu, &release);
+    if (status != VIRTX_OK)
+        return status;
+    status = backend_said(vcpu, backend->interpret(vcpu, always), "interpret");
+    virtx_vcpu_release(vcpu, release);
+    return status;
+}
+
 /* ---- Events ---- */
 
 /* A triple fault: the vcpu shuts down. */

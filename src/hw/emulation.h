@@ -65,6 +65,7 @@ struct hw_emulation {
     bool forbidden; /* an access met a slot that does not allow it */
     bool injected;  /* a handler has queued the exception itself */
     bool stopped;   /* an access meets what is not memory and not a device */
+    bool any;       /* system instructions too: nobody else will execute them */
     struct hw_line line[HW_LINES];
 };
 
@@ -73,8 +74,13 @@ struct hw_emulation {
 const struct hw_line *hw_code(struct hw_vcpu *hv, struct hw_fetch *fetch);
 
 /* execute.c */
-bool hw_execute_insn(struct hw_vcpu *hv, const struct insn *insn);
+bool hw_execute_insn(struct hw_vcpu *hv, const struct insn *insn, enum virtx_status *status);
 enum virtx_status hw_execute_continue(struct hw_vcpu *hv);
+/* hw_execute(), system instructions included. */
+bool hw_execute_any(struct hw_vcpu *hv, enum virtx_status *status);
+/* interpret.c: an instruction that is an exit. `operand`: its value, or linear address. As hw_exit(). */
+bool hw_system_instruction(struct hw_vcpu *hv, const struct insn *insn, uint64_t operand,
+                           enum virtx_status *status);
 bool hw_emulation_exit(struct hw_vcpu *hv, const uint8_t *bytes, unsigned got);
 bool hw_memory_exit(struct hw_vcpu *hv); /* mmio.c */
 /* The memory operand's linear address within its page. */

@@ -8,12 +8,16 @@
  */
 #include "hw/service.h"
 
-static void inject(struct hw_vcpu *hv, const struct virtx_event *event)
+/* False: the event is delivered in software, and that cannot be done; the record says why. */
+static bool inject(struct hw_vcpu *hv, const struct virtx_event *event)
 {
+    hv->vcpu->stats.injections++;
+    if (unlikely(hv->confined) && hw_place(hv) != HW_PLACE_HARDWARE)
+        return hw_deliver(hv, event);
     hv->inflight = *event;
     hv->injected = true;
-    hv->vcpu->stats.injections++;
     hv->ops->inject(hv, event);
+    return true;
 }
 
 void hw_events_delivered(struct hw_vcpu *hv)
@@ -103,7 +107,7 @@ void hw_raise_page_fault(struct hw_vcpu *hv, uint64_t address, uint32_t error)
                                        .address = address});
 }
 
-static void inject_exception(struct hw_vcpu *hv)
+static bool inject_exception(struct hw_vcpu *hv)
 {
     struct event_queue *queue = &hv->vcpu->events;
     struct virtx_event *event = &queue->exception;
@@ -124,7 +128,7 @@ static void inject_exception(struct hw_vcpu *hv)
         if (hv->debug_loaded)
             x86_write_dr6(state->dr6);
     }
-    inject(hv, event);
+    return inject(hv, event);
 }
 
 /* The vector that waits, or -1: what the embedder queued goes before the controller's. */
@@ -137,7 +141,7 @@ static int interrupt_waiting(struct virtx_vcpu *vcpu)
     return -1;
 }
 
-/* The entry that delivers it is certain now: takes the interrupt from where it waited. */
+/* The entry that delivers it is certain now: takes the interrupt from where it waited. As inject(). */
 static bool inject_interrupt(struct hw_vcpu *hv)
 {
     struct virtx_vcpu *vcpu = hv->vcpu;
@@ -150,11 +154,10 @@ static bool inject_interrupt(struct hw_vcpu *hv)
         int vector = vcpu->irq->take(vcpu->irq_ctx);
 
         if (vector < 0 || vector > 255)
-            return false;
+            return true;
         event.vector = (uint8_t)vector;
     }
-    inject(hv, &event);
-    return true;
+    return inject(hv, &event);
 }
 
 /* A vcpu that does not execute: woken, or the record that says why not. */
@@ -187,11 +190,12 @@ static enum hw_next not_active(struct hw_vcpu *hv)
     return HW_ENTER;
 }
 
-enum hw_next hw_events(struct hw_vcpu *hv)
+/* Decides once. */
+static enum hw_next decide(struct hw_vcpu *hv)
 {
     struct virtx_vcpu *vcpu = hv->vcpu;
     struct event_queue *queue = &vcpu->events;
-    bool interrupt_window = false, nmi_window = false, waiting;
+    bool interrupt_window = false, nmi_window = false, waiting, good = true;
 
     if (unlikely(hv->soft->cr8_shadow))
         hw_tpr_pull(hv);
@@ -205,24 +209,26 @@ enum hw_next hw_events(struct hw_vcpu *hv)
 
     if (hv->has_reinject) {
         hv->has_reinject = false;
-        inject(hv, &hv->reinject);
+        good = inject(hv, &hv->reinject);
     } else if (queue->has_exception) {
-        inject_exception(hv);
+        good = inject_exception(hv);
     }
     if (queue->nmis) {
-        if (!hv->injected && hv->ops->can_nmi(hv)) {
+        if (!hv->injected && good && hv->ops->can_nmi(hv)) {
             static const struct virtx_event nmi = {.type = VIRTX_EVENT_NMI, .vector = VECTOR_NMI};
 
             queue->nmis--;
-            inject(hv, &nmi);
+            good = inject(hv, &nmi);
         }
         nmi_window = queue->nmis != 0;
     }
     waiting = interrupt_waiting(vcpu) >= 0;
-    if (waiting && !hv->injected && hv->ops->can_interrupt(hv)) {
-        inject_interrupt(hv);
+    if (waiting && !hv->injected && good && hv->ops->can_interrupt(hv)) {
+        good = inject_interrupt(hv);
         waiting = interrupt_waiting(vcpu) >= 0;
     }
+    if (unlikely(!good))
+        return HW_LEAVE;
     if (queue->want_window && !waiting && !hv->injected && hv->ops->can_interrupt(hv)) {
         queue->want_window = false;
         hw_record(hv, VIRTX_EXIT_WINDOW);
@@ -231,8 +237,20 @@ enum hw_next hw_events(struct hw_vcpu *hv)
     if (unlikely(hv->soft->cr8_shadow))
         hw_tpr_threshold(hv);
     interrupt_window = waiting || queue->want_window;
+    hv->soft->waiting = interrupt_window || nmi_window;
     if (interrupt_window || nmi_window)
         vcpu->stats.windows++;
     hv->ops->window(hv, interrupt_window, nmi_window);
     return HW_ENTER;
+}
+
+/* A delivery in software may fault: then there is another event to deliver, down to a triple fault. */
+enum hw_next hw_events(struct hw_vcpu *hv)
+{
+    enum hw_next next;
+
+    do
+        next = decide(hv);
+    while (unlikely(next == HW_ENTER && (hv->work & HW_WORK_EVENT)));
+    return next;
 }

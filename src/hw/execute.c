@@ -292,6 +292,7 @@ static const struct insn_ops memory_ops = {
     .read = read_memory,
     .write = write_memory,
     .compare_exchange = compare_exchange,
+    .descriptors = true,
 };
 
 /* ---- Registers ---- */
@@ -317,6 +318,14 @@ static void registers_out(struct hw_vcpu *hv, struct insn_cpu *cpu)
                                         .selector = state->seg[i].selector};
     cpu->gdtr = (struct insn_table){state->gdtr.base, (uint16_t)state->gdtr.limit};
     cpu->idtr = (struct insn_table){state->idtr.base, (uint16_t)state->idtr.limit};
+    cpu->ldtr = (struct insn_seg){.base = state->seg[VIRTX_LDTR].base,
+                                  .limit = state->seg[VIRTX_LDTR].limit,
+                                  .attributes = state->seg[VIRTX_LDTR].attributes,
+                                  .selector = state->seg[VIRTX_LDTR].selector};
+    cpu->tr = (struct insn_seg){.base = state->seg[VIRTX_TR].base,
+                                .limit = state->seg[VIRTX_TR].limit,
+                                .attributes = state->seg[VIRTX_TR].attributes,
+                                .selector = state->seg[VIRTX_TR].selector};
     cpu->mode = (uint8_t)hw_insn_mode(hv);
     cpu->cpl = (uint8_t)hw_cpl(hv);
     cpu->shadow = INSN_SHADOW_NONE;
@@ -352,21 +361,28 @@ static void registers_in(struct hw_vcpu *hv, const struct insn_cpu *cpu)
     }
 }
 
+static void single_step(struct hw_vcpu *hv)
+{
+    hw_raise(hv, &(struct virtx_event){
+                     .type = VIRTX_EVENT_EXCEPTION, .vector = VECTOR_DB, .address = 1u << 14});
+}
+
 /* What else retiring an instruction does: RF ends, the shadow is the instruction's own, and TF traps. */
 static void retired(struct hw_vcpu *hv, const struct insn_cpu *cpu, bool trap)
 {
     struct virtx_state *state = hw_change(hv, VIRTX_STATE_INTR | VIRTX_STATE_RFLAGS);
 
     state->interruptibility &= VIRTX_BLOCKED_BY_NMI;
+    if (((struct hw_emulation *)hv->emulation)->insn.op == INSN_OP_IRET)
+        state->interruptibility = 0;
     if (cpu->shadow == INSN_SHADOW_STI)
         state->interruptibility |= VIRTX_BLOCKED_BY_STI;
     else if (cpu->shadow == INSN_SHADOW_MOV_SS)
         state->interruptibility |= VIRTX_BLOCKED_BY_MOV_SS;
-    if (trap)
-        hw_raise(hv, &(struct virtx_event){.type = VIRTX_EVENT_EXCEPTION,
-                                           .vector = VECTOR_DB,
-                                           .address = 1u << 14});
-    hv->work |= HW_WORK_EVENT;
+    if (trap && cpu->shadow != INSN_SHADOW_MOV_SS)
+        single_step(hv);
+    if (likely(!hv->confined)) /* else the windows are asked for, or hw_interpret() looks */
+        hv->work |= HW_WORK_EVENT;
     hv->vcpu->stats.instructions++;
 }
 
@@ -397,8 +413,39 @@ static bool emulation_exit_fetch(struct hw_vcpu *hv)
     return hw_emulation_exit(hv, bytes, got);
 }
 
+static struct virtx_event event_of(const struct insn_fault *fault)
+{
+    return (struct virtx_event){.type = VIRTX_EVENT_EXCEPTION,
+                                .vector = fault->vector,
+                                .has_error = fault->has_error_code,
+                                .error = fault->error_code,
+                                .address = fault->address};
+}
+
+/* The instruction raises an exception. In place of the processor, the executor asks the intercepts. */
+static bool raise_fault(struct hw_vcpu *hv, const struct insn_fault *fault,
+                        enum virtx_status *status)
+{
+    const struct virtx_event event = event_of(fault);
+    const struct hw_controls *c = &hv->controls;
+    bool wanted = event.vector < 32 && (c->exceptions >> event.vector & 1);
+
+    if (event.vector == VECTOR_PF && (event.error & c->pf_mask) != c->pf_match)
+        wanted = false;
+    if (likely(!wanted || !((struct hw_emulation *)hv->emulation)->any)) {
+        hw_raise(hv, &event);
+        return true;
+    }
+    hw_record(hv, VIRTX_EXIT_EXCEPTION)->exception =
+        (struct virtx_exit_exception){.vector = event.vector,
+                                      .has_error = event.has_error,
+                                      .error = event.error,
+                                      .address = event.address};
+    return hw_offer(hv, status);
+}
+
 /* Executes, or goes on executing. True: enter the guest; false: the record says what is wanted. */
-static bool execute(struct hw_vcpu *hv)
+static bool execute(struct hw_vcpu *hv, enum virtx_status *status)
 {
     struct hw_emulation *em = hv->emulation;
     struct insn_cpu *cpu = &em->cpu;
@@ -406,15 +453,23 @@ static bool execute(struct hw_vcpu *hv)
     struct insn_fault fault;
 
     em->forbidden = em->stopped = em->injected = false;
-    switch (insn_execute(&em->insn, cpu, &memory_ops, hv, &em->replay, ITERATIONS, &fault)) {
+    switch (insn_execute(&em->insn, cpu, &memory_ops, hv, &em->replay, trap ? 1 : ITERATIONS,
+                         &fault)) {
     case INSN_OK:
         registers_in(hv, cpu);
         retired(hv, cpu, trap);
         return true;
     case INSN_AGAIN:
         registers_in(hv, cpu);
+        if (trap) /* after each iteration */
+            single_step(hv);
         hv->work |= HW_WORK_EVENT;
         return true;
+    case INSN_SYSTEM:
+        if (!em->any)
+            return emulation_exit_fetch(hv);
+        em->any = false;
+        return hw_system_instruction(hv, &em->insn, cpu->operand, status);
     case INSN_PENDING:
         if (em->stopped || em->forbidden)
             em->replay.count = 0;
@@ -427,27 +482,46 @@ static bool execute(struct hw_vcpu *hv)
         return hw_to_loop(hv, true);
     case INSN_FAULT:
         registers_in(hv, cpu);
-        if (!em->injected)
-            hw_raise(hv, &(struct virtx_event){.type = VIRTX_EVENT_EXCEPTION,
-                                               .vector = fault.vector,
-                                               .has_error = fault.has_error_code,
-                                               .error = fault.error_code,
-                                               .address = fault.address});
         hv->work |= HW_WORK_EVENT;
-        return true;
+        return em->injected || raise_fault(hv, &fault, status);
     default:
         return emulation_exit_fetch(hv);
     }
 }
 
-bool hw_execute_insn(struct hw_vcpu *hv, const struct insn *insn)
+bool hw_execute_insn(struct hw_vcpu *hv, const struct insn *insn, enum virtx_status *status)
 {
     struct hw_emulation *em = hv->emulation;
 
     em->insn = *insn;
     em->replay.count = 0;
     registers_out(hv, &em->cpu);
-    return execute(hv);
+    return execute(hv, status);
+}
+
+/* The instruction lies within its segment (Intel SDM "Limit Checking"). */
+static bool within_code(struct hw_vcpu *hv, unsigned length)
+{
+    const struct virtx_state *state = hw_state(hv, VIRTX_STATE_RIP | VIRTX_STATE_SEG);
+
+    return hw_insn_mode(hv) >= INSN_64 || state->rip + length - 1 <= state->seg[VIRTX_CS].limit;
+}
+
+static bool beyond_code(struct hw_vcpu *hv)
+{
+    hw_raise_error(hv, VECTOR_GP, 0);
+    return true;
+}
+
+bool hw_execute_any(struct hw_vcpu *hv, enum virtx_status *status)
+{
+    struct hw_emulation *em = hv->emulation;
+    bool next;
+
+    em->any = true;
+    next = hw_execute(hv, status);
+    em->any = false;
+    return next;
 }
 
 bool hw_execute(struct hw_vcpu *hv, enum virtx_status *status)
@@ -455,12 +529,16 @@ bool hw_execute(struct hw_vcpu *hv, enum virtx_status *status)
     struct hw_fetch fetch;
     const struct hw_line *line = hw_code(hv, &fetch);
 
-    (void)status;
-    if (line)
-        return line->result == INSN_OK ? hw_execute_insn(hv, &line->insn)
+    if (line) {
+        if (unlikely(!within_code(hv, line->insn.length)))
+            return beyond_code(hv);
+        return line->result == INSN_OK ? hw_execute_insn(hv, &line->insn, status)
                                        : emulation_exit_fetch(hv);
+    }
     switch (fetch.result) {
     case INSN_MORE:
+        if (!within_code(hv, fetch.got + 1u))
+            return beyond_code(hv);
         if (fetch.access == HW_ACCESS_FAULT) {
             hw_raise(hv, &fetch.event);
             return true;
@@ -473,9 +551,71 @@ bool hw_execute(struct hw_vcpu *hv, enum virtx_status *status)
         hw_raise_error(hv, VECTOR_GP, 0);
         return true;
     default:
-        break;
+        return emulation_exit_fetch(hv);
     }
     return hw_emulation_exit(hv, fetch.bytes, fetch.got);
+}
+
+/* ---- Events ---- */
+
+static struct insn_event delivered(const struct virtx_event *event)
+{
+    struct insn_event out = {.vector = event->vector,
+                             .type = INSN_EVENT_EXTERNAL,
+                             .has_error_code = event->has_error,
+                             .error_code = event->error};
+
+    if (event->type == VIRTX_EVENT_SOFT_INTERRUPT || event->type == VIRTX_EVENT_SOFT_EXCEPTION)
+        out.type = INSN_EVENT_SOFTWARE;
+    else if (event->type == VIRTX_EVENT_PRIV_EXCEPTION)
+        out.type = INSN_EVENT_ICEBP;
+    out.fault = event->type == VIRTX_EVENT_EXCEPTION && event->vector != VECTOR_DB;
+    return out;
+}
+
+static void has_delivered(struct hw_vcpu *hv, const struct virtx_event *event)
+{
+    struct virtx_state *state = hw_change(hv, VIRTX_STATE_INTR);
+
+    state->interruptibility &= VIRTX_BLOCKED_BY_NMI;
+    if (event->type == VIRTX_EVENT_NMI)
+        state->interruptibility |= VIRTX_BLOCKED_BY_NMI;
+    state->pending_debug = 0;
+    state->activity = VIRTX_ACTIVE;
+}
+
+bool hw_deliver(struct hw_vcpu *hv, const struct virtx_event *wanted)
+{
+    struct hw_emulation *em = hv->emulation;
+    const struct virtx_event event = *wanted;
+    const struct insn_event deliver = delivered(&event);
+    enum insn_result result;
+    struct insn_fault fault;
+
+    em->replay.count = 0;
+    registers_out(hv, &em->cpu);
+    if (deliver.type != INSN_EVENT_EXTERNAL)
+        em->cpu.rip = insn_advance((enum insn_mode)em->cpu.mode, em->cpu.rip, event.length);
+    em->forbidden = em->stopped = em->injected = false;
+    result = insn_deliver(&deliver, &em->cpu, &memory_ops, hv, &em->replay, &fault);
+    if (likely(result == INSN_OK)) {
+        registers_in(hv, &em->cpu);
+        has_delivered(hv, &event);
+        return true;
+    }
+    hv->reinject = event;
+    hv->has_reinject = true;
+    em->replay.count = 0;
+    if (result == INSN_FAULT && !em->injected) {
+        const struct virtx_event second = event_of(&fault);
+
+        hw_raise(hv, &second);
+        return true;
+    }
+    hv->work |= HW_WORK_EVENT;
+    if (em->forbidden)
+        return hw_memory_exit(hv);
+    return hw_emulation_exit(hv, NULL, 0);
 }
 
 /* The loop has answered the piece in the record: the access goes on, and then the instruction. */
@@ -504,12 +644,11 @@ enum virtx_status hw_execute_continue(struct hw_vcpu *hv)
         return VIRTX_AGAIN;
     default:
         em->replay.count = 0;
-        if (!em->injected)
-            hw_raise(hv, &(struct virtx_event){.type = VIRTX_EVENT_EXCEPTION,
-                                               .vector = fault.vector,
-                                               .has_error = fault.has_error_code,
-                                               .error = fault.error_code,
-                                               .address = fault.address});
+        if (!em->injected) {
+            const struct virtx_event event = event_of(&fault);
+
+            hw_raise(hv, &event);
+        }
         return VIRTX_OK;
     }
     if (em->replay.count) {
@@ -518,7 +657,7 @@ enum virtx_status hw_execute_continue(struct hw_vcpu *hv)
         memcpy(last->data, access->data, sizeof(last->data));
         last->done = 1;
     }
-    if (execute(hv))
+    if (execute(hv, &hv->soft->status))
         return VIRTX_OK;
     return exit->pending ? VIRTX_AGAIN : VIRTX_OK;
 }

@@ -196,6 +196,11 @@ static bool internal_exit(struct hw_vcpu *hv, enum virtx_status *status)
     case HW_EXIT_APIC:
         vcpu->stats.exits[VIRTX_EXIT_MEMORY]++;
         return hw_page_fault(hv, status);
+    case HW_EXIT_EXECUTE:
+        return hw_interpret(hv, status);
+    case HW_EXIT_EXECUTE_FAULT:
+        vcpu->stats.exits[VIRTX_EXIT_EXCEPTION]++;
+        return hw_interpret_fault(hv, status);
     case HW_EXIT_TIMER:
     case HW_EXIT_TABLES_LOG:
     case HW_EXIT_EOI:

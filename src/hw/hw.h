@@ -28,6 +28,8 @@ enum hw_exit_reason {
     HW_EXIT_TABLES_LOG,   /* page-modification log full; already drained by the vendor */
     HW_EXIT_APIC,         /* APIC access; hw_vcpu.fault.gpa says where */
     HW_EXIT_EOI,          /* virtualized EOI; qualification is the vector */
+    HW_EXIT_EXECUTE,      /* the guest has not been entered: the processor cannot run its state */
+    HW_EXIT_EXECUTE_FAULT, /* an exception (exit.exception) that only the executor can judge */
     HW_EXIT_REASON_COUNT
 };
 
@@ -35,6 +37,13 @@ enum hw_exit_reason {
 enum hw_flush {
     HW_FLUSH_TAG = 1u << 0,    /* all linear translations under this vcpu's tag */
     HW_FLUSH_NESTED = 1u << 1, /* all guest-physical translations of this vcpu's root */
+};
+
+/* Where the guest goes on from the state that it is in. */
+enum hw_place {
+    HW_PLACE_HARDWARE, /* in the processor */
+    HW_PLACE_BY_HAND,  /* in the processor, but events are delivered in software */
+    HW_PLACE_EXECUTOR, /* in the executor */
 };
 
 /* Work to be done before the next entry; bits of hw_vcpu.work. Zero in steady state. */
@@ -48,6 +57,7 @@ enum hw_work {
     HW_WORK_FPU = 1u << 6,      /* the guest's FPU state is not in the processor */
     HW_WORK_SWITCH = 1u << 7,   /* host state of tier 1 or 2 is in place of the guest's */
     HW_WORK_STARTUP = 1u << 8,  /* an INIT or a start-up IPI has come */
+    HW_WORK_EXECUTE = 1u << 9,  /* everything goes through the executor (virtx_vcpu_interpret()) */
 };
 
 /* What the vcpu is to exit on, computed by src/hw from the intercepts, in neutral words. The
@@ -113,6 +123,7 @@ struct hw_vcpu {
     bool host_if;                  /* RFLAGS.IF when run was called */
     bool fpu_loaded;               /* the guest's FPU state is in the processor */
     bool debug_loaded;             /* the guest's DR0-3, DR6 are in the processor */
+    bool confined; /* there are states that the processor does not run, or is not to: see place() */
 
     uint64_t root;        /* HPA of the translation root in use */
     uint32_t tag;         /* VPID or ASID; 0: none assigned */
@@ -196,6 +207,10 @@ struct virtx_hw {
     /* Retires the exit's instruction: RIP += length (wrapping as CS says), clears RF and the
      * interrupt shadow, and leaves a pending single-step #DB when TF is set. */
     void (*advance)(struct hw_vcpu *hv);
+    /* Where the guest goes on from hv->state. NULL: the processor runs all states. Asked while
+     * hw_vcpu.confined only, which the vendor sets when it creates the vcpu. enter() answers with
+     * HW_EXIT_EXECUTE, having done nothing, from a state that it cannot enter. */
+    enum hw_place (*place)(struct hw_vcpu *hv);
     /* The next entry delivers this event. */
     void (*inject)(struct hw_vcpu *hv, const struct virtx_event *event);
     /* Whether the guest could take it at its next instruction boundary. */
@@ -289,7 +304,7 @@ const struct insn *hw_insn(struct hw_vcpu *hv);
         .vcpu_destroy = hw_vcpu_destroy, .load = hw_load, .put = hw_put, .run = hw_run,            \
         .complete = hw_complete, .fault = hw_fault, .reset = hw_reset, .get = hw_get,              \
         .set = hw_set, .gpr = hw_gpr, .fpu_size = hw_fpu_size, .fpu_get = hw_fpu_get,              \
-        .fpu_set = hw_fpu_set, .kick = hw_kick, .intercept_check = hw_intercept_check,             \
+        .fpu_set = hw_fpu_set, .interpret = hw_interpret_always, .kick = hw_kick, .intercept_check = hw_intercept_check,             \
         .intercept_changed = hw_intercept_changed, .memory = hw_memory,                            \
         .collect_dirty = hw_collect_dirty, .hw = hw_table,                                         \
     }
@@ -316,6 +331,7 @@ uint64_t *hw_gpr(struct virtx_vcpu *vcpu);
 size_t hw_fpu_size(const struct virtx_vcpu *vcpu);
 enum virtx_status hw_fpu_get(struct virtx_vcpu *vcpu, void *area);
 enum virtx_status hw_fpu_set(struct virtx_vcpu *vcpu, const void *area);
+enum virtx_status hw_interpret_always(struct virtx_vcpu *vcpu, bool always);
 void hw_kick(struct virtx_vcpu *vcpu);
 enum virtx_status hw_intercept_check(const struct virtx_vm *vm,
                                      const struct virtx_intercept_config *config, bool *forced);

@@ -88,6 +88,7 @@ enum virtx_status hw_vcpu_create(struct virtx_vcpu *vcpu)
         return status;
     }
     hv->soft->created = true;
+    hv->soft->confined = hv->confined;
     hv->work |= HW_WORK_EVENT | HW_WORK_CONTROLS | HW_WORK_ROOT | HW_WORK_FPU;
     return VIRTX_OK;
 }

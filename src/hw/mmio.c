@@ -9,10 +9,13 @@
 #include "hw/service.h"
 #include "hw/emulation.h"
 
+enum { EMULATION_PAGES = 2 };
+
 enum virtx_status hw_mmio_create(struct hw_vcpu *hv)
 {
-    _Static_assert(sizeof(struct hw_emulation) <= VIRTX_PAGE_SIZE, "one page is allocated");
-    hv->emulation = virtx_pages_alloc(hv->vcpu->virtx, 1);
+    _Static_assert(sizeof(struct hw_emulation) <= EMULATION_PAGES * VIRTX_PAGE_SIZE,
+                   "so many pages are allocated");
+    hv->emulation = virtx_pages_alloc(hv->vcpu->virtx, EMULATION_PAGES);
     if (!hv->emulation)
         return virtx_fail(&hv->vcpu->error, VIRTX_E_NO_MEMORY, "vcpu", "the host has no pages left",
                           1);
@@ -21,7 +24,7 @@ enum virtx_status hw_mmio_create(struct hw_vcpu *hv)
 
 void hw_mmio_destroy(struct hw_vcpu *hv)
 {
-    virtx_pages_free(hv->vcpu->virtx, hv->emulation, 1);
+    virtx_pages_free(hv->vcpu->virtx, hv->emulation, EMULATION_PAGES);
     hv->emulation = NULL;
 }
 
@@ -125,7 +128,7 @@ bool hw_mmio(struct hw_vcpu *hv, enum virtx_status *status)
     mov = line->mov;
     if (unlikely(mov.kind == HW_MOV_NONE || mov.access != hv->fault.access ||
                  !starts_here(hv, line)))
-        return hw_execute_insn(hv, &line->insn);
+        return hw_execute_insn(hv, &line->insn, status);
 
     soft->mov = mov;
     hv->pending.kind = HW_PENDING_SIMPLE;

@@ -94,7 +94,7 @@ static enum hw_next prepare(struct hw_vcpu *hv)
         hv->ops->flush(hv, hv->flush);
         hv->flush = 0;
     }
-    return HW_ENTER;
+    return hv->work & HW_WORK_EXECUTE ? HW_EXECUTE : HW_ENTER;
 }
 
 /* The processor did not take the entry: what it was to deliver waits for the next one. */
@@ -136,8 +136,15 @@ static enum virtx_status loop(struct hw_vcpu *hv)
         uint32_t reason;
 
         if (unlikely(atomic_load_explicit(&vcpu->requests, memory_order_relaxed) | hv->work)) {
-            if (prepare(hv) == HW_LEAVE)
+            enum hw_next next = prepare(hv);
+
+            if (next == HW_LEAVE)
                 return VIRTX_OK;
+            if (next == HW_EXECUTE) {
+                if (!hw_interpret(hv, &hv->soft->status))
+                    return hv->soft->status;
+                continue;
+            }
         }
         vcpu->stats.entries++;
         status = ops->enter(hv);

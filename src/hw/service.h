@@ -98,6 +98,10 @@ struct hw_soft {
     bool cr8_masked;   /* CR8 writes exit, as an interrupt waits for it to fall */
     uint8_t cr8_exits, cr8_seen, cr8_threshold;
     bool created;      /* hw_vcpu_create() is through */
+    bool interpret;    /* everything goes through the executor */
+    bool confined;     /* the vendor's part of hw_vcpu.confined */
+    bool waiting;      /* an event waits for its window */
+    uint32_t executed; /* instructions in the executor since the host's interrupts had a chance */
     uint32_t ours;     /* switch.c: what of the profile src/hw itself exchanges */
     uint32_t shared;   /* switch.c: which MSRs are exchanged … */
     uint32_t shared_loaded; /* … and which now hold the guest's value */
@@ -137,7 +141,7 @@ bool hw_exit_default(struct hw_vcpu *hv, enum virtx_status *status);
 struct virtx_exit *hw_record(struct hw_vcpu *hv, uint32_t reason);
 
 /* event.c */
-enum hw_next { HW_ENTER, HW_LEAVE };
+enum hw_next { HW_ENTER, HW_LEAVE, HW_EXECUTE };
 /* Decides what the coming entry injects and which windows it asks for. HW_LEAVE: the vcpu may not be
  * entered, the record says why. */
 enum hw_next hw_events(struct hw_vcpu *hv);
@@ -228,6 +232,22 @@ bool hw_page_fault(struct hw_vcpu *hv, enum virtx_status *status);
 /* execute.c */
 enum insn_mode hw_insn_mode(struct hw_vcpu *hv);
 bool hw_execute(struct hw_vcpu *hv, enum virtx_status *status); /* the instruction at RIP */
+/* Delivers an event in software. False: it cannot be, the record says why. */
+bool hw_deliver(struct hw_vcpu *hv, const struct virtx_event *event);
+
+/* interpret.c */
+static inline enum hw_place hw_place(struct hw_vcpu *hv)
+{
+    if (likely(!hv->confined))
+        return HW_PLACE_HARDWARE;
+    if (hv->soft->interpret)
+        return HW_PLACE_EXECUTOR;
+    return hv->ops->place ? hv->ops->place(hv) : HW_PLACE_HARDWARE;
+}
+/* The guest goes on in the executor, for at least one instruction. As hw_exit(). */
+bool hw_interpret(struct hw_vcpu *hv, enum virtx_status *status);
+/* The same, where the processor has raised the exception in the record instead. */
+bool hw_interpret_fault(struct hw_vcpu *hv, enum virtx_status *status);
 
 /* complete.c: serves the access in the record with the values in it (a handler's answer). */
 void hw_complete_record(struct hw_vcpu *hv);

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Segment loads, far control transfers, software interrupts and descriptor-table registers, as far
- * as segments are mere base addresses, in real and virtual-8086 mode. For protected mode see
- * exec_descriptor.c.
+ * Segment loads, far control transfers and descriptor-table registers, as far as segments are mere
+ * base addresses, in real and virtual-8086 mode. For protected mode see exec_descriptor.c.
  */
 #include "insn/exec.h"
 
@@ -109,7 +108,7 @@ enum insn_result execute_segment(struct exec *exec)
 }
 
 /* Stage CS:rIP. */
-static enum insn_result jump_far(struct exec *exec, uint16_t selector, uint64_t offset)
+enum insn_result jump_far(struct exec *exec, uint16_t selector, uint64_t offset)
 {
     if (offset > exec->cpu->seg[INSN_CS].limit)
         return raise_code(exec, VECTOR_GP, 0);
@@ -165,71 +164,6 @@ enum insn_result execute_far(struct exec *exec)
             result = push_value(exec, next, insn->operand_size);
     }
     return result;
-}
-
-/* Through the real-mode vector table (Intel SDM, "Real-Address Mode: Interrupt and Exception"). */
-static enum insn_result interrupt_real(struct exec *exec, unsigned vector)
-{
-    const struct insn_cpu *cpu = exec->cpu;
-    uint64_t next = exec->rip;
-    enum insn_result result;
-    uint16_t entry[2];
-
-    if (vector * 4 + 3 > cpu->idtr.limit)
-        return raise_code(exec, VECTOR_GP, vector * 8 + 2);
-    result = read_memory(exec, cpu->idtr.base + vector * 4ull, entry, 4, INSN_ACCESS_SYSTEM);
-    if (!result)
-        result = push_value(exec, cpu->rflags, 2);
-    if (!result)
-        result = push_value(exec, cpu->seg[INSN_CS].selector, 2);
-    if (!result)
-        result = push_value(exec, next, 2);
-    if (!result)
-        result = jump_far(exec, entry[1], entry[0]);
-    stage_flags(exec, FLAG_IF | FLAG_TF | FLAG_AC, 0);
-    return result;
-}
-
-/* BOUND: a signed index between two bounds in memory. */
-static enum insn_result bound(struct exec *exec)
-{
-    const struct insn *insn = exec->insn;
-    unsigned size = insn->operand[0].size;
-    uint64_t linear, bounds = 0;
-    int64_t index, lower, upper;
-    enum insn_result result;
-
-    result = operand_address(exec, size * 2, false, &linear);
-    if (!result)
-        result = read_memory(exec, linear, &bounds, size * 2, 0);
-    if (result)
-        return result;
-    index = (int64_t)sign_extend(exec->cpu->gpr[insn->operand[0].reg], size);
-    lower = (int64_t)sign_extend(bounds, size);
-    upper = (int64_t)sign_extend(bounds >> bits_of(size), size);
-    return index < lower || index > upper ? raise(exec, VECTOR_BR) : INSN_OK;
-}
-
-enum insn_result execute_interrupt(struct exec *exec)
-{
-    unsigned vector;
-
-    switch (exec->insn->op) {
-    case INSN_OP_BOUND:
-        return bound(exec);
-    case INSN_OP_INTO:
-        if (!(exec->cpu->rflags & FLAG_OF))
-            return INSN_OK;
-        vector = VECTOR_OF;
-        break;
-    case INSN_OP_INT3:
-        vector = VECTOR_BP;
-        break;
-    default:
-        vector = exec->insn->imm & 0xff;
-        break;
-    }
-    return real_mode(exec->cpu) ? interrupt_real(exec, vector) : INSN_UNSUPPORTED;
 }
 
 static enum insn_result load_table(struct exec *exec, struct insn_table *table)

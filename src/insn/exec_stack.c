@@ -153,8 +153,6 @@ static enum insn_result enter(struct exec *exec)
     enum insn_result result;
     uint64_t frame;
 
-    if (2 * levels > INSN_REPLAY_MAX)
-        return INSN_UNSUPPORTED;
     result = push_value(exec, exec->cpu->gpr[RBP], size);
     if (result)
         return result;

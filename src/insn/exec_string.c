@@ -34,6 +34,8 @@ enum insn_result execute_io(struct exec *exec)
     result = check_io(exec, port, size);
     if (result)
         return result;
+    if (!(input ? (void *)exec->ops->in : (void *)exec->ops->out))
+        return INSN_SYSTEM;
     if (!input) {
         value = read_gpr(exec, RAX, size);
         return port_out(exec, port, &value, size);
@@ -82,6 +84,8 @@ static enum insn_result input_element(struct exec *exec, unsigned size)
 
     /* The destination is checked first: a port must not be read in vain. */
     result = check_io(exec, port, size);
+    if (!result && !exec->ops->in)
+        result = INSN_SYSTEM;
     if (!result)
         result = element(exec, RDI, size, true, &linear);
     if (!result)
@@ -98,6 +102,8 @@ static enum insn_result output_element(struct exec *exec, unsigned size)
     uint64_t value;
 
     result = check_io(exec, port, size);
+    if (!result && !exec->ops->out)
+        result = INSN_SYSTEM;
     if (!result)
         result = read_element(exec, RSI, size, &value);
     return result ? result : port_out(exec, port, &value, size);

@@ -130,7 +130,7 @@ enum insn_result port_in(struct exec *exec, uint16_t port, void *data, unsigned 
     struct insn_access *access = next_access(exec, INSN_ACCESS_IN, port, size);
     enum insn_result result = INSN_OK;
 
-    if (!access || !exec->ops->in)
+    if (!access)
         return INSN_UNSUPPORTED;
     if (!access->done)
         result =
@@ -144,7 +144,7 @@ enum insn_result port_out(struct exec *exec, uint16_t port, const void *data, un
 {
     struct insn_access *access = next_access(exec, INSN_ACCESS_OUT, port, size);
 
-    if (!access || !exec->ops->out)
+    if (!access)
         return INSN_UNSUPPORTED;
     if (access->done)
         return INSN_OK;
@@ -262,6 +262,7 @@ static const execute_fn functions[INSN_OP_COUNT] = {
     [INSN_OP_IRET] = execute_far,
     [INSN_OP_INT] = execute_interrupt,
     [INSN_OP_INT3] = execute_interrupt,
+    [INSN_OP_INT1] = execute_interrupt,
     [INSN_OP_INTO] = execute_interrupt,
     [INSN_OP_BOUND] = execute_interrupt,
     [INSN_OP_MOV_SEG] = execute_segment,
@@ -271,7 +272,67 @@ static const execute_fn functions[INSN_OP_COUNT] = {
     [INSN_OP_LGDT] = execute_table,
     [INSN_OP_LIDT] = execute_table,
     [INSN_OP_SMSW] = execute_table,
+    [INSN_OP_CLAC] = execute_access_flag,
+    [INSN_OP_STAC] = execute_access_flag,
+    [INSN_OP_HLT] = execute_system,
+    [INSN_OP_CPUID] = execute_system,
+    [INSN_OP_RDTSC] = execute_system,
+    [INSN_OP_RDTSCP] = execute_system,
+    [INSN_OP_RDPMC] = execute_system,
+    [INSN_OP_RDPID] = execute_system,
+    [INSN_OP_RDRAND] = execute_system,
+    [INSN_OP_RDSEED] = execute_system,
+    [INSN_OP_RDMSR] = execute_system,
+    [INSN_OP_WRMSR] = execute_system,
+    [INSN_OP_XGETBV] = execute_system,
+    [INSN_OP_XSETBV] = execute_system,
+    [INSN_OP_MOV_CR] = execute_system,
+    [INSN_OP_MOV_DR] = execute_system,
+    [INSN_OP_LMSW] = execute_system,
+    [INSN_OP_CLTS] = execute_system,
+    [INSN_OP_INVLPG] = execute_system,
+    [INSN_OP_INVPCID] = execute_system,
+    [INSN_OP_INVD] = execute_system,
+    [INSN_OP_WBINVD] = execute_system,
+    [INSN_OP_MONITOR] = execute_system,
+    [INSN_OP_MWAIT] = execute_system,
+    [INSN_OP_VMCALL] = execute_system,
+    [INSN_OP_VMMCALL] = execute_system,
 };
+
+/* All but the staged values, which are written before they are read. */
+static inline void begin(struct exec *exec, const struct insn *insn, struct insn_cpu *cpu,
+                         const struct insn_ops *ops, void *context, struct insn_replay *replay,
+                         struct insn_fault *fault)
+{
+    exec->insn = insn;
+    exec->cpu = cpu;
+    exec->ops = ops;
+    exec->context = context;
+    exec->replay = replay;
+    exec->fault = fault;
+    exec->position = 0;
+    exec->iterations = 1;
+    exec->rip = cpu->rip;
+    exec->flags = cpu->rflags;
+    exec->written = 0;
+    exec->segments = 0;
+    exec->shadow = INSN_SHADOW_NONE;
+    exec->mode = cpu->mode;
+}
+
+static inline enum insn_result end(struct exec *exec, enum insn_result result)
+{
+    if (result == INSN_OK) {
+        commit(exec);
+        exec->cpu->rip = exec->rip;
+        exec->cpu->shadow = exec->shadow;
+        exec->cpu->mode = exec->mode;
+    } else if (result != INSN_PENDING) {
+        exec->replay->count = 0;
+    }
+    return result;
+}
 
 enum insn_result insn_execute(const struct insn *insn, struct insn_cpu *cpu,
                               const struct insn_ops *ops, void *context, struct insn_replay *replay,
@@ -280,33 +341,23 @@ enum insn_result insn_execute(const struct insn *insn, struct insn_cpu *cpu,
     struct exec exec;
     compute_fn compute = compute_of(insn->op);
     execute_fn function = functions[insn->op];
-    enum insn_result result;
 
-    exec.insn = insn;
-    exec.cpu = cpu;
-    exec.ops = ops;
-    exec.context = context;
-    exec.replay = replay;
-    exec.fault = fault;
-    exec.position = 0;
+    begin(&exec, insn, cpu, ops, context, replay, fault);
     exec.iterations = iterations ? iterations : 1;
     exec.rip = insn_advance((enum insn_mode)insn->mode, cpu->rip, insn->length);
-    exec.flags = cpu->rflags & ~(uint64_t)FLAG_RF;
-    exec.written = 0;
-    exec.segments = 0;
-    exec.shadow = INSN_SHADOW_NONE;
-    exec.mode = cpu->mode;
+    exec.flags &= ~(uint64_t)FLAG_RF;
     if (compute)
-        result = execute_modify(&exec, compute);
-    else
-        result = function ? function(&exec) : INSN_UNSUPPORTED;
-    if (result == INSN_OK) {
-        commit(&exec);
-        cpu->rip = exec.rip;
-        cpu->shadow = exec.shadow;
-        cpu->mode = exec.mode;
-    } else if (result != INSN_PENDING) {
-        replay->count = 0;
-    }
-    return result;
+        return end(&exec, execute_modify(&exec, compute));
+    return end(&exec, function ? function(&exec) : INSN_UNSUPPORTED);
+}
+
+enum insn_result insn_deliver(const struct insn_event *event, struct insn_cpu *cpu,
+                              const struct insn_ops *ops, void *context, struct insn_replay *replay,
+                              struct insn_fault *fault)
+{
+    const struct insn none = {.mode = cpu->mode, .operand_size = 2, .address_size = 2};
+    struct exec exec;
+
+    begin(&exec, &none, cpu, ops, context, replay, fault);
+    return end(&exec, deliver(&exec, event, cpu->rip));
 }

@@ -45,9 +45,12 @@ struct insn_cpu {
     struct insn_table gdtr;
     struct insn_table idtr;
     struct insn_seg ldtr; /**< looked at only if struct insn_ops says descriptors */
+    struct insn_seg tr;   /**< likewise */
     uint8_t mode;   /**< enum insn_mode; changes with CS, by far transfers in protected mode */
     uint8_t cpl;    /**< current privilege level; 3 in virtual-8086 mode */
     uint8_t shadow; /**< out: enum insn_shadow, set when an instruction retires */
+    uint64_t operand; /**< out, with INSN_SYSTEM: LMSW's operand; the linear address of INVLPG and
+                           INVPCID */
 };
 
 /** An exception that the instruction raises. */
@@ -94,7 +97,7 @@ struct insn_ops {
     enum insn_access_result (*compare_exchange)(void *context, uint64_t linear, void *expected,
                                                 const void *desired, unsigned size, unsigned flags,
                                                 struct insn_fault *fault);
-    /** Port input and output, 1, 2 or 4 bytes. Without them these are INSN_UNSUPPORTED. */
+    /** Port input and output, 1, 2 or 4 bytes. Without them these are INSN_SYSTEM. */
     enum insn_access_result (*in)(void *context, uint16_t port, void *data, unsigned size,
                                   struct insn_fault *fault);
     enum insn_access_result (*out)(void *context, uint16_t port, const void *data, unsigned size,
@@ -140,8 +143,8 @@ struct insn_access {
 };
 
 enum {
-    /** Accesses of one instruction (ENTER with more than 6 levels is INSN_UNSUPPORTED). */
-    INSN_REPLAY_MAX = 16
+    /** Accesses of one instruction: ENTER with 31 levels makes 62. */
+    INSN_REPLAY_MAX = 64
 };
 
 /**
@@ -169,11 +172,36 @@ struct insn_replay {
  * @param replay      see struct insn_replay
  * @param iterations  at most so many iterations of a repeated string instruction, at least 1
  * @param[out] fault  for INSN_FAULT
- * @return INSN_OK, INSN_PENDING, INSN_FAULT, INSN_UNSUPPORTED or INSN_AGAIN
+ * @return INSN_OK, INSN_PENDING, INSN_FAULT, INSN_UNSUPPORTED, INSN_AGAIN or INSN_SYSTEM
  */
 enum insn_result insn_execute(const struct insn *insn, struct insn_cpu *cpu,
                               const struct insn_ops *ops, void *context, struct insn_replay *replay,
                               unsigned iterations, struct insn_fault *fault);
+
+/** Where an event comes from: it decides about privilege checks and error codes. */
+enum insn_event_type {
+    INSN_EVENT_EXTERNAL,  /**< interrupt, NMI or exception */
+    INSN_EVENT_SOFTWARE,  /**< INT n, INT3, INTO: the gate's DPL counts */
+    INSN_EVENT_ICEBP,     /**< INT1: the gate's DPL does not count */
+};
+
+/** An interrupt or exception to be delivered. */
+struct insn_event {
+    uint8_t vector;
+    uint8_t type; /**< enum insn_event_type */
+    bool has_error_code;
+    bool fault; /**< a fault: RFLAGS.RF is set in what is pushed */
+    uint32_t error_code;
+};
+
+/**
+ * Deliver an event: what the processor does between two instructions. cpu->rip is what the handler
+ * returns to. Parameters and results are those of insn_execute; a fault is one that arose during
+ * the delivery, and merging it with the event is the caller's.
+ */
+enum insn_result insn_deliver(const struct insn_event *event, struct insn_cpu *cpu,
+                              const struct insn_ops *ops, void *context, struct insn_replay *replay,
+                              struct insn_fault *fault);
 
 /**
  * The RIP after an instruction of the given length: wraps at 4 GiB, and at 64 KiB in 16-bit code.

@@ -36,6 +36,9 @@ enum insn_result {
     INSN_FAULT,       /**< the instruction raises the exception in struct insn_fault */
     INSN_AGAIN, /**< a repeated string instruction has iterations left, or a locked access lost
                      its race: state is consistent, RIP is still at the instruction */
+    INSN_SYSTEM, /**< the instruction is the caller's to carry out (CPUID, MSRs, control registers,
+                      ports without callbacks, HLT, ...): the guest may execute it here, and nothing
+                      was changed */
 };
 
 /** Mnemonics of the modelled instructions. Condition codes are the low opcode bits. */

@@ -234,6 +234,9 @@ uint64_t vmx_caps_features(uint64_t hardware, uint64_t disable)
 
     if (!(features & VIRTX_FEATURE_NESTED_PAGING))
         features &= ~nested;
+    /* Parts of the tables have copies (mode.c), whose flags nobody looks at. */
+    if (!(features & VIRTX_FEATURE_UNPAGED_GUEST))
+        features &= ~(uint64_t)VIRTX_FEATURE_NESTED_AD;
     if (!(features & VIRTX_FEATURE_TLB_TAGS))
         features &= ~(uint64_t)VIRTX_FEATURE_FLUSH_BY_TAG;
     /* These are how VMX works, not options. */

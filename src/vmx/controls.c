@@ -81,14 +81,15 @@ static void set_masks(struct vmx_vcpu *v, uint64_t cr0_mask, uint64_t cr4_mask)
 
 static void set_exceptions(struct vmx_vcpu *v, const struct hw_controls *c)
 {
-    uint32_t exceptions = c->exceptions | VMX_EXCEPTIONS_ALWAYS;
+    bool all = v->mode == VMX_MODE_REAL;
+    uint32_t exceptions = all ? UINT32_MAX : c->exceptions | VMX_EXCEPTIONS_ALWAYS;
 
     if (v->exceptions != exceptions) {
         v->exceptions = exceptions;
         vmx_set_field(v, VMCS_EXCEPTIONS, exceptions);
     }
-    vmx_set_field(v, VMCS_PF_MASK, c->pf_mask);
-    vmx_set_field(v, VMCS_PF_MATCH, c->pf_match);
+    vmx_set_field(v, VMCS_PF_MASK, all ? 0 : c->pf_mask);
+    vmx_set_field(v, VMCS_PF_MATCH, all ? 0 : c->pf_match);
 }
 
 void vmx_controls(struct hw_vcpu *hv)
@@ -108,6 +109,8 @@ void vmx_controls(struct hw_vcpu *hv)
         primary |= PRIMARY_CR3_LOAD;
     if (c->cr_read & BIT(3))
         primary |= PRIMARY_CR3_STORE;
+    if (v->mode != VMX_MODE_NATIVE)
+        primary |= PRIMARY_CR3_LOAD;
     if (c->dr_read | c->dr_write)
         primary |= PRIMARY_MOV_DR;
     if (!v->nested) {
@@ -123,7 +126,8 @@ void vmx_controls(struct hw_vcpu *hv)
         vmx_set_control(v, VMX_SECONDARY, secondary);
     v->hlt_activity = !c->hlt;
     set_masks(v, VMX_CR0_OWNED | c->cr0_mask | (c->cr_write & BIT(0) ? UINT64_MAX : 0),
-              ~VMX_CR4_GUEST | c->cr4_mask | (c->cr_write & BIT(4) ? UINT64_MAX : 0));
+              ~VMX_CR4_GUEST | c->cr4_mask |
+                  ((c->cr_write & BIT(4)) || v->mode != VMX_MODE_NATIVE ? UINT64_MAX : 0));
     set_exceptions(v, c);
     vmx_bitmaps_load(v);
 }

@@ -15,21 +15,18 @@ _Static_assert(VMCS_HOST_RSP == VMX_FIELD_HOST_RSP, "entry.S");
 
 #define BLOCKED_SHADOW (VIRTX_BLOCKED_BY_STI | VIRTX_BLOCKED_BY_MOV_SS)
 
-/*
- * Without unrestricted guest the processor must refuse a guest that is not in paged protected mode;
- * the bits are forced on in the real CR0, so the guest would run with paging that it did not ask
- * for. (Bochs 2.7 would not even refuse.)
- */
-static enum virtx_status check_mode(struct vmx_vcpu *v)
+/* Finds the mode for the state as it is now. False: there is none. */
+static bool choose_mode(struct vmx_vcpu *v)
 {
-    uint64_t needed = CR0_PE | CR0_PG;
-    uint64_t cr0 = v->hw.state.cr0;
+    enum vmx_mode mode = vmx_mode_wanted(v);
 
-    if ((v->control[VMX_SECONDARY] & SECONDARY_UNRESTRICTED) || (cr0 & needed) == needed)
-        return VIRTX_OK;
-    return virtx_fail_manual(&v->hw.vcpu->error, VIRTX_E_GUEST_STATE, "guest CR0",
-                             "PE and PG must be 1 on a processor without unrestricted guest",
-                             "Checks on Guest Control Registers, Debug Registers, and MSRs", cr0);
+    if (mode == VMX_MODE_NONE)
+        return false;
+    if (mode != v->mode)
+        vmx_mode_set(v, mode);
+    if (mode != VMX_MODE_NATIVE && v->nested)
+        vmx_mode_refresh(v);
+    return true;
 }
 
 /* An entry with more to do than the usual. The first one after a load always is. */
@@ -37,10 +34,12 @@ static __attribute__((noinline)) enum virtx_status enter_slowly(struct vmx_vcpu 
 {
     enum virtx_status status;
 
-    if (dirty & VIRTX_STATE_CR) {
-        status = check_mode(v);
-        if (status != VIRTX_OK)
-            return status;
+    if (unlikely(v->confined)) {
+        if (!choose_mode(v)) {
+            v->hw.vcpu->exit.reason = HW_EXIT_EXECUTE;
+            return VIRTX_OK;
+        }
+        dirty = v->hw.dirty;
     }
     if (dirty & VMX_DIRTY_HOST)
         vmx_host_refresh(v);

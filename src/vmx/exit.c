@@ -80,6 +80,12 @@ static unsigned exception(struct vmx_vcpu *v, struct virtx_exit *exit)
         exit->exception.address = read_qualification(exit);
     if (type >= VIRTX_EVENT_SOFT_INTERRUPT)
         read_length(exit);
+    /* What virtual-8086 mode forbids and real mode does not (mode.c). */
+    if (unlikely(v->mode == VMX_MODE_REAL) &&
+        (vector == VECTOR_GP || vector == VECTOR_UD || vector == VECTOR_AC)) {
+        exit->reason = HW_EXIT_EXECUTE_FAULT;
+        v->hw.has_reinject = false; /* INT n that has faulted: nothing is being delivered */
+    }
     return 3;
 }
 
@@ -361,6 +367,8 @@ VMX_FROM_ASSEMBLY enum virtx_status vmx_exited(struct vmx_vcpu *v)
     } else if (reason == VMX_REASON_VMCALL) {
         exit->reason = VIRTX_EXIT_HYPERCALL;
         exit->hypercall.cpl = vmx_vmread(VMCS_GUEST_SS_ATTRIBUTES) >> VIRTX_SEG_DPL_SHIFT & 3;
+        if (unlikely(v->mode == VMX_MODE_REAL))
+            exit->hypercall.cpl = 0;
         vcpu->stats.control_reads++;
     } else if (reason == VMX_REASON_HLT) {
         exit->reason = VIRTX_EXIT_HLT;

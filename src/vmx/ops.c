@@ -22,6 +22,7 @@ const struct virtx_hw vmx_hw = {
     .read = vmx_read,
     .code = vmx_code,
     .advance = vmx_advance,
+    .place = vmx_place,
     .inject = vmx_inject,
     .can_interrupt = vmx_can_interrupt,
     .can_nmi = vmx_can_nmi,

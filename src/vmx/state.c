@@ -4,6 +4,12 @@
 
 #define BLOCKED_SHADOW (VIRTX_BLOCKED_BY_STI | VIRTX_BLOCKED_BY_MOV_SS)
 
+/* Bits of CR4 that an identity map of user pages does not agree with, and those that mean something at
+ * privilege level 3 only. */
+#define CR4_NOT_PAGING                                                                             \
+    (CR4_PSE | CR4_PGE | CR4_PCIDE | CR4_SMEP | CR4_SMAP | CR4_PKE | CR4_LA57 | CR4_CET)
+#define CR4_NOT_REAL   (CR4_VME | CR4_PVI | CR4_TSD | CR4_UMIP)
+
 /* The guest's view: owned bits from the shadow, the others from the real register. */
 uint64_t vmx_guest_cr0(const struct vmx_vcpu *v)
 {
@@ -22,7 +28,7 @@ static bool has_pdptes(const struct vmx_vcpu *v, const struct virtx_state *state
            !(state->efer & EFER_LMA);
 }
 
-static unsigned read_segments(struct virtx_state *state)
+static unsigned read_segments(const struct vmx_vcpu *v, struct virtx_state *state)
 {
     for (unsigned i = 0; i < VIRTX_SEG_COUNT; i++) {
         state->seg[i].base = vmx_vmread(vmcs_seg_base(i));
@@ -30,6 +36,8 @@ static unsigned read_segments(struct virtx_state *state)
         state->seg[i].attributes = (uint32_t)vmx_vmread(vmcs_seg_attributes(i));
         state->seg[i].selector = (uint16_t)vmx_vmread(vmcs_seg_selector(i));
     }
+    if (unlikely(v->mode == VMX_MODE_REAL))
+        vmx_mode_read_segments(v, state);
     return 4 * VIRTX_SEG_COUNT;
 }
 
@@ -75,7 +83,10 @@ static unsigned read_interruptibility(struct vmx_vcpu *v, struct virtx_state *st
 static unsigned read_syscall(struct vmx_vcpu *v, struct virtx_state *state)
 {
     vmx_live_read(v);
-    state->sysenter_cs = vmx_vmread(VMCS_GUEST_SYSENTER_CS);
+    if (v->mode != VMX_MODE_REAL)
+        state->sysenter_cs = vmx_vmread(VMCS_GUEST_SYSENTER_CS);
+    else
+        state->sysenter_cs = v->real.sysenter_cs;
     state->sysenter_esp = vmx_vmread(VMCS_GUEST_SYSENTER_ESP);
     state->sysenter_eip = vmx_vmread(VMCS_GUEST_SYSENTER_EIP);
     return 3;
@@ -97,6 +108,8 @@ void vmx_read(struct hw_vcpu *hv, uint32_t groups)
     }
     if (groups & VIRTX_STATE_RFLAGS) {
         state->rflags = vmx_vmread(VMCS_GUEST_RFLAGS);
+        if (unlikely(v->mode == VMX_MODE_REAL))
+            state->rflags = (state->rflags & ~(RFLAGS_VM | RFLAGS_IOPL)) | v->real.iopl;
         reads++;
     }
     if (groups & VIRTX_STATE_INTR)
@@ -104,7 +117,7 @@ void vmx_read(struct hw_vcpu *hv, uint32_t groups)
     if (groups & VIRTX_STATE_CR)
         reads += read_control(v, state);
     if (groups & VIRTX_STATE_SEG)
-        reads += read_segments(state);
+        reads += read_segments(v, state);
     if (groups & VIRTX_STATE_TABLES)
         reads += read_tables(state);
     if (groups & VIRTX_STATE_SYSCALL)
@@ -183,6 +196,11 @@ struct virtx_segment vmx_segment_fixed(const struct virtx_state *state, unsigned
 
 static void write_segments(struct vmx_vcpu *v, const struct virtx_state *state)
 {
+    v->hw.vcpu->stats.control_writes += 4 * VIRTX_SEG_COUNT;
+    if (unlikely(v->mode == VMX_MODE_REAL)) {
+        vmx_mode_write_segments(v, state);
+        return;
+    }
     for (unsigned i = 0; i < VIRTX_SEG_COUNT; i++) {
         struct virtx_segment seg = vmx_segment_fixed(state, i);
 
@@ -191,36 +209,44 @@ static void write_segments(struct vmx_vcpu *v, const struct virtx_state *state)
         vmx_vmwrite(vmcs_seg_attributes(i), seg.attributes);
         vmx_vmwrite(vmcs_seg_selector(i), seg.selector);
     }
-    v->hw.vcpu->stats.control_writes += 4 * VIRTX_SEG_COUNT;
 }
 
 static void write_control(struct vmx_vcpu *v, const struct virtx_state *state)
 {
     const struct vmx_caps *caps = &v->cpu->caps;
-    uint64_t fixed0 = caps->cr0_fixed0;
+    uint64_t fixed0 = caps->cr0_fixed0, cr4 = state->cr4, efer = state->efer;
     uint32_t entry = v->control[VMX_ENTRY] & ~ENTRY_IA32E;
 
     if (v->control[VMX_SECONDARY] & SECONDARY_UNRESTRICTED)
         fixed0 &= ~(CR0_PE | CR0_PG);
     v->cr0 = state->cr0;
     v->cr4 = state->cr4;
+    if (unlikely(v->mode != VMX_MODE_NATIVE)) {
+        /* Paging that the guest has not asked for must not show; nor must privilege level 3. */
+        cr4 &= ~(v->mode == VMX_MODE_REAL ? CR4_NOT_PAGING | CR4_NOT_REAL : CR4_NOT_PAGING);
+        cr4 |= CR4_PAE;
+        efer &= ~EFER_LME;
+    }
     vmx_set_field(v, VMCS_GUEST_CR0, (state->cr0 & ~VMX_CR0_HOST) | fixed0);
     vmx_set_field(v, VMCS_CR0_SHADOW, state->cr0);
-    vmx_set_field(v, VMCS_GUEST_CR4, (state->cr4 & ~VMX_CR4_HOST) | v->host_mce | caps->cr4_fixed0);
+    vmx_set_field(v, VMCS_GUEST_CR4, (cr4 & ~VMX_CR4_HOST) | v->host_mce | caps->cr4_fixed0);
     vmx_set_field(v, VMCS_CR4_SHADOW, state->cr4);
     if (v->nested)
         vmx_set_field(v, VMCS_GUEST_CR3, state->cr3);
     if (has_pdptes(v, state)) {
         for (unsigned i = 0; i < 4; i++)
             vmx_set_field(v, VMCS_GUEST_PDPTE0 + 2 * i, state->pdpte[i]);
+    } else if (v->mode != VMX_MODE_NATIVE && v->nested) {
+        for (unsigned i = 0; i < 4; i++)
+            vmx_set_field(v, VMCS_GUEST_PDPTE0 + 2 * i, vmx_mode_pdpte(i));
     }
     if (state->efer & EFER_LMA)
         entry |= ENTRY_IA32E;
     vmx_set_control(v, VMX_ENTRY, entry);
     if (v->msr_area)
-        v->msr_area[0].value = state->efer;
+        v->msr_area[0].value = efer;
     else
-        vmx_set_field(v, VMCS_GUEST_EFER, state->efer);
+        vmx_set_field(v, VMCS_GUEST_EFER, efer);
 }
 
 /* With an interrupt shadow the pending single step must agree with TF (Intel SDM "Checks on Guest
@@ -261,9 +287,19 @@ static void write_tables(struct vmx_vcpu *v, const struct virtx_state *state)
 static void write_syscall(struct vmx_vcpu *v, const struct virtx_state *state)
 {
     vmx_live_write(v);
-    vmx_set_field(v, VMCS_GUEST_SYSENTER_CS, state->sysenter_cs);
+    v->real.sysenter_cs = state->sysenter_cs;
+    vmx_set_field(v, VMCS_GUEST_SYSENTER_CS, v->mode == VMX_MODE_REAL ? 0 : state->sysenter_cs);
     vmx_set_field(v, VMCS_GUEST_SYSENTER_ESP, state->sysenter_esp);
     vmx_set_field(v, VMCS_GUEST_SYSENTER_EIP, state->sysenter_eip);
+}
+
+/* In virtual-8086 mode IOPL 0 makes what depends on it fault. */
+static uint64_t flags_of(struct vmx_vcpu *v, uint64_t rflags)
+{
+    if (likely(v->mode != VMX_MODE_REAL))
+        return rflags;
+    v->real.iopl = (uint32_t)rflags & RFLAGS_IOPL;
+    return (rflags & ~RFLAGS_IOPL) | RFLAGS_VM;
 }
 
 void vmx_write(struct vmx_vcpu *v, uint32_t groups)
@@ -275,7 +311,7 @@ void vmx_write(struct vmx_vcpu *v, uint32_t groups)
     if (groups & VIRTX_STATE_RSP)
         vmx_set_field(v, VMCS_GUEST_RSP, state->gpr[VIRTX_RSP]);
     if (groups & VIRTX_STATE_RFLAGS)
-        vmx_set_field(v, VMCS_GUEST_RFLAGS, state->rflags);
+        vmx_set_field(v, VMCS_GUEST_RFLAGS, flags_of(v, state->rflags));
     if (groups & VIRTX_STATE_CR)
         write_control(v, state);
     if (groups & VIRTX_STATE_SEG) {

@@ -56,6 +56,10 @@ enum virtx_status vmx_vcpu_create(struct hw_vcpu *hv)
     v->nested = vcpu->vm->paging->nested;
     v->fresh = true;
     hv->dirty |= VIRTX_STATE_ALL;
+    if (vmx_mode_create(v) != VIRTX_OK) {
+        vmx_vcpu_destroy(hv);
+        return VIRTX_E_NO_MEMORY;
+    }
     return VIRTX_OK;
 }
 
@@ -65,6 +69,7 @@ void vmx_vcpu_destroy(struct hw_vcpu *hv)
     struct virtx *virtx = hv->vcpu->virtx;
 
     vmx_bitmaps_destroy(hv);
+    vmx_mode_destroy(v);
     if (v->msr_area)
         virtx_pages_free(virtx, v->msr_area, 1);
     if (v->vmcs)
@@ -184,6 +189,10 @@ void vmx_set_root(struct hw_vcpu *hv, uint64_t hpa)
     struct vmx_vcpu *v = vmx_of(hv);
 
     if (v->nested) {
+        if (v->mode != VMX_MODE_NATIVE) {
+            vmx_mode_refresh(v);
+            hpa = vmx_mode_root(v);
+        }
         v->eptp = hpa | EPTP_WALK_4 | EPTP_WRITE_BACK |
                   (vmx_has(v, VIRTX_FEATURE_NESTED_AD) ? EPTP_AD : 0);
         vmx_set_field(v, VMCS_EPTP, v->eptp);
@@ -202,9 +211,11 @@ void vmx_flush(struct hw_vcpu *hv, uint32_t debts)
     write_vpid(v);
     if ((debts & HW_FLUSH_NESTED) && v->nested && v->eptp) {
         struct vmx_ept_operand what = {.eptp = v->eptp};
+        bool one = (v->cpu->caps.ept_vpid & INVEPT_ONE) && !v->identity;
 
-        vmx_invept(v->cpu->caps.ept_vpid & INVEPT_ONE ? VMX_INVALIDATE_SINGLE : VMX_INVALIDATE_ALL,
-                   &what);
+        if (v->mode != VMX_MODE_NATIVE)
+            vmx_mode_refresh(v);
+        vmx_invept(one ? VMX_INVALIDATE_SINGLE : VMX_INVALIDATE_ALL, &what);
         hv->vcpu->stats.flushes++;
     }
     if ((debts & HW_FLUSH_TAG) && v->vpid) {

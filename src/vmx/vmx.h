@@ -61,6 +61,14 @@ struct vmx_caps {
     struct vmx_allowed control[VMX_WORD_COUNT];
 };
 
+/* How the guest runs. */
+enum vmx_mode {
+    VMX_MODE_NATIVE,  /* as it is */
+    VMX_MODE_UNPAGED, /* protected mode with the library's own paging structures */
+    VMX_MODE_REAL,    /* real mode as virtual-8086 mode */
+    VMX_MODE_NONE,    /* not at all */
+};
+
 /* Groups of state that are newest in hw_vcpu.state at all times, because no guest changes them
  * without an exit. */
 #define VMX_STATE_KEPT (VIRTX_STATE_GPR | VIRTX_STATE_MSR | VIRTX_STATE_TSC | VIRTX_STATE_XCR)
@@ -117,8 +125,17 @@ struct vmx_vcpu {
     bool nmi_blockable;    /* virtual-NMI blocking may be in force (see event.c) */
     bool nmi_soft_blocked; /* the same where the processor does not track it */
     bool hlt_activity;     /* the VMCS' activity state may be HLT */
+    bool confined;         /* no unrestricted guest: see mode.c */
+    uint8_t mode;          /* enum vmx_mode, as the VMCS is written */
     uint8_t live;          /* bit n: live MSR n is the guest's in the processor */
 
+    struct {                   /* in VMX_MODE_REAL, what the VMCS does not hold */
+        uint32_t attributes[6];
+        uint32_t iopl;
+        struct virtx_segment tr;
+        uint64_t sysenter_cs;
+    } real;
+    uint64_t *identity;        /* mode.c's pages, or NULL */
     const struct vmx_cpu *cpu; /* where it is loaded */
     struct vmx_host host;
     void *vmcs;
@@ -223,6 +240,18 @@ struct hw_code vmx_code(struct hw_vcpu *hv);
 void vmx_write(struct vmx_vcpu *v, uint32_t groups);
 uint64_t vmx_guest_cr0(const struct vmx_vcpu *v);
 struct virtx_segment vmx_segment_fixed(const struct virtx_state *state, unsigned index);
+
+/* mode.c */
+enum virtx_status vmx_mode_create(struct vmx_vcpu *v);
+void vmx_mode_destroy(struct vmx_vcpu *v);
+enum hw_place vmx_place(struct hw_vcpu *hv);
+enum vmx_mode vmx_mode_wanted(struct vmx_vcpu *v);
+void vmx_mode_set(struct vmx_vcpu *v, enum vmx_mode mode);
+void vmx_mode_refresh(struct vmx_vcpu *v);
+uint64_t vmx_mode_root(const struct vmx_vcpu *v); /* HPA */
+uint64_t vmx_mode_pdpte(unsigned index);
+void vmx_mode_write_segments(struct vmx_vcpu *v, const struct virtx_state *state);
+void vmx_mode_read_segments(const struct vmx_vcpu *v, struct virtx_state *state);
 
 /* event.c */
 void vmx_inject(struct hw_vcpu *hv, const struct virtx_event *event);

@@ -361,10 +361,6 @@ static void three_modes(void)
     uint64_t value;
 
     machine_open();
-    if (!has_feature(VIRTX_FEATURE_UNPAGED_GUEST)) {
-        not_shown("this processor enters no unpaged guest, and the library does not execute it");
-        return;
-    }
     make_mode_vm(&real, VIRTX_PRESET_REAL, mode16, (size_t)(mode16_end - mode16));
     make_mode_vm(&flat, VIRTX_PRESET_FLAT32, mode32, (size_t)(mode32_end - mode32));
     guest_prepare(guest_mode64, 0);

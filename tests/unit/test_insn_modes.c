@@ -967,7 +967,7 @@ START_TEST(tables)
 }
 END_TEST
 
-START_TEST(refused)
+START_TEST(handed_out)
 {
     static const uint8_t codes[][3] = {
         {0x0f, 0xa2, 0}, {0x0f, 0x30, 0}, {0xf4, 0, 0}, {0x0f, 0x22, 0xd8}, {0x0f, 0x01, 0xd9}};
@@ -980,9 +980,37 @@ START_TEST(refused)
         memcpy(bytes, codes[i], 3);
         before = m.cpu;
         ck_assert_int_eq(insn_decode(&m.insn, bytes, 15, INSN_64), INSN_OK);
-        ck_assert_int_eq(resume(), INSN_UNSUPPORTED);
+        ck_assert_int_eq(resume(), INSN_SYSTEM);
         ck_assert_mem_eq(&before, &m.cpu, sizeof(before));
+        m.cpu.cpl = 3;
+        if (codes[i][1] == 0xa2 || codes[i][1] == 1) /* CPUID, VMMCALL */
+            ck_assert_int_eq(resume(), INSN_SYSTEM);
+        else
+            ck_fault(resume(), 13, true, 0);
+        m.cpu.cpl = 0;
     }
+    m.ops.in = NULL;
+    m.ops.out = NULL;
+    m.gpr[RCX] = 1;
+    ck_assert_int_eq(RUN(0xec), INSN_SYSTEM);       /* in al, dx */
+    ck_assert_int_eq(RUN(0xe7, 0x80), INSN_SYSTEM); /* out 0x80, eax */
+    ck_assert_int_eq(RUN(0xf3, 0x6e), INSN_SYSTEM); /* rep outsb */
+    m.gpr[RCX] = 0;
+    ck_assert_int_eq(RUN(0xf3, 0x6e), INSN_OK);
+    m.memory[0x200] = 0x0b;
+    m.gpr[RBX] = 0x200;
+    ck_assert_int_eq(RUN(0x0f, 0x01, 0x33), INSN_SYSTEM); /* lmsw [rbx] */
+    ck_assert_uint_eq(m.cpu.operand, 0x0b);
+    ck_assert_int_eq(RUN(0x0f, 0x01, 0x7b, 0x10), INSN_SYSTEM); /* invlpg [rbx + 16] */
+    ck_assert_uint_eq(m.cpu.operand, 0x210);
+    ck_fault(RUN(0x0f, 0x01, 0xd0), 6, false, 0); /* xgetbv without CR4.OSXSAVE */
+    m.cpu.cpl = 3;
+    m.cpu.cr4 = 1 << 2;                       /* TSD */
+    ck_fault(RUN(0x0f, 0x31), 13, true, 0);   /* rdtsc */
+    ck_fault(RUN(0x0f, 0x33), 13, true, 0);   /* rdpmc without PCE */
+    m.cpu.cr4 = 1 << 8;
+    ck_assert_int_eq(RUN(0x0f, 0x31), INSN_SYSTEM);
+    ck_assert_int_eq(RUN(0x0f, 0x33), INSN_SYSTEM);
     ck_fault(RUN(0x0f, 0x0b), 6, false, 0);
 }
 END_TEST
@@ -1038,7 +1066,7 @@ int main(void)
                                 interrupt_flag,
                                 pop_flags,
                                 tables,
-                                refused,
+                                handed_out,
                                 all_or_nothing};
     Suite *suite = suite_create("insn_modes");
     TCase *tests = tcase_create("modes");

@@ -191,6 +191,8 @@ START_TEST(features_can_be_disabled)
         if (one == EPT)
             gone |= UG | VIRTX_FEATURE_LARGE_2M | VIRTX_FEATURE_LARGE_1G | VIRTX_FEATURE_NESTED_AD |
                     VIRTX_FEATURE_EXECUTE_ONLY;
+        if (one == UG)
+            gone |= VIRTX_FEATURE_NESTED_AD;
         if (one == VIRTX_FEATURE_TLB_TAGS)
             gone |= VIRTX_FEATURE_FLUSH_BY_TAG;
         ck_assert_int_eq(probe(one), VIRTX_OK);

@@ -1,0 +1,344 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Real mode, unpaged protected mode and the ways between all modes. Each program runs as the
+ * library thinks best on this processor, and once more in its executor alone; what it sees must be
+ * the same.
+ */
+#include "harness.h"
+#include "modes.h"
+
+enum {
+    RAM_BYTES = 2 << 20,
+    STACK = 0x7000,
+    NOTE_COUNT = 24,
+};
+
+#define PROGRAM(name) extern const char name[], name##_end[]
+PROGRAM(real_flags);
+PROGRAM(real_faults);
+PROGRAM(real_system);
+PROGRAM(mode_changes);
+PROGRAM(real_events);
+PROGRAM(big_real_loop);
+PROGRAM(long_mode_and_back);
+
+static struct {
+    struct virtx_vm *vm;
+    struct virtx_vcpu *vcpu;
+    uint8_t *ram;
+} box;
+
+static uint32_t note(unsigned index)
+{
+    uint32_t value;
+
+    memcpy(&value, box.ram + NOTES + 4 * index, 4);
+    return value;
+}
+
+static uint32_t word(uint32_t at)
+{
+    uint32_t value;
+
+    memcpy(&value, box.ram + at, 4);
+    return value;
+}
+
+static void box_open(const char *program, const char *end, bool interpret)
+{
+    struct virtx_state state;
+
+    machine_open();
+    box.ram = bare_pages_alloc(RAM_BYTES / 4096, 1);
+    memset(box.ram, 0, RAM_BYTES);
+    memcpy(box.ram + CODE, program, (size_t)(end - program));
+    CHECK_OK(virtx_vm_create(machine.virtx, NULL, &box.vm));
+    slot_make(box.vm, 0, box.ram, RAM_BYTES, ALL_RIGHTS, 0);
+    box.vcpu = vcpu_make(box.vm, 0);
+    CHECK_OK(virtx_vcpu_reset(box.vcpu, VIRTX_PRESET_REAL));
+    CHECK_OK(virtx_vcpu_get(box.vcpu, VIRTX_STATE_RIP | VIRTX_STATE_RSP, &state));
+    state.rip = CODE;
+    state.gpr[VIRTX_RSP] = STACK;
+    CHECK_OK(virtx_vcpu_set(box.vcpu, VIRTX_STATE_RIP | VIRTX_STATE_RSP, &state));
+    if (interpret)
+        CHECK_OK(virtx_vcpu_interpret(box.vcpu, true));
+}
+
+static void box_close(void)
+{
+    CHECK_OK(virtx_vcpu_destroy(box.vcpu));
+    CHECK_OK(virtx_vm_destroy(box.vm));
+    bare_pages_free(box.ram, RAM_BYTES / 4096);
+}
+
+/* Runs to the end; false: to something else, which is told. */
+static bool finish(void)
+{
+    uint64_t result;
+    char text[200];
+
+    if (CHECK(vcpu_continue(box.vcpu, &result)))
+        return true;
+    describe_exit(text, sizeof(text), machine.exit);
+    bare_printf("  exit: %s at 0x%lx\n", text, machine.exit->rip);
+    return false;
+}
+
+#define RUN(program, interpret)                                                                    \
+    box_open(program, program##_end, interpret);                                                   \
+    finish()
+
+/* ---- Real mode ---- */
+
+static void flags(bool interpret)
+{
+    static const uint32_t expected[16] = {0x0002, 0x7002, 0x0202, 0x0002, 0x0003, 0x12345678,
+                                          0,      0x0203, 0x0203, 1,      1,      0x0a92,
+                                          0x0a92, 0x0010, 0x10,   0xffff};
+
+    RUN(real_flags, interpret);
+    for (unsigned i = 0; i < 16; i++) {
+        if (i != 6)
+            CHECK_EQUAL(note(i), expected[i]);
+    }
+    CHECK(note(6) > CODE && note(6) < CODE + (unsigned)(real_flags_end - real_flags));
+    box_close();
+}
+
+static void faults(bool interpret)
+{
+    RUN(real_faults, interpret);
+    CHECK_EQUAL(note(0), 1); /* #DE */
+    CHECK_EQUAL(note(1), 2); /* #UD */
+    if (engine_is("qemu") && !interpret)
+        known_bug("QEMU does not check segment limits");
+    CHECK_EQUAL(note(2), 2); /* #GP */
+    CHECK_EQUAL(note(3), 1); /* #SS */
+    known_bug_end();
+    CHECK_EQUAL(note(4) & ~0x8d5u, 2);
+    CHECK_EQUAL(note(5), STACK); /* no error codes */
+    box_close();
+}
+
+static void system_instructions(bool interpret)
+{
+    box_open(real_system, real_system_end, interpret);
+    CHECK(!vcpu_continue(box.vcpu, NULL)); /* REP OUTS is not the harness's */
+    CHECK_EQUAL(machine.marks, 1);
+    CHECK_EQUAL(machine.mark_value, 0x11223344);
+    if (CHECK_EQUAL(machine.exit->reason, VIRTX_EXIT_IO)) {
+        const uint32_t *data = machine.exit->io.data;
+
+        CHECK(machine.exit->io.string && machine.exit->io.rep);
+        CHECK_EQUAL(machine.exit->io.count, 2);
+        CHECK_EQUAL(data[0], 1);
+        CHECK_EQUAL(data[1], 2);
+        CHECK_OK(virtx_vcpu_complete(box.vcpu, NULL));
+        finish();
+    }
+    CHECK(note(0) != 0);
+    CHECK_EQUAL(note(1), 0x1234);
+    CHECK_EQUAL(note(2), 4);
+    CHECK_EQUAL(note(3), 0x5a5a);
+    CHECK_EQUAL(note(4), 0x10);
+    CHECK_EQUAL(note(5) & 0xffff, 0x14);
+    CHECK_EQUAL(note(6), 0x1000);
+    CHECK_EQUAL(note(7), 0);
+    CHECK_EQUAL(note(8), 0x3456002f);
+    CHECK_EQUAL(note(9) & 0xffff, 0x12);
+    CHECK_EQUAL(note(10), 0x600d);
+    CHECK_EQUAL(word(0x100010), 0xa20a20);
+    box_close();
+}
+
+/* ---- Between the modes ---- */
+
+static void changes(bool interpret)
+{
+    const uint32_t value = 0xabcd1234;
+
+    box_open(mode_changes, mode_changes_end, interpret);
+    CHECK(!vcpu_continue(box.vcpu, NULL)); /* IN is not the harness's */
+    CHECK_EQUAL(machine.marks, 1);
+    if (CHECK_EQUAL(machine.exit->reason, VIRTX_EXIT_IO)) {
+        CHECK_EQUAL(machine.exit->io.access, VIRTX_READ);
+        CHECK_OK(virtx_vcpu_complete(box.vcpu, &value));
+        finish();
+    }
+    CHECK_EQUAL(note(0), 0x123);
+    CHECK_EQUAL(note(1), 0);
+    CHECK_EQUAL(note(2), 0x30);
+    CHECK_EQUAL(note(3), 0);
+    CHECK_EQUAL(note(4), 0x11);
+    CHECK_EQUAL(note(5), 0);
+    CHECK_EQUAL(note(6), 0x77000);
+    CHECK_EQUAL(note(7), 0xb17);
+    CHECK_EQUAL(word(RAM_BYTES - 4), 0xb17);
+    CHECK_EQUAL(note(8), 100);
+    CHECK_EQUAL(note(9), 1);
+    CHECK_EQUAL(note(10), value);
+    CHECK_EQUAL(note(11), 0x246);
+    CHECK_EQUAL(note(12), 0x10);
+    CHECK_EQUAL(note(13), 1);
+    box_close();
+}
+
+static void long_mode(bool interpret)
+{
+    static const uint64_t pdpt = 0x12007, pd = 0x87, pml4 = 0x11007;
+
+    box_open(long_mode_and_back, long_mode_and_back_end, interpret);
+    memcpy(box.ram + 0x10000, &pml4, 8);
+    memcpy(box.ram + 0x11000, &pdpt, 8);
+    memcpy(box.ram + 0x12000, &pd, 8);
+    finish();
+    CHECK_EQUAL(note(0), 0x12345678);
+    CHECK_EQUAL(note(1), 0x500);
+    CHECK_EQUAL(note(2), 0x100);
+    CHECK_EQUAL(note(3), 0x10);
+    box_close();
+}
+
+/* ---- Events ---- */
+
+static void inject(uint8_t vector)
+{
+    const struct virtx_event event = {.type = VIRTX_EVENT_INTERRUPT, .vector = vector};
+
+    CHECK_OK(virtx_vcpu_inject(box.vcpu, &event));
+}
+
+static uint32_t host_steps;
+
+static void on_host_step(struct bare_frame *frame, void *ctx)
+{
+    (void)ctx;
+    frame->rflags &= ~0x100ul;
+    host_steps++;
+}
+
+static void events(bool interpret)
+{
+    host_steps = 0;
+    bare_handler_set(1, on_host_step, NULL);
+    box_open(real_events, real_events_end, interpret);
+    for (unsigned i = 0; i < 2; i++) {
+        CHECK(!vcpu_continue(box.vcpu, NULL));
+        CHECK_EQUAL(machine.exit->reason, VIRTX_EXIT_HLT);
+        CHECK_EQUAL(note(0), i);
+        CHECK_EQUAL(vcpu_run(box.vcpu)->reason, VIRTX_EXIT_HLT); /* nothing wakes it */
+        inject(0x40);
+    }
+    for (unsigned i = 0; i < 3; i++) {
+        const struct virtx_exit *exit = vcpu_run(box.vcpu);
+
+        while (exit->reason == VIRTX_EXIT_INTERRUPT)
+            exit = vcpu_run(box.vcpu);
+        CHECK_EQUAL(exit->reason, VIRTX_EXIT_IO);
+        CHECK_EQUAL(note(0), i ? 3 : 2);
+        CHECK_EQUAL(note(3), i == 2);
+        CHECK_OK(virtx_vcpu_complete(box.vcpu, NULL));
+        if (i)
+            virtx_vcpu_nmi(box.vcpu);
+        else
+            inject(0x40);
+    }
+    finish();
+    CHECK_EQUAL(note(1), 2);
+    CHECK_EQUAL(note(2), 3);
+    CHECK_EQUAL(note(3), 2);
+    CHECK_EQUAL(note(4), 1);
+    CHECK_EQUAL(note(5), 6); /* single steps */
+    bare_handler_set(1, NULL, NULL);
+    if (engine_is("bochs") && backend_is("svm") && !interpret)
+        known_bug("Bochs takes the guest's single-step trap along into the host");
+    CHECK_EQUAL(host_steps, 0);
+    known_bug_end();
+    box_close();
+}
+
+static void on_timer(struct bare_frame *frame, void *ctx)
+{
+    (void)frame;
+    (void)ctx;
+    bare_eoi();
+    virtx_vcpu_kick(box.vcpu);
+}
+
+/* A kick and an interrupt reach a guest that stays in the executor. */
+static void kicks(bool interpret)
+{
+    uint64_t flags;
+    const struct virtx_exit *exit;
+
+    harness_no_watchdog = true;
+    box_open(big_real_loop, big_real_loop_end, interpret);
+    bare_handler_set(0x61, on_timer, NULL);
+    for (unsigned i = 0; i < 4; i++) {
+        uint32_t before = note(0);
+
+        host_timer(0x61, 500);
+        flags = bare_irq_save();
+        bare_irq_enable();
+        exit = vcpu_run(box.vcpu);
+        bare_irq_disable();
+        bare_irq_restore(flags);
+        CHECK_EQUAL(exit->reason, VIRTX_EXIT_KICK);
+        CHECK(note(0) > before);
+        inject(0x40);
+    }
+    if (engine_is("qemu") && !interpret)
+        known_bug("QEMU delivers an injected interrupt twice to real mode");
+    CHECK_EQUAL(note(1), 3);
+    known_bug_end();
+    /* With the host's interrupts off run comes back by itself. */
+    host_timer(0x61, 500);
+    exit = vcpu_run(box.vcpu);
+    CHECK_EQUAL(exit->reason, VIRTX_EXIT_INTERRUPT);
+    flags = bare_irq_save();
+    bare_irq_enable();
+    for (unsigned i = 0; exit->reason != VIRTX_EXIT_KICK && i < 100000; i++)
+        exit = vcpu_run(box.vcpu);
+    bare_irq_disable();
+    bare_irq_restore(flags);
+    CHECK_EQUAL(exit->reason, VIRTX_EXIT_KICK);
+    if (engine_is("qemu") && !interpret)
+        known_bug("QEMU delivers an injected interrupt twice to real mode");
+    CHECK_EQUAL(note(1), 4);
+    known_bug_end();
+    box_close();
+}
+
+#define BOTH(name)                                                                                 \
+    static void name##_hardware(void)                                                              \
+    {                                                                                              \
+        name(false);                                                                               \
+    }                                                                                              \
+    static void name##_executor(void)                                                              \
+    {                                                                                              \
+        name(true);                                                                                \
+    }
+BOTH(flags)
+static void faults_hardware(void)
+{
+    faults(false);
+}
+BOTH(system_instructions)
+static void changes_hardware(void)
+{
+    changes(false);
+}
+BOTH(long_mode)
+BOTH(events)
+BOTH(kicks)
+
+#define CASES(text, name)                                                                          \
+    {text, name##_hardware},                                                                       \
+    {                                                                                              \
+        text "-in-the-executor", name##_executor                                                   \
+    }
+GUEST_CASES(CASES("real-mode-flags-and-interrupts", flags), {"real-mode-faults", faults_hardware},
+            CASES("real-mode-system-instructions", system_instructions),
+            {"real-protected-big-real", changes_hardware},
+            CASES("real-mode-to-64-bit-and-back", long_mode), CASES("real-mode-events", events),
+            CASES("kicks-in-big-real-mode", kicks));
