@@ -133,6 +133,8 @@ void vmx_caps_read(struct vmx_caps *caps)
         caps->control[VMX_SECONDARY] = allowed(MSR_VMX_SECONDARY);
     if (caps->control[VMX_SECONDARY].may & (SECONDARY_EPT | SECONDARY_VPID))
         caps->ept_vpid = x86_rdmsr(MSR_VMX_EPT_VPID);
+    if (caps->control[VMX_SECONDARY].may & SECONDARY_FUNCTIONS)
+        caps->functions = x86_rdmsr(MSR_VMX_FUNCTIONS);
     caps->misc = x86_rdmsr(MSR_VMX_MISC);
     caps->cr0_fixed0 = x86_rdmsr(MSR_VMX_CR0_FIXED0);
     caps->cr0_fixed1 = x86_rdmsr(MSR_VMX_CR0_FIXED1);

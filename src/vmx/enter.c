@@ -118,7 +118,8 @@ enum virtx_status vmx_entry_failed(struct vmx_vcpu *v, uint32_t reason)
                        "invalid guest state that no known rule explains",
                        vmcs_exit_qualification());
     case VMX_REASON_ENTRY_MSR:
-        return explain(v, 0, VIRTX_E_GUEST_STATE, "the MSR-load area was refused",
+        return explain(v, CHECK_MSRS, VIRTX_E_GUEST_STATE,
+                       "an MSR-load entry that no known rule explains",
                        vmcs_exit_qualification());
     case VMX_REASON_ENTRY_MACHINE_CHECK:
         hw_host_machine_check(v->hw.vcpu->virtx);

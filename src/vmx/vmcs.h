@@ -14,6 +14,7 @@
 enum vmcs_field {
     /* 16-bit control */
     VMCS_VPID = 0x0000,
+    VMCS_POSTED_VECTOR = 0x0002,
     /* 16-bit guest state: selectors in the order ES CS SS DS FS GS LDTR TR, two apart */
     VMCS_GUEST_ES_SELECTOR = 0x0800,
     VMCS_GUEST_CS_SELECTOR = 0x0802,
@@ -35,11 +36,19 @@ enum vmcs_field {
     VMCS_EXIT_MSR_STORE = 0x2006,
     VMCS_EXIT_MSR_LOAD = 0x2008,
     VMCS_ENTRY_MSR_LOAD = 0x200a,
+    VMCS_PML_ADDRESS = 0x200e,
     VMCS_TSC_OFFSET = 0x2010,
     VMCS_VIRTUAL_APIC = 0x2012,
     VMCS_APIC_ACCESS = 0x2014,
+    VMCS_POSTED_DESCRIPTOR = 0x2016,
+    VMCS_FUNCTION_CONTROLS = 0x2018,
     VMCS_EPTP = 0x201a,
+    VMCS_EPTP_LIST = 0x2024,
+    VMCS_VMREAD_BITMAP = 0x2026,
+    VMCS_VMWRITE_BITMAP = 0x2028,
+    VMCS_VE_INFORMATION = 0x202a,
     VMCS_XSS_BITMAP = 0x202c,
+    VMCS_SUBPAGE_TABLE = 0x2030,
     /* 64-bit read-only */
     VMCS_GUEST_PHYSICAL = 0x2400,
     /* 64-bit guest state */
@@ -47,10 +56,15 @@ enum vmcs_field {
     VMCS_GUEST_DEBUGCTL = 0x2802,
     VMCS_GUEST_PAT = 0x2804,
     VMCS_GUEST_EFER = 0x2806,
+    VMCS_GUEST_PERF_GLOBAL = 0x2808,
     VMCS_GUEST_PDPTE0 = 0x280a, /* two apart */
+    VMCS_GUEST_BNDCFGS = 0x2812,
+    VMCS_GUEST_PKRS = 0x2818,
     /* 64-bit host state */
     VMCS_HOST_PAT = 0x2c00,
     VMCS_HOST_EFER = 0x2c02,
+    VMCS_HOST_PERF_GLOBAL = 0x2c04,
+    VMCS_HOST_PKRS = 0x2c06,
     /* 32-bit control */
     VMCS_PIN = 0x4000,
     VMCS_PRIMARY = 0x4002,
@@ -111,6 +125,9 @@ enum vmcs_field {
     VMCS_GUEST_PENDING_DEBUG = 0x6822,
     VMCS_GUEST_SYSENTER_ESP = 0x6824,
     VMCS_GUEST_SYSENTER_EIP = 0x6826,
+    VMCS_GUEST_S_CET = 0x6828,
+    VMCS_GUEST_SSP = 0x682a,
+    VMCS_GUEST_SSP_TABLE = 0x682c,
     /* natural-width host state */
     VMCS_HOST_CR0 = 0x6c00,
     VMCS_HOST_CR3 = 0x6c02,
@@ -124,6 +141,9 @@ enum vmcs_field {
     VMCS_HOST_SYSENTER_EIP = 0x6c12,
     VMCS_HOST_RSP = 0x6c14,
     VMCS_HOST_RIP = 0x6c16,
+    VMCS_HOST_S_CET = 0x6c18,
+    VMCS_HOST_SSP = 0x6c1a,
+    VMCS_HOST_SSP_TABLE = 0x6c1c,
 };
 
 /* Pin-based controls. */
@@ -170,9 +190,14 @@ enum vmcs_field {
 #define SECONDARY_PAUSE_LOOP        (1u << 10)
 #define SECONDARY_RDRAND            (1u << 11)
 #define SECONDARY_INVPCID           (1u << 12)
+#define SECONDARY_FUNCTIONS         (1u << 13)
+#define SECONDARY_SHADOWING         (1u << 14)
 #define SECONDARY_RDSEED            (1u << 16)
 #define SECONDARY_PML               (1u << 17)
+#define SECONDARY_VE                (1u << 18)
 #define SECONDARY_XSAVES            (1u << 20)
+#define SECONDARY_MODE_EXECUTE      (1u << 22)
+#define SECONDARY_SUBPAGE           (1u << 23)
 #define SECONDARY_TSC_SCALING       (1u << 25)
 
 /* VM-exit controls. */
@@ -184,6 +209,9 @@ enum vmcs_field {
 #define EXIT_LOAD_PAT      (1u << 19)
 #define EXIT_SAVE_EFER     (1u << 20)
 #define EXIT_LOAD_EFER     (1u << 21)
+#define EXIT_SAVE_TIMER    (1u << 22)
+#define EXIT_LOAD_CET      (1u << 28)
+#define EXIT_LOAD_PKRS     (1u << 29)
 
 /* VM-entry controls. */
 #define ENTRY_LOAD_DEBUG   (1u << 2)
@@ -193,6 +221,9 @@ enum vmcs_field {
 #define ENTRY_LOAD_PERF    (1u << 13)
 #define ENTRY_LOAD_PAT     (1u << 14)
 #define ENTRY_LOAD_EFER    (1u << 15)
+#define ENTRY_LOAD_BNDCFGS (1u << 16)
+#define ENTRY_LOAD_CET     (1u << 20)
+#define ENTRY_LOAD_PKRS    (1u << 22)
 
 /* The three interruption-information formats (entry, exit, IDT-vectoring) share these. */
 #define INTERRUPTION_VECTOR        0xffu
@@ -201,6 +232,7 @@ enum vmcs_field {
 #define INTERRUPTION_ERROR         (1u << 11)
 #define INTERRUPTION_NMI_UNBLOCKED (1u << 12) /* exit information: by an IRET that faulted */
 #define INTERRUPTION_VALID         (1u << 31)
+#define INTERRUPTION_OTHER         7u /* type: a monitor-trap-flag exit */
 
 /* Basic exit reasons (Intel SDM appendix "VMX Basic Exit Reasons"). */
 enum vmx_reason {
@@ -268,14 +300,17 @@ enum vmx_reason {
 /* The rights of a pending debug exception that the field may hold. */
 #define PENDING_DEBUG_ENABLED_BREAKPOINT (1u << 12)
 #define PENDING_DEBUG_SINGLE_STEP        (1u << 14)
+#define PENDING_DEBUG_RTM                (1u << 16)
 #define PENDING_DEBUG_MASK               0x400fu /* those of DR6 */
 
 #define DEBUGCTL_BTF                     (1u << 1)
 
 /* EPT pointer. */
-#define EPTP_WRITE_BACK 6u
-#define EPTP_WALK_4     (3u << 3)
-#define EPTP_AD         (1u << 6)
+#define EPTP_WRITE_BACK   6u
+#define EPTP_WALK_4       (3u << 3)
+#define EPTP_WALK_5       (4u << 3)
+#define EPTP_AD           (1u << 6)
+#define EPTP_SHADOW_STACK (1u << 7)
 
 /* 32 bits wide; not truncated, since VMREAD clears the upper half. */
 static inline uint64_t vmcs_exit_reason(void)

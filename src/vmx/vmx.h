@@ -25,6 +25,7 @@
 #define MSR_VMX_TRUE_PRIMARY   0x48e
 #define MSR_VMX_TRUE_EXIT      0x48f
 #define MSR_VMX_TRUE_ENTRY     0x490
+#define MSR_VMX_FUNCTIONS      0x491
 #define MSR_VMX_LAST           0x491
 
 #define FEATURE_CONTROL_LOCKED (1ull << 0)
@@ -56,7 +57,7 @@ struct vmx_allowed {
 
 /* The capability MSRs. */
 struct vmx_caps {
-    uint64_t basic, misc, ept_vpid;
+    uint64_t basic, misc, ept_vpid, functions;
     uint64_t cr0_fixed0, cr0_fixed1, cr4_fixed0, cr4_fixed1;
     struct vmx_allowed control[VMX_WORD_COUNT];
 };

@@ -99,6 +99,8 @@
 #define MSR_PRED_CMD         0x49
 #define MSR_BIOS_UPDT_TRIG   0x79
 #define MSR_BIOS_SIGN_ID     0x8b
+#define MSR_SMM_MONITOR_CTL  0x9b
+#define MSR_SMBASE           0x9e
 #define MSR_MTRRCAP          0xfe
 #define MSR_ARCH_CAPABILITIES 0x10a
 #define MSR_SYSENTER_CS      0x174

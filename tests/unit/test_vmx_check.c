@@ -46,7 +46,8 @@ static const struct {
     {CONTROLS, "VPID", "must not be 0", {{VMCS_VPID, 0}}},
     {CONTROLS, "EPT pointer", "memory type", {{VMCS_EPTP, 0x20005c}}},
     {CONTROLS, "EPT pointer", "walk length", {{VMCS_EPTP, 0x200056}}},
-    {CONTROLS, "EPT pointer", "reserved", {{VMCS_EPTP, 0x20009e}}},
+    {CONTROLS, "EPT pointer", "reserved", {{VMCS_EPTP, 0x20011e}}},
+    {CONTROLS, "EPT pointer", "shadow stacks", {{VMCS_EPTP, 0x2000de}}},
     {CONTROLS, "EPT pointer", "reserved", {{VMCS_EPTP, BEYOND | 0x5e}}},
     {CONTROLS,
      "VM-entry MSR-load area",
@@ -60,7 +61,7 @@ static const struct {
      "VM-exit MSR-load area",
      "aligned",
      {{VMCS_EXIT_MSR_LOAD_COUNT, 1}, {VMCS_EXIT_MSR_LOAD, 1}}},
-    {CONTROLS, "injected event", "types 1", {{VMCS_ENTRY_INTERRUPTION, INJECT(1u, 0, 0)}}},
+    {CONTROLS, "injected event", "type 1", {{VMCS_ENTRY_INTERRUPTION, INJECT(1u, 0, 0)}}},
     {CONTROLS, "injected event", "vector 2", {{VMCS_ENTRY_INTERRUPTION, INJECT(2u, 3, 0)}}},
     {CONTROLS, "injected event", "0 to 31", {{VMCS_ENTRY_INTERRUPTION, INJECT(3u, 32, 0)}}},
     {CONTROLS, "injected event", "error code", {{VMCS_ENTRY_INTERRUPTION, INJECT(3u, 13, 0)}}},
@@ -192,7 +193,12 @@ static const struct {
      "guest pending debug exceptions",
      "BS",
      {{VMCS_GUEST_INTERRUPTIBILITY, 2}, {VMCS_GUEST_RFLAGS, 0x102}}},
-    {GUEST, "VMCS link pointer", "all ones", {{VMCS_LINK_POINTER, 0}}},
+    {GUEST, "guest pending debug exceptions", "RTM", {{VMCS_GUEST_PENDING_DEBUG, 0x10000}}},
+    {GUEST, "guest interruptibility state", "enclave", {{VMCS_GUEST_INTERRUPTIBILITY, 0x10}}},
+    {GUEST, "guest CR0", "fixed", {{VMCS_GUEST_CR0, 1ull << 40 | CR0_PG | CR0_NE | CR0_PE}}},
+    {GUEST, "VMCS link pointer", "all ones", {{VMCS_LINK_POINTER, 0x800}}},
+    {GUEST, "VMCS link pointer", "all ones", {{VMCS_LINK_POINTER, BEYOND}}},
+    {HOST, "host IA32_EFER", "reserved", {{VMCS_HOST_EFER, EFER_LMA | EFER_LME | EFER_SVME}}},
 };
 
 START_TEST(breaks_one_rule)
@@ -352,6 +358,162 @@ START_TEST(control_words)
 }
 END_TEST
 
+/* Rules about controls that the library leaves alone: one control word and one field. */
+static const struct {
+    unsigned word;
+    uint32_t set, clear;
+    enum virtx_status status;
+    const char *what, *rule;
+    uint32_t field;
+    uint64_t value;
+} newer[] = {
+    {VMX_PRIMARY, PRIMARY_TPR_SHADOW, 0, CONTROLS, "virtual-APIC address", "4096",
+     VMCS_VIRTUAL_APIC, 0x1010},
+    {VMX_PRIMARY, PRIMARY_TPR_SHADOW, 0, CONTROLS, "TPR threshold", "31:4", VMCS_TPR_THRESHOLD,
+     0x10},
+    {VMX_PRIMARY, PRIMARY_TPR_SHADOW, 0, CONTROLS, "TPR threshold", "VTPR", VMCS_TPR_THRESHOLD, 6},
+    {VMX_SECONDARY, SECONDARY_APIC_ACCESS, 0, CONTROLS, "APIC-access address", "4096",
+     VMCS_APIC_ACCESS, 0x1010},
+    {VMX_PIN, PIN_POSTED_INTERRUPT, 0, CONTROLS, "pin-based controls", "reserved",
+     VMCS_POSTED_VECTOR, 0},
+    {VMX_SECONDARY, SECONDARY_PML, SECONDARY_EPT | SECONDARY_UNRESTRICTED, CONTROLS,
+     "page-modification logging", "needs EPT", VMCS_PML_ADDRESS, 0},
+    {VMX_SECONDARY, SECONDARY_PML, 0, CONTROLS, "PML address", "4096", VMCS_PML_ADDRESS, 1},
+    {VMX_SECONDARY, SECONDARY_FUNCTIONS, 0, CONTROLS, "VM functions", "VMFUNC",
+     VMCS_FUNCTION_CONTROLS, 2},
+    {VMX_SECONDARY, SECONDARY_FUNCTIONS, SECONDARY_EPT | SECONDARY_UNRESTRICTED, CONTROLS,
+     "EPTP switching", "needs EPT", VMCS_FUNCTION_CONTROLS, 1},
+    {VMX_SECONDARY, SECONDARY_SHADOWING, 0, CONTROLS, "VMREAD bitmap", "4096", VMCS_VMREAD_BITMAP,
+     8},
+    {VMX_SECONDARY, SECONDARY_SHADOWING, 0, CONTROLS, "VMWRITE bitmap", "width",
+     VMCS_VMWRITE_BITMAP, BEYOND},
+    {VMX_SECONDARY, SECONDARY_VE, 0, CONTROLS, "virtualization-exception information", "4096",
+     VMCS_VE_INFORMATION, 8},
+    {VMX_EXIT, EXIT_SAVE_TIMER, 0, CONTROLS, "save VMX-preemption timer", "not active",
+     VMCS_VE_INFORMATION, 0},
+    {VMX_EXIT, EXIT_LOAD_CET, 0, HOST, "host IA32_S_CET", "canonical", VMCS_HOST_S_CET,
+     NOT_CANONICAL},
+    {VMX_EXIT, EXIT_LOAD_CET, 0, HOST, "host IA32_S_CET", "bits 11 and 10", VMCS_HOST_S_CET, 0xc00},
+    {VMX_EXIT, EXIT_LOAD_CET, 0, HOST, "host SSP", "1:0", VMCS_HOST_SSP, 2},
+    {VMX_EXIT, EXIT_LOAD_CET, 0, HOST, "host interrupt SSP table", "canonical", VMCS_HOST_SSP_TABLE,
+     NOT_CANONICAL},
+    {VMX_EXIT, EXIT_LOAD_PKRS, 0, HOST, "host IA32_PKRS", "63:32", VMCS_HOST_PKRS, 1ull << 32},
+    {VMX_EXIT, EXIT_LOAD_PERF, 0, HOST, "host IA32_PERF_GLOBAL_CTRL", "reserved",
+     VMCS_HOST_PERF_GLOBAL, 1ull << 32},
+    {VMX_EXIT, 0, 0, HOST, "host CR4", "CET", VMCS_HOST_CR4, CR4_PAE | CR4_VMXE | CR4_CET},
+    {VMX_ENTRY, ENTRY_LOAD_CET, 0, GUEST, "guest IA32_S_CET", "bits 11 and 10", VMCS_GUEST_S_CET,
+     0x40},
+    {VMX_ENTRY, ENTRY_LOAD_CET, 0, GUEST, "guest SSP", "canonical", VMCS_GUEST_SSP, NOT_CANONICAL},
+    {VMX_ENTRY, ENTRY_LOAD_CET, 0, GUEST, "guest SSP", "1:0", VMCS_GUEST_SSP, 1},
+    {VMX_ENTRY, ENTRY_LOAD_PKRS, 0, GUEST, "guest IA32_PKRS", "63:32", VMCS_GUEST_PKRS, 1ull << 32},
+    {VMX_ENTRY, ENTRY_LOAD_BNDCFGS, 0, GUEST, "guest IA32_BNDCFGS", "reserved", VMCS_GUEST_BNDCFGS,
+     4},
+    {VMX_ENTRY, ENTRY_LOAD_PERF, 0, GUEST, "guest IA32_PERF_GLOBAL_CTRL", "reserved",
+     VMCS_GUEST_PERF_GLOBAL, 1},
+};
+
+START_TEST(newer_controls)
+{
+    struct vmx_cpu *cpu = &cpu_data;
+    uint8_t *apic = host_alloc(NULL, 1);
+
+    load_vcpu("tigerlake", 0);
+    memset(apic, 0, 4096);
+    apic[0x80] = 0x50;
+    vmcs[VMCS_VIRTUAL_APIC] = host_phys(NULL, apic);
+    vmcs[VMCS_TPR_THRESHOLD] = 5;
+    cr[0] &= ~CR0_WP;
+    vmcs[VMCS_HOST_CR0] &= ~CR0_WP;
+    /* A processor that has them all. */
+    for (unsigned i = 0; i < VMX_WORD_COUNT; i++)
+        cpu->caps.control[i].may = UINT32_MAX;
+    cpu->caps.control[VMX_PIN].may &= ~PIN_POSTED_INTERRUPT;
+    cpu->caps.cr4_fixed1 |= CR4_CET;
+    cpu->caps.functions = 1;
+    ck_assert_int_eq(judge(), VIRTX_OK);
+    v.control[newer[_i].word] |= newer[_i].set;
+    v.control[newer[_i].word] &= ~newer[_i].clear;
+    vmcs[newer[_i].field] = newer[_i].value;
+    ck_assert_int_eq(judge(), newer[_i].status);
+    ck_assert_str_eq(error.what, newer[_i].what);
+    ck_assert_msg(strstr(error.rule, newer[_i].rule) != NULL, "rule \"%s\", not \"%s\"", error.rule,
+                  newer[_i].rule);
+    host_free(NULL, apic, 1);
+    drop_vcpu();
+}
+END_TEST
+
+START_TEST(posted_interrupts)
+{
+    load_vcpu("tigerlake", 0);
+    cpu_data.caps.control[VMX_PIN].may = UINT32_MAX;
+    cpu_data.caps.control[VMX_EXIT].may = UINT32_MAX;
+    v.control[VMX_PIN] |= PIN_POSTED_INTERRUPT;
+    ck_assert_int_eq(judge(), VIRTX_E_CONTROLS);
+    ck_assert(strstr(error.rule, "virtual-interrupt") != NULL);
+    v.control[VMX_PRIMARY] |= PRIMARY_TPR_SHADOW;
+    v.control[VMX_SECONDARY] |= SECONDARY_VIRTUAL_INTERRUPT;
+    ck_assert_int_eq(judge(), VIRTX_E_CONTROLS);
+    ck_assert(strstr(error.rule, "acknowledgement") != NULL);
+    v.control[VMX_EXIT] |= EXIT_ACK_INTERRUPT;
+    ck_assert_int_eq(judge(), VIRTX_OK);
+    vmcs[VMCS_POSTED_VECTOR] = 0x100;
+    ck_assert_int_eq(judge(), VIRTX_E_CONTROLS);
+    vmcs[VMCS_POSTED_VECTOR] = 0;
+    vmcs[VMCS_POSTED_DESCRIPTOR] = 0x20;
+    ck_assert_int_eq(judge(), VIRTX_E_CONTROLS);
+    vmcs[VMCS_POSTED_DESCRIPTOR] = 0x40;
+    v.control[VMX_PIN] &= ~PIN_INTERRUPT;
+    ck_assert_int_eq(judge(), VIRTX_E_CONTROLS);
+    ck_assert(strstr(error.rule, "external-interrupt") != NULL);
+    drop_vcpu();
+}
+END_TEST
+
+START_TEST(link_to_itself)
+{
+    load_vcpu("corei7_haswell_4770", 0);
+    vmcs[VMCS_LINK_POINTER] = v.vmcs_hpa;
+    ck_assert_int_eq(judge(), VIRTX_E_GUEST_STATE);
+    vmcs[VMCS_LINK_POINTER] = v.vmcs_hpa ^ 0x1000; /* what is there is not judged */
+    ck_assert_int_eq(judge(), VIRTX_OK);
+    drop_vcpu();
+}
+END_TEST
+
+/* The MSR-load area of processors without the controls that switch EFER. */
+START_TEST(loaded_msrs)
+{
+    static const struct {
+        struct vmx_msr_entry entry;
+        const char *rule;
+    } rows[] = {
+        {{MSR_EFER, 0, EFER_LME | EFER_LMA}, NULL},
+        {{MSR_EFER, 1, 0}, "63:32"},
+        {{MSR_EFER, 0, EFER_SVME}, "reserved"},
+        {{MSR_FS_BASE, 0, 0}, "IA32_FS_BASE"},
+        {{MSR_GS_BASE, 0, 0}, "IA32_GS_BASE"},
+        {{0x808, 0, 0}, "x2APIC"},
+        {{MSR_SMM_MONITOR_CTL, 0, 0}, "SMM"},
+        {{MSR_BIOS_SIGN_ID, 0, 0}, "microcode"},
+        {{MSR_PAT, 0, 2}, "memory type"},
+        {{MSR_LSTAR, 0, NOT_CANONICAL}, "canonical"},
+        {{MSR_LSTAR, 0, 0x1000}, NULL},
+    };
+
+    load_vcpu("core2_penryn_t9600", 0);
+    ck_assert_ptr_nonnull(v.msr_area);
+    for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+        v.msr_area[0] = rows[i].entry;
+        ck_assert_int_eq(vmx_check_entry(&v, &error, CHECK_MSRS),
+                         rows[i].rule ? VIRTX_E_GUEST_STATE : VIRTX_OK);
+        if (rows[i].rule)
+            ck_assert(strstr(error.rule, rows[i].rule) != NULL);
+    }
+    drop_vcpu();
+}
+END_TEST
+
 START_TEST(every_instruction_error_has_a_text)
 {
     static const uint8_t listed[] = {1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13,
@@ -379,6 +541,10 @@ int main(void)
     tcase_add_test(tests, restricted_guest_rules);
     tcase_add_test(tests, pdptes);
     tcase_add_test(tests, control_words);
+    tcase_add_loop_test(tests, newer_controls, 0, (int)ARRAY_SIZE(newer));
+    tcase_add_test(tests, posted_interrupts);
+    tcase_add_test(tests, link_to_itself);
+    tcase_add_test(tests, loaded_msrs);
     tcase_add_test(tests, every_instruction_error_has_a_text);
     suite_add_tcase(suite, tests);
     srunner_run_all(runner, CK_NORMAL);
