@@ -29,6 +29,8 @@ BREAK(long_pae, state->cr4 &= ~CR4_PAE)
 BREAK(long_pe, state->cr0 &= ~CR0_PE)
 BREAK(long_cs, state->seg[VIRTX_CS].attributes |= VIRTX_SEG_DB)
 BREAK(cet_wp, (state->cr4 |= CR4_CET, state->cr0 &= ~CR0_WP))
+BREAK(s_cet, (state->cr4 |= CR4_CET, state->cr0 |= CR0_WP, vmcb->save.s_cet = 1 << 6))
+BREAK(iopm_wraps, vmcb->control.iopm = ~0xfffull)
 BREAK(vmrun, vmcb->control.misc2 &= ~(uint32_t)VMCB_VMRUN)
 BREAK(iopm, vmcb->control.iopm = 1ull << 48)
 BREAK(iopm_end, vmcb->control.iopm = (1ull << 48) - 8192)
@@ -55,6 +57,9 @@ static const struct breakage breakages[] = {
     {"guest CS", "EFER.LME, CR0.PG, CR4.PAE, CS.L and CS.D are all set", VIRTX_E_GUEST_STATE,
      long_cs},
     {"guest CR0", "CR4.CET is set and CR0.WP is zero", VIRTX_E_GUEST_STATE, cet_wp},
+    {"guest S_CET", "a reserved bit of S_CET is set", VIRTX_E_GUEST_STATE, s_cet},
+    {"IOPM", "the I/O permissions map reaches beyond physical memory", VIRTX_E_CONTROLS,
+     iopm_wraps},
     {"VMRUN intercept", "the VMRUN intercept is clear", VIRTX_E_CONTROLS, vmrun},
     {"IOPM", "the I/O permissions map reaches beyond physical memory", VIRTX_E_CONTROLS, iopm},
     {"IOPM", "the I/O permissions map reaches beyond physical memory", VIRTX_E_CONTROLS, iopm_end},
