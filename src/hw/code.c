@@ -110,57 +110,62 @@ unsigned hw_fetch(struct hw_vcpu *hv, uint8_t *buf)
 /* ---- Lines ---- */
 
 /* Where the simple form's memory operand begins, when that takes but one register. */
-static void simple_base(const struct insn *insn, struct hw_mov *mov)
+static uint8_t simple_base(const struct insn *insn)
 {
     const struct insn_mem *mem = &insn->mem;
 
-    mov->base = HW_MOV_NO_BASE;
     if (insn->mode >= INSN_64 && insn->address_size == 8 && mem->segment < INSN_FS &&
         mem->base < VIRTX_GPR_COUNT && mem->base != VIRTX_RSP && mem->index == INSN_NO_REGISTER)
-        mov->base = mem->base;
+        return mem->base;
+    return HW_MOV_NO_BASE;
+}
+
+static uint8_t kind_of_read(const struct insn *insn, const struct insn_operand *to)
+{
+    if (insn->op == INSN_OP_MOVSX)
+        return HW_MOV_SIGN;
+    return to->kind == INSN_REG && to->size >= 4 && to->reg != VIRTX_RSP ? HW_MOV_READ
+                                                                         : HW_MOV_READ_PART;
+}
+
+static uint8_t kind_of_write(const struct insn_operand *from)
+{
+    if (from->kind == INSN_IMM)
+        return HW_MOV_IMMEDIATE;
+    return from->kind == INSN_REG && from->reg == VIRTX_RSP ? HW_MOV_WRITE_RSP : HW_MOV_WRITE;
 }
 
 /* Recognizes the simple forms. */
 static struct hw_mov simple(const struct insn *insn)
 {
-    const struct insn_operand *to = &insn->operand[0], *from = &insn->operand[1], *reg = NULL;
-    struct hw_mov mov = {.kind = HW_MOV_NONE, .length = insn->length};
+    const struct hw_mov none = {.access = HW_MOV_NONE};
+    const struct insn_operand *to = &insn->operand[0], *from = &insn->operand[1], *reg;
+    struct hw_mov mov = {.base = simple_base(insn)};
 
-    if (insn->op != INSN_OP_MOV && insn->op != INSN_OP_MOVZX && insn->op != INSN_OP_MOVSX)
-        return mov;
-    if (insn->prefixes & (INSN_PREFIX_LOCK | INSN_PREFIX_REP | INSN_PREFIX_REPNE))
-        return mov;
+    if ((insn->op != INSN_OP_MOV && insn->op != INSN_OP_MOVZX && insn->op != INSN_OP_MOVSX) ||
+        (insn->prefixes & (INSN_PREFIX_LOCK | INSN_PREFIX_REP | INSN_PREFIX_REPNE)))
+        return none;
     if (from->kind == INSN_MEM) {
-        mov.kind = insn->op == INSN_OP_MOVSX ? HW_MOV_SIGN : HW_MOV_READ;
-        mov.size = from->size;
+        mov.kind = kind_of_read(insn, to);
         mov.access = VIRTX_READ;
+        mov.size = from->size;
         mov.to_size = to->size;
         reg = to;
     } else if (to->kind == INSN_MEM) {
-        mov.kind = from->kind == INSN_IMM ? HW_MOV_IMMEDIATE : HW_MOV_WRITE;
-        mov.size = to->size;
+        mov.kind = kind_of_write(from);
         mov.access = VIRTX_WRITE;
+        mov.size = to->size;
         reg = from;
+    } else {
+        return none;
     }
-    if (reg && reg->kind == INSN_REG_HIGH)
+    mov.unused = (uint8_t)(64 - 8 * mov.size);
+    mov.reg = reg->reg & 15;
+    if (reg->kind == INSN_REG_HIGH)
         mov.high = 8;
-    else if (reg && reg->kind != INSN_REG && mov.kind != HW_MOV_IMMEDIATE)
-        mov.kind = HW_MOV_NONE; /* a segment register */
-    if (reg)
-        mov.reg = reg->reg & 15;
-    simple_base(insn, &mov);
+    else if (reg->kind != INSN_REG && mov.kind != HW_MOV_IMMEDIATE)
+        return none; /* a segment register */
     return mov;
-}
-
-/* Whether the line is about these bytes, of which there are 15. */
-static inline __attribute__((always_inline)) bool same_bytes(const struct hw_line *line,
-                                                             const uint8_t *bytes)
-{
-    uint64_t low, high;
-
-    __builtin_memcpy(&low, bytes, sizeof(low));
-    __builtin_memcpy(&high, bytes + 7, sizeof(high));
-    return !((low ^ line->low) & line->low_mask) && !((high ^ line->high) & line->high_mask);
 }
 
 /* Decodes into a line. Without all 15 bytes it is good for this once. */
@@ -172,7 +177,7 @@ static enum insn_result decode(struct hw_line *line, const struct hw_fetch *fetc
     line->mode = 0; /* matches nothing */
     line->result = insn_decode(&line->insn, fetch->bytes, fetch->got, mode);
     if (line->result == INSN_UNKNOWN)
-        line->mov = (struct hw_mov){.kind = HW_MOV_NONE, .length = line->insn.length};
+        line->mov = (struct hw_mov){.access = HW_MOV_NONE};
     else if (line->result == INSN_OK)
         line->mov = simple(&line->insn);
     else
@@ -190,15 +195,15 @@ static enum insn_result decode(struct hw_line *line, const struct hw_fetch *fetc
 
 /* The long way: everything is read, and the line made or made good again. */
 static __attribute__((noinline)) const struct hw_line *
-find(struct hw_vcpu *hv, struct hw_line *line, struct hw_code code_key, struct hw_fetch *fetch)
+find(struct hw_vcpu *hv, struct hw_line *line, struct hw_code key, struct hw_fetch *fetch)
 {
     struct code code;
 
     code_state(hv, &code);
-    line->code.key = 0; /* until all is known */
+    line->code.key = HW_LINE_NONE; /* until all is known */
     fetch_bytes(hv, &code, &line->memo, fetch);
     if (fetch->got == INSN_MAX_LENGTH && line->mode == 1 + (uint32_t)code.mode &&
-        same_bytes(line, fetch->bytes))
+        hw_line_bytes(line, fetch->bytes))
         fetch->result = line->result;
     else
         fetch->result = decode(line, fetch, code.mode);
@@ -207,32 +212,42 @@ find(struct hw_vcpu *hv, struct hw_line *line, struct hw_code code_key, struct h
     if (code.wide && fetch->got == INSN_MAX_LENGTH && line->memo.host) {
         line->rip = code.linear;
         line->bytes = line->memo.host + (code.linear & (VIRTX_PAGE_SIZE - 1));
-        line->code = code_key;
+        line->code = key;
     }
     return line;
 }
 
 const struct hw_line *hw_code(struct hw_vcpu *hv, struct hw_fetch *fetch)
 {
-    struct hw_emulation *em = hv->emulation;
-    uint64_t rip = hv->state.rip; /* always valid after an exit */
-    struct hw_line *line = &em->line[(rip ^ rip >> 3) % HW_LINES];
-    struct hw_code code = {0};
+    struct hw_line *line = hw_line_at(hv);
+    struct hw_code code;
 
-    if (likely(!(hv->dirty & (VIRTX_STATE_SEG | VIRTX_STATE_CR)))) {
-        code = hv->ops->code(hv);
-        if (likely(line->rip == rip && line->code.key == code.key && code.key != 0 &&
-                   line->code.cr3 == code.cr3 && walk_memo_holds(&line->memo, hv->vcpu->vm) &&
-                   same_bytes(line, line->bytes)))
-            return line;
-    }
+    if (likely(hw_line_holds(hv, line, &code)))
+        return line;
     return find(hv, line, code, fetch);
+}
+
+/* With a stack of its own: where the line holds, none is needed. */
+static __attribute__((noinline)) const struct insn *
+insn_anew(struct hw_vcpu *hv, struct hw_line *line, struct hw_code code)
+{
+    struct hw_fetch fetch;
+
+    return find(hv, line, code, &fetch) ? &line->insn : NULL;
 }
 
 const struct insn *hw_insn(struct hw_vcpu *hv)
 {
-    struct hw_fetch fetch;
-    const struct hw_line *line = hw_code(hv, &fetch);
+    struct hw_line *line = hw_line_at(hv);
+    struct hw_code code;
 
-    return line ? &line->insn : NULL;
+    if (likely(hw_line_holds(hv, line, &code)))
+        return &line->insn;
+    return insn_anew(hv, line, code);
+}
+
+void hw_code_reset(struct hw_emulation *em)
+{
+    for (unsigned i = 0; i < HW_LINES; i++)
+        em->line[i].code.key = HW_LINE_NONE;
 }

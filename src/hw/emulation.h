@@ -10,10 +10,11 @@
 #include "insn/insn.h"
 
 enum hw_mov_kind {
-    HW_MOV_NONE,      /* not one of these: the executor's */
-    HW_MOV_WRITE,     /* from a register */
+    HW_MOV_WRITE, /* from a register but RSP */
+    HW_MOV_WRITE_RSP,
     HW_MOV_IMMEDIATE, /* of an immediate value */
-    HW_MOV_READ,      /* into a register, the others too */
+    HW_MOV_READ,      /* zero-extended into all of a register but RSP */
+    HW_MOV_READ_PART, /* into a part of a register, or RSP */
     HW_MOV_SIGN,      /* with sign extension */
 };
 
@@ -21,17 +22,18 @@ enum hw_mov_kind {
  * A decoded instruction, the bytes that it was decoded from, compared under the masks, and how they
  * were found (code.c).
  */
-#define HW_LINES 8u
+#define HW_LINES     16u
+#define HW_LINE_NONE BIT(63) /* no register has this key: the bytes have to be found anew */
 struct hw_line {
-    uint64_t rip;
-    struct hw_code code;  /* key 0: the bytes have to be found anew */
+    _Alignas(256) uint64_t rip;
+    struct hw_code code;
     const uint8_t *bytes; /* where they were; to be read if `memo` holds */
     struct walk_memo memo;
     uint64_t low, high;           /* bytes 0-7 and 7-14 */
     uint64_t low_mask, high_mask; /* of the bytes that belong to the instruction */
     struct hw_mov mov;            /* what the instruction comes to, if it is simple */
-    uint32_t mode; /* enum insn_mode, plus one; 0, as in a new line: no bytes to compare */
-    uint32_t result;              /* INSN_OK or INSN_UNKNOWN */
+    uint32_t mode;   /* enum insn_mode, plus one; 0, as in a new line: no bytes to compare */
+    uint32_t result; /* INSN_OK or INSN_UNKNOWN */
     struct insn insn;
 };
 
@@ -69,9 +71,46 @@ struct hw_emulation {
     struct hw_line line[HW_LINES];
 };
 
+/* Whether the line is about these bytes, of which there are 15. */
+static inline __attribute__((always_inline)) bool hw_line_bytes(const struct hw_line *line,
+                                                                const uint8_t *bytes)
+{
+    uint64_t low, high;
+
+    __builtin_memcpy(&low, bytes, sizeof(low));
+    __builtin_memcpy(&high, bytes + 7, sizeof(high));
+    return !((low ^ line->low) & line->low_mask) && !((high ^ line->high) & line->high_mask);
+}
+
+/* The line for RIP, which is always valid after an exit. Compilers would compute its address again
+ * and again from the index. */
+static inline struct hw_line *hw_line_at(struct hw_vcpu *hv)
+{
+    struct hw_emulation *em = hv->emulation;
+    struct hw_line *line = &em->line[hv->state.rip % HW_LINES];
+
+    __asm__("" : "+r"(line));
+    return line;
+}
+
+/* Whether the line is about the instruction at RIP; `*code` is filled in where that can be. */
+static inline __attribute__((always_inline)) bool
+hw_line_holds(struct hw_vcpu *hv, const struct hw_line *line, struct hw_code *code)
+{
+    code->key = HW_LINE_NONE;
+    if (unlikely(hv->dirty & (VIRTX_STATE_SEG | VIRTX_STATE_CR)))
+        return false;
+    *code = hv->ops->code(hv);
+    return line->rip == hv->state.rip && line->code.key == code->key &&
+           line->code.cr3 == code->cr3 && walk_memo_holds(&line->memo, hv->vcpu->vm) &&
+           hw_line_bytes(line, line->bytes);
+}
+
 /* code.c: the instruction at RIP, decoded; NULL: *fetch says why there is none. Good until the next
  * call. */
 const struct hw_line *hw_code(struct hw_vcpu *hv, struct hw_fetch *fetch);
+
+void hw_code_reset(struct hw_emulation *em); /* once, before all else */
 
 /* execute.c */
 bool hw_execute_insn(struct hw_vcpu *hv, const struct insn *insn, enum virtx_status *status);

@@ -11,6 +11,12 @@
 
 enum { EMULATION_PAGES = 2 };
 
+static void forget_devices(struct hw_soft *soft)
+{
+    for (unsigned i = 0; i < ARRAY_SIZE(soft->device); i++)
+        soft->device[i] = (struct hw_device){.first = UINT64_MAX};
+}
+
 enum virtx_status hw_mmio_create(struct hw_vcpu *hv)
 {
     _Static_assert(sizeof(struct hw_emulation) <= EMULATION_PAGES * VIRTX_PAGE_SIZE,
@@ -52,23 +58,27 @@ static inline uint64_t load(const void *from, unsigned bytes)
 }
 
 /* What a plain MOV has read reaches its register. */
-static inline void complete_read(struct hw_vcpu *hv, struct hw_mov mov, uint64_t value)
+static __attribute__((noinline)) void complete_part(struct hw_vcpu *hv, const struct hw_mov *mov,
+                                                    uint64_t value)
 {
-    unsigned unused = 64 - 8u * mov.size;
-    uint64_t *gpr = &hv->state.gpr[mov.reg];
+    uint64_t *gpr = &hv->state.gpr[mov->reg];
 
-    if (mov.kind == HW_MOV_SIGN)
-        value = (uint64_t)((int64_t)(value << unused) >> unused);
+    if (mov->kind == HW_MOV_SIGN)
+        value = (uint64_t)((int64_t)(value << mov->unused) >> mov->unused);
     else
-        value = value << unused >> unused;
-    if (unlikely(mov.reg == VIRTX_RSP || mov.to_size < 4)) {
-        if (mov.high)
-            *gpr = (*gpr & ~0xff00ull) | (value & 0xff) << 8;
-        else
-            hw_gpr_write(hv, mov.reg, value, mov.to_size);
-        return;
-    }
-    *gpr = mov.to_size == 4 ? (uint32_t)value : value;
+        value = value << mov->unused >> mov->unused;
+    if (mov->high)
+        *gpr = (*gpr & ~0xff00ull) | (value & 0xff) << 8;
+    else
+        hw_gpr_write(hv, mov->reg, value, mov->to_size);
+}
+
+static inline void complete_read(struct hw_vcpu *hv, const struct hw_mov *mov, uint64_t value)
+{
+    if (likely(mov->kind == HW_MOV_READ))
+        hv->state.gpr[mov->reg] = value << mov->unused >> mov->unused;
+    else
+        complete_part(hv, mov, value);
 }
 
 /* Whether the access is of this size and at the address that the processor named: it may also be
@@ -101,47 +111,116 @@ static __attribute__((noinline)) bool undecoded(struct hw_vcpu *hv, const struct
 /* What a plain MOV writes. */
 static inline uint64_t value_written(struct hw_vcpu *hv, const struct hw_line *line)
 {
-    const struct hw_mov mov = line->mov;
+    const struct hw_mov *mov = &line->mov;
     uint64_t value = line->insn.imm;
 
-    if (mov.kind == HW_MOV_WRITE)
-        value = hw_state(hv, mov.reg == VIRTX_RSP ? VIRTX_STATE_RSP : 0)->gpr[mov.reg] >> mov.high;
-    return value & hw_size_mask(mov.size);
+    if (likely(mov->kind == HW_MOV_WRITE))
+        value = hv->state.gpr[mov->reg] >> mov->high;
+    else if (mov->kind == HW_MOV_WRITE_RSP)
+        value = hw_state(hv, VIRTX_STATE_RSP)->gpr[VIRTX_RSP];
+    return value << mov->unused >> mov->unused;
 }
 
-bool hw_mmio(struct hw_vcpu *hv, enum virtx_status *status)
+/* Whether the line is a plain MOV that makes all of the access that faulted. */
+static inline bool is_simple(struct hw_vcpu *hv, const struct hw_line *line)
+{
+    return line->mov.access == hv->fault.access && starts_here(hv, line);
+}
+
+static inline void describe(struct hw_vcpu *hv, const struct hw_line *line)
 {
     struct virtx_exit *exit = &hv->vcpu->exit;
-    struct hw_soft *soft = hv->soft;
-    const struct hw_line *line;
-    struct hw_fetch fetch;
-    struct hw_mov mov;
+
+    exit->reason = VIRTX_EXIT_MMIO;
+    exit->length = line->insn.length;
+    exit->mmio.gpa = hv->fault.gpa;
+    exit->mmio.size = line->mov.size;
+    exit->mmio.access = line->mov.access;
+    exit->mmio.value = line->mov.access == VIRTX_WRITE ? value_written(hv, line) : UINT64_MAX;
+}
+
+/* Whether a rule of the table is about an access to the range. */
+static bool table_meets(const struct rule_table *table, uint64_t first, uint64_t last)
+{
+    if (!table)
+        return false;
+    for (unsigned i = table->start[VIRTX_INTERCEPT_MMIO];
+         i < table->start[VIRTX_INTERCEPT_MMIO + 1]; i++)
+        if (table->rule[i].first <= last && table->rule[i].last >= first)
+            return true;
+    return false;
+}
+
+/* Remembers who serves the access that was just described, if it is one handler. Of a rule of the
+ * VM's, as much as lies in the page, and if the vcpu has no rule of its own in there. */
+static __attribute__((noinline)) void remember_device(struct hw_vcpu *hv)
+{
+    const struct virtx_exit_mmio *mmio = &hv->vcpu->exit.mmio;
+    struct hw_device *device = &hv->soft->device[mmio->access == VIRTX_WRITE];
+    const struct rule_table *rules = virtx_vcpu_rules(hv->vcpu);
+    const struct rule *rule = virtx_rule_in(rules, VIRTX_INTERCEPT_MMIO, mmio->gpa, mmio->access);
+    uint64_t first = 0, last = UINT64_MAX;
+
+    if (!rule) {
+        first = mmio->gpa & ~(uint64_t)(VIRTX_PAGE_SIZE - 1);
+        last = first + VIRTX_PAGE_SIZE - 1;
+        if (table_meets(rules, first, last))
+            return;
+        rule = virtx_rule_in(virtx_vm_rules(hv->vcpu->vm), VIRTX_INTERCEPT_MMIO, mmio->gpa,
+                             mmio->access);
+    }
+    if (!rule || rule->action != VIRTX_ACTION_EXIT || !rule->handler)
+        return;
+    first = first > rule->first ? first : rule->first;
+    *device = (struct hw_device){.first = first,
+                                 .span = min_u64(last, rule->last) - first,
+                                 .handler = rule->handler,
+                                 .ctx = rule->ctx,
+                                 .rules = rules};
+}
+
+/* The access may wait for its answer. */
+static inline void wait(struct hw_vcpu *hv, const struct hw_line *line)
+{
+    __builtin_memcpy(&hv->soft->mov, &line->mov, sizeof(line->mov));
+    hv->pending.kind = HW_PENDING_SIMPLE;
+}
+
+/* To whoever the intercepts name. */
+static __attribute__((noinline)) bool offer(struct hw_vcpu *hv)
+{
+    remember_device(hv);
+    return hw_offer(hv, &hv->soft->status);
+}
+
+static inline bool offer_or_loop(struct hw_vcpu *hv, const struct hw_line *line)
+{
+    const struct hw_soft *soft = hv->soft;
     uint64_t gpa = hv->fault.gpa;
 
-    if (unlikely(hv->has_reinject || hv->fault.access == VIRTX_EXECUTE))
+    wait(hv, line);
+    if (gpa + line->mov.size - 1 < soft->mmio_first || gpa > soft->mmio_last)
+        return hw_to_loop(hv, true);
+    return offer(hv);
+}
+
+/* An access to a device that has not been met before, or not in this way. */
+static __attribute__((noinline)) bool mmio(struct hw_vcpu *hv)
+{
+    const struct hw_line *line;
+    struct hw_fetch fetch;
+
+    if (hv->has_reinject || hv->fault.access == VIRTX_EXECUTE)
         return hw_emulation_exit(hv, NULL, 0);
-    if (unlikely(hv->fault.table_walk))
+    if (hv->fault.table_walk)
         return hw_memory_exit(hv);
     line = hw_code(hv, &fetch);
-    if (unlikely(!line))
+    if (!line)
         return undecoded(hv, &fetch);
-    mov = line->mov;
-    if (unlikely(mov.kind == HW_MOV_NONE || mov.access != hv->fault.access ||
-                 !starts_here(hv, line)))
-        return hw_execute_insn(hv, &line->insn, status);
-
-    soft->mov = mov;
-    hv->pending.kind = HW_PENDING_SIMPLE;
-    exit->reason = VIRTX_EXIT_MMIO;
-    exit->length = mov.length;
-    exit->rip = hv->state.rip;
-    exit->mmio.gpa = gpa;
-    exit->mmio.size = mov.size;
-    exit->mmio.access = mov.access;
-    exit->mmio.value = mov.access == VIRTX_WRITE ? value_written(hv, line) : UINT64_MAX;
-    if (gpa + mov.size - 1 < soft->mmio_first || gpa > soft->mmio_last)
-        return hw_to_loop(hv, true);
-    return hw_offer(hv, status);
+    if (!is_simple(hv, line))
+        return hw_execute_insn(hv, &line->insn, &hv->soft->status);
+    describe(hv, line);
+    return offer_or_loop(hv, line);
 }
 
 /* The record holds the answer. As hw_complete(). */
@@ -157,9 +236,9 @@ enum virtx_status hw_mmio_complete(struct hw_vcpu *hv, const void *value)
     hv->pending.kind = HW_PENDING_NONE;
     hv->vcpu->stats.instructions++;
     if (mmio->access == VIRTX_READ) {
-        const struct hw_mov mov = hv->soft->mov;
+        const struct hw_mov *mov = &hv->soft->mov;
 
-        complete_read(hv, mov, value ? load(value, mov.size) : mmio->value);
+        complete_read(hv, mov, value ? load(value, mov->size) : mmio->value);
     }
     hw_retire(hv);
     return VIRTX_OK;
@@ -204,7 +283,9 @@ static bool own_page_fault(struct hw_vcpu *hv, enum virtx_status *status)
 
 /*
  * Remembers the hole between the slots that the access fell into. Nested engines only: with others
- * the address is not there before the engine has found it.
+ * the address is not there before the engine has found it. The first table of slots, or of rules,
+ * that is published retires no other and so makes no generation; but without slots there is no
+ * hole.
  */
 static __attribute__((noinline)) void remember_hole(struct hw_vcpu *hv)
 {
@@ -226,7 +307,7 @@ static __attribute__((noinline)) void remember_hole(struct hw_vcpu *hv)
     soft->hole_first = first;
     soft->hole_bytes = end - first; /* without an end it goes round, to all that is left */
     soft->hole_generation = generation;
-    soft->hole_slots = slots;
+    forget_devices(soft);
 }
 
 static __attribute__((noinline)) bool page_fault(struct hw_vcpu *hv, enum virtx_status *status)
@@ -239,7 +320,7 @@ static __attribute__((noinline)) bool page_fault(struct hw_vcpu *hv, enum virtx_
         return true;
     case VIRTX_FAULT_NOT_MEMORY:
         remember_hole(hv);
-        return hw_mmio(hv, status);
+        return mmio(hv);
     case VIRTX_FAULT_EXECUTE:
         return hw_execute(hv, status);
     case VIRTX_FAULT_REFLECT:
@@ -255,18 +336,68 @@ static __attribute__((noinline)) bool page_fault(struct hw_vcpu *hv, enum virtx_
     }
 }
 
+/* The handler has not served it after all: what it has answered instead. */
+static __attribute__((noinline)) bool not_handled(struct hw_vcpu *hv, const struct hw_line *line,
+                                                  enum virtx_verdict verdict)
+{
+    if (verdict == VIRTX_FAULT) {
+        hv->work |= HW_WORK_EVENT;
+        return true;
+    }
+    wait(hv, line);
+    return hw_to_loop(hv, true);
+}
+
+/* Calls the device's handler as virtx_backend_dispatch() does. */
+static inline enum virtx_verdict call(struct virtx_vcpu *vcpu, const struct hw_device *device)
+{
+    enum virtx_verdict verdict;
+
+    atomic_store_explicit(&vcpu->handler, true, memory_order_relaxed);
+    atomic_signal_fence(memory_order_seq_cst);
+    verdict = device->handler(vcpu, &vcpu->exit, device->ctx);
+    atomic_signal_fence(memory_order_seq_cst);
+    atomic_store_explicit(&vcpu->handler, false, memory_order_relaxed);
+    return verdict;
+}
+
 /*
- * The table of slots cannot be another one at the same address while the generation is the same: an
- * old table is freed only after its own.
+ * The quick way, for what comes by the thousand: a plain MOV, met before, at a device in a hole met
+ * before, with a handler met before.
  */
+static __attribute__((noinline)) bool known_hole(struct hw_vcpu *hv)
+{
+    const struct hw_line *line = hw_line_at(hv);
+    const struct hw_device *device;
+    enum virtx_verdict verdict;
+    struct hw_code code;
+
+    if (unlikely(hv->has_reinject | hv->fault.table_walk) ||
+        unlikely(!hw_line_holds(hv, line, &code)) || unlikely(!is_simple(hv, line)))
+        return mmio(hv);
+    describe(hv, line);
+    device = &hv->soft->device[line->mov.access == VIRTX_WRITE];
+    if (hv->fault.gpa - device->first > device->span ||
+        unlikely(device->rules != virtx_vcpu_rules(hv->vcpu)) || unlikely(hv->soft->cr8_shadow))
+        return offer_or_loop(hv, line);
+    verdict = call(hv->vcpu, device);
+    if (unlikely(verdict != VIRTX_HANDLED))
+        return not_handled(hv, line, verdict);
+    hv->vcpu->stats.instructions++;
+    if (line->mov.access == VIRTX_READ)
+        complete_read(hv, &line->mov, hv->vcpu->exit.mmio.value);
+    hv->ops->advance(hv);
+    return true;
+}
+
 bool hw_page_fault(struct hw_vcpu *hv, enum virtx_status *status)
 {
     const struct hw_soft *soft = hv->soft;
-    struct virtx_vm *vm = hv->vcpu->vm;
 
     if (hv->fault.gpa - soft->hole_first < soft->hole_bytes &&
-        atomic_load_explicit(&vm->generation, memory_order_acquire) == soft->hole_generation &&
-        virtx_slots(vm) == soft->hole_slots && likely(!hv->fault.misconfigured))
-        return hw_mmio(hv, status);
+        likely(atomic_load_explicit(&hv->vcpu->vm->generation, memory_order_acquire) ==
+               soft->hole_generation) &&
+        likely(!hv->fault.misconfigured))
+        return known_hole(hv);
     return page_fault(hv, status);
 }

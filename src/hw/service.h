@@ -49,16 +49,25 @@ enum hw_pending {
 };
 
 /* A MOV-like access to MMIO that needs no executor. */
+#define HW_MOV_NONE    0xffu
 #define HW_MOV_NO_BASE 0xffu
 struct hw_mov {
     uint8_t size;     /* bytes in memory */
-    uint8_t access;   /* enum virtx_access */
+    uint8_t access;   /* enum virtx_access; HW_MOV_NONE: it is no such access */
     uint8_t kind;     /* enum hw_mov_kind */
     uint8_t reg;      /* register; of AH to BH the number of AX to BX, with `high` */
     uint8_t high;     /* 8 for AH to BH: the shift */
     uint8_t to_size;  /* bytes of the register read into */
-    uint8_t length;   /* of the instruction */
+    uint8_t unused;   /* bits of 64 that the access leaves out */
     uint8_t base;     /* the address is this register's and the displacement; or HW_MOV_NO_BASE */
+};
+
+/* A device's handler. */
+struct hw_device {
+    uint64_t first, span; /* of the intercept: [first, first + span]; from UINT64_MAX on: none */
+    virtx_handler handler;
+    void *ctx;
+    const struct rule_table *rules; /* the vcpu's own when it was found */
 };
 
 /* String port access in progress (io.c). */
@@ -76,10 +85,11 @@ struct hw_soft {
     uint64_t mtrr_def_type;
     uint64_t microcode, syscfg, hwcr, de_cfg;
     struct hw_mov mov;
-    /* mmio.c: a hole between the slots, in which an access is a device's; while these last. */
+    /* mmio.c: the last hole between the slots in which a device was met, and the handlers met in it;
+     * for as long as the VM's generation is this one. */
     uint64_t hole_first, hole_bytes;
     uint64_t hole_generation;
-    const struct slot_table *hole_slots;
+    struct hw_device device[2]; /* for reads and for writes */
     uint64_t mmio_first, mmio_last; /* no MMIO intercept reaches beyond these */
     uint32_t startup;     /* startup.c: VIRTX_REQUEST_INIT and SIPI that have been noticed */
     uint32_t return_tier; /* host state to be back when run returns */
@@ -225,7 +235,6 @@ bool hw_instruction_default(struct hw_vcpu *hv, enum virtx_status *status);
 enum virtx_status hw_mmio_create(struct hw_vcpu *hv);
 void hw_mmio_destroy(struct hw_vcpu *hv);
 void hw_mmio_abandon(struct hw_vcpu *hv); /* the pending access ends in an exception */
-bool hw_mmio(struct hw_vcpu *hv, enum virtx_status *status);
 enum virtx_status hw_mmio_complete(struct hw_vcpu *hv, const void *value);
 bool hw_page_fault(struct hw_vcpu *hv, enum virtx_status *status);
 

@@ -20,13 +20,12 @@ struct walk_memo {
     const uint8_t *host; /* of the page; NULL: nothing is remembered */
 };
 
-/* Whether memo->host is still where the walk would lead, with the registers of then. It is good
- * up to the end of the page until the vcpu settles. */
+/* Whether memo->host, which is not NULL, is still where the walk would lead with the registers of
+ * then. It is good up to the end of the page until the vcpu settles. */
 static inline __attribute__((always_inline)) bool walk_memo_holds(const struct walk_memo *memo,
                                                                   struct virtx_vm *vm)
 {
-    return memo->host &&
-           atomic_load_explicit(&vm->generation, memory_order_acquire) == memo->generation &&
+    return atomic_load_explicit(&vm->generation, memory_order_acquire) == memo->generation &&
            __atomic_load_n(memo->at[0], __ATOMIC_RELAXED) == memo->entry[0] &&
            __atomic_load_n(memo->at[1], __ATOMIC_RELAXED) == memo->entry[1] &&
            __atomic_load_n(memo->at[2], __ATOMIC_RELAXED) == memo->entry[2] &&

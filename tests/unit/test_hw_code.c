@@ -455,6 +455,213 @@ START_TEST(a_hole_ends_with_the_slots)
 }
 END_TEST
 
+/* ---- The handler of a device ---- */
+
+static unsigned calls[2]; /* of the VM's handler and of the vcpu's own */
+static enum virtx_verdict verdict;
+static uint64_t seen, given;
+
+static enum virtx_verdict on_device(struct virtx_vcpu *vcpu, struct virtx_exit *exit, void *ctx)
+{
+    struct virtx_state state;
+
+    ck_assert_uint_eq(exit->reason, VIRTX_EXIT_MMIO);
+    ck_assert(!exit->pending);
+    ck_assert_int_eq(virtx_vcpu_get(vcpu, VIRTX_STATE_RIP, &state), VIRTX_OK);
+    ck_assert_uint_eq(state.rip, CODE);
+    calls[(uintptr_t)ctx]++;
+    seen = exit->mmio.value;
+    if (exit->mmio.access == VIRTX_READ)
+        exit->mmio.value = given;
+    if (verdict == VIRTX_FAULT) {
+        const struct virtx_event gp = {
+            .type = VIRTX_EVENT_EXCEPTION, .vector = VECTOR_GP, .has_error = true};
+
+        ck_assert_int_eq(virtx_vcpu_inject(vcpu, &gp), VIRTX_OK);
+    }
+    return verdict;
+}
+
+static struct virtx_intercept *intercept(bool own, uint64_t first, uint64_t last)
+{
+    struct virtx_intercept *handle = NULL;
+    const struct virtx_intercept_config config = {.size = sizeof(config),
+                                                  .kind = VIRTX_INTERCEPT_MMIO,
+                                                  .access = VIRTX_READ | VIRTX_WRITE,
+                                                  .action = VIRTX_ACTION_EXIT,
+                                                  .first = first,
+                                                  .last = last,
+                                                  .handler = on_device,
+                                                  .ctx = (void *)(uintptr_t)own};
+
+    ck_assert_int_eq(own ? virtx_vcpu_intercept(world.vcpu, &config, &handle)
+                         : virtx_vm_intercept(world.vm, &config, &handle),
+                     VIRTX_OK);
+    calls[0] = calls[1] = 0;
+    verdict = VIRTX_HANDLED;
+    return handle;
+}
+
+static uint8_t fault_access;
+
+static void exit_access(struct hw_vcpu *hv)
+{
+    world_fault(hv, fault_gpa, fault_access);
+}
+
+/* Runs one instruction that touches [rbx]. */
+static const struct virtx_exit *access_device(const char *bytes, size_t length, uint8_t access)
+{
+    code(CODE, bytes, length);
+    fault_gpa = world_gpr()[VIRTX_RBX];
+    fault_access = access;
+    world.at = world.length = 0;
+    world_play(exit_access);
+    return world_run();
+}
+
+#define READ(text)  access_device(text, sizeof(text) - 1, VIRTX_READ)
+#define WRITE(text) access_device(text, sizeof(text) - 1, VIRTX_WRITE)
+
+static uint64_t rip(void)
+{
+    struct virtx_state state;
+
+    world_get(VIRTX_STATE_RIP, &state);
+    return state.rip;
+}
+
+START_TEST(a_handler_met_before)
+{
+    uint64_t *gpr = world_gpr();
+    struct virtx_state state;
+
+    intercept(false, DEVICE, DEVICE + 0xfff);
+    gpr[VIRTX_RBX] = DEVICE;
+    given = 0x8877665544332211;
+    for (unsigned i = 0; i < 3; i++) {
+        gpr[VIRTX_RAX] = UINT64_MAX;
+        ck_assert_uint_eq(READ("\x8b\x03")->reason, VIRTX_EXIT_INTERRUPT); /* mov eax, [rbx] */
+        ck_assert_uint_eq(gpr[VIRTX_RAX], 0x44332211);
+        ck_assert_uint_eq(rip(), CODE + 2);
+        READ("\x48\x8b\x03"); /* rax */
+        ck_assert_uint_eq(gpr[VIRTX_RAX], given);
+        READ("\x66\x8b\x0b"); /* cx */
+        READ("\x8a\x2b");     /* ch */
+        ck_assert_uint_eq(gpr[VIRTX_RCX] & 0xffff, 0x1111);
+        READ("\x48\x0f\xb7\x0b"); /* movzx rcx, word */
+        ck_assert_uint_eq(gpr[VIRTX_RCX], 0x2211);
+        given ^= 0x80;
+        READ("\x48\x0f\xbe\x13"); /* movsx rdx, byte */
+        ck_assert_uint_eq(gpr[VIRTX_RDX], 0xffffffffffffff91);
+        given ^= 0x80;
+        READ("\x8b\x23"); /* esp */
+        world_get(VIRTX_STATE_RSP, &state);
+        ck_assert_uint_eq(gpr[VIRTX_RSP], 0x44332211);
+        ck_assert_uint_eq(seen, UINT64_MAX);
+        gpr[VIRTX_RCX] = 0x123456789abcdef0;
+        WRITE("\x48\x89\x0b"); /* mov [rbx], rcx */
+        ck_assert_uint_eq(seen, gpr[VIRTX_RCX]);
+        WRITE("\x88\x2b"); /* ch */
+        ck_assert_uint_eq(seen, 0xde);
+        WRITE("\x89\x23"); /* esp */
+        ck_assert_uint_eq(seen, 0x44332211);
+        WRITE("\x48\xc7\x03\xff\xff\xff\xff"); /* mov qword [rbx], -1 */
+        ck_assert_uint_eq(seen, UINT64_MAX);
+        WRITE("\x66\xc7\x03\x34\x12");
+        ck_assert_uint_eq(seen, 0x1234);
+        ck_assert_uint_eq(calls[0], 12 * (i + 1));
+    }
+}
+END_TEST
+
+START_TEST(what_a_handler_met_before_answers)
+{
+    uint64_t value = 5;
+
+    intercept(false, DEVICE, DEVICE + 0xfff);
+    world_gpr()[VIRTX_RBX] = DEVICE;
+    READ("\x8b\x03");
+    READ("\x8b\x03");
+    ck_assert_uint_eq(calls[0], 2);
+    verdict = VIRTX_TO_LOOP;
+    ck_assert_uint_eq(READ("\x8b\x03")->reason, VIRTX_EXIT_MMIO);
+    ck_assert_uint_eq(world.vcpu->exit.length, 2);
+    ck_assert_uint_eq(world.vcpu->exit.rip, CODE);
+    ck_assert_int_eq(virtx_vcpu_complete(world.vcpu, &value), VIRTX_OK);
+    ck_assert_uint_eq(world_gpr()[VIRTX_RAX], 5);
+    ck_assert_uint_eq(rip(), CODE + 2);
+    verdict = VIRTX_DEFAULT;
+    ck_assert_uint_eq(READ("\x8b\x03")->reason, VIRTX_EXIT_MMIO);
+    ck_assert_int_eq(virtx_vcpu_complete(world.vcpu, &value), VIRTX_OK);
+    verdict = VIRTX_FAULT;
+    ck_assert_uint_eq(READ("\x8b\x03")->reason, VIRTX_EXIT_INTERRUPT);
+    ck_assert_uint_eq(rip(), CODE);
+    ck_assert_uint_eq(world.injections, 1);
+    ck_assert_uint_eq(world.injected[0].vector, VECTOR_GP);
+    ck_assert_uint_eq(calls[0], 5);
+}
+END_TEST
+
+START_TEST(handlers_come_and_go)
+{
+    struct virtx_intercept *all = intercept(false, DEVICE, DEVICE + 0xfff), *own;
+    uint64_t value = 0;
+
+    world_gpr()[VIRTX_RBX] = DEVICE;
+    READ("\x8b\x03");
+    READ("\x8b\x03");
+    ck_assert_uint_eq(calls[0], 2);
+    own = intercept(true, DEVICE, DEVICE + 3); /* the vcpu's first */
+    READ("\x8b\x03");
+    READ("\x8b\x03");
+    ck_assert_uint_eq(calls[0], 0);
+    ck_assert_uint_eq(calls[1], 2);
+    world_gpr()[VIRTX_RBX] = DEVICE + 4; /* its neighbour is still the VM's */
+    READ("\x8b\x03");
+    READ("\x8b\x03");
+    ck_assert_uint_eq(calls[0], 2);
+    world_gpr()[VIRTX_RBX] = DEVICE;
+    READ("\x8b\x03");
+    ck_assert_uint_eq(calls[1], 3);
+    ck_assert_int_eq(virtx_intercept_remove(own), VIRTX_OK);
+    READ("\x8b\x03");
+    ck_assert_uint_eq(calls[0], 3);
+    ck_assert_int_eq(virtx_intercept_remove(all), VIRTX_OK);
+    ck_assert_uint_eq(READ("\x8b\x03")->reason, VIRTX_EXIT_MMIO);
+    ck_assert_int_eq(virtx_vcpu_complete(world.vcpu, &value), VIRTX_OK);
+    ck_assert_uint_eq(calls[0], 3);
+    ck_assert_uint_eq(calls[1], 3);
+}
+END_TEST
+
+/* The second half of an access that begins on the page before has an address that fits a plain
+ * access, too. */
+START_TEST(second_halves_are_told_apart)
+{
+    const struct virtx_exit *exit;
+
+    intercept(false, DEVICE, DEVICE + 0xfff);
+    world_gpr()[VIRTX_RBX] = DEVICE;
+    READ("\x8b\x03");
+    READ("\x8b\x03");
+    READ("\x8b\x43\x00");
+    ck_assert_uint_eq(calls[0], 3);
+    *entry_of(0, 3, 0x5000) = DEVICE | 7;
+    memset(world.ram + 0x4000, 0x44, PAGE);
+    world_gpr()[VIRTX_RBX] = 0x4ffe;
+    code(CODE, "\x8b\x03", 2);
+    fault_gpa = DEVICE;
+    world.at = world.length = 0;
+    world_play(exit_access);
+    given = 0x2211;
+    exit = world_run();
+    ck_assert_uint_eq(exit->reason, VIRTX_EXIT_INTERRUPT);
+    ck_assert_uint_eq(calls[0], 4);
+    ck_assert_uint_eq(world_gpr()[VIRTX_RAX], 0x22114444);
+}
+END_TEST
+
 static Suite *suite(void)
 {
     Suite *s = suite_create("hw_code");
@@ -473,6 +680,10 @@ static Suite *suite(void)
     tcase_add_test(c, across_pages);
     tcase_add_test(c, never_other_than_fresh);
     tcase_add_test(c, a_hole_ends_with_the_slots);
+    tcase_add_test(c, a_handler_met_before);
+    tcase_add_test(c, what_a_handler_met_before_answers);
+    tcase_add_test(c, handlers_come_and_go);
+    tcase_add_test(c, second_halves_are_told_apart);
     suite_add_tcase(s, c);
     return s;
 }

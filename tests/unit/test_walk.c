@@ -555,7 +555,7 @@ static const uint8_t *memo_find(const struct walk_memo *memo, const struct memo_
                                 const struct memo_key *now, uint64_t gva)
 {
     if (filled->page != now->page || filled->cr3 != now->cr3 || filled->control != now->control ||
-        filled->user != now->user || !walk_memo_holds(memo, &vm))
+        filled->user != now->user || !memo->host || !walk_memo_holds(memo, &vm))
         return NULL;
     return memo->host + (gva & 0xfff);
 }
