@@ -173,10 +173,21 @@ static enum virtx_status set_start(struct virtx_vcpu *vcpu, const struct guest_s
                                     VIRTX_STATE_CR | VIRTX_STATE_SEG | VIRTX_STATE_TABLES, &state);
 }
 
+/* NULL: the library chooses. */
+static const struct virtx_paging *engine(const char *name)
+{
+    if (name && after(name, "shadow"))
+        return &virtx_paging_shadow;
+    if (name && after(name, "nested"))
+        return &virtx_paging_nested;
+    return NULL;
+}
+
 int bare_main(void)
 {
     static const struct virtx_backend *const backends[] = {&virtx_vmx, &virtx_svm, NULL};
-    static const struct virtx_paging *const paging[] = {&virtx_paging_nested, NULL};
+    static const struct virtx_paging *const paging[] = {&virtx_paging_nested, &virtx_paging_shadow,
+                                                        NULL};
     struct virtx_host_ops ops = bare_virtx_ops;
     struct virtx_config config = {.size = sizeof(config), .max_cpus = BARE_MAX_CPUS, .ops = &ops,
                                   .profile = &virtx_profile_bare,
@@ -198,8 +209,7 @@ int bare_main(void)
         return finish("error", 0, "memory= must be at least 4M");
     if (cpus < 1 || cpus > BOARD_CPUS)
         return finish("error", 0, "cpus= must be 1 to 8");
-    if (after(bare_option("paging") ? bare_option("paging") : "auto", "shadow"))
-        return finish("error", 0, "shadow paging is not supported yet");
+    vm_config.paging = engine(bare_option("paging"));
     if (!find_files(&image))
         return finish("error", 0, "too many modules");
     ops.wake = cpus_wake;

@@ -512,6 +512,11 @@ static enum virtx_fault_result walk_and_map(struct build *b, struct virtx_vcpu *
     case VIRTX_E_FAULT:
         fault->error = walk.error;
         return VIRTX_FAULT_REFLECT;
+    case VIRTX_E_RANGE:
+        fault->access = VIRTX_WRITE;
+        fault->gpa = b->path.table;
+        fault->table_walk = true;
+        return VIRTX_FAULT_FORBIDDEN;
     default:
         fault->gpa = b->path.table;
         fault->table_walk = true;

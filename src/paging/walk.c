@@ -531,6 +531,32 @@ enum virtx_status walk_memo_fill(struct walk_memo *memo, struct virtx_vm *vm,
     return status;
 }
 
+/* Whether flags would have to be set in an entry that may not be written, and which. */
+static bool flags_refused(struct virtx_vm *vm, const struct path *path, uint64_t gva, bool write,
+                          uint64_t *gpa)
+{
+    const struct slot_table *slots = virtx_slots(vm);
+    uint64_t table = path->root, mask = path->width == 8 ? 0x1ff : 0x3ff;
+    unsigned shift = path->shift;
+
+    for (unsigned i = 0; i < path->count; i++) {
+        uint64_t entry = path->entry[i];
+        uint64_t wanted = ENTRY_A | (write && i + 1u == path->count ? ENTRY_D : 0);
+
+        if (unlikely(wanted & ~entry)) {
+            const struct slot_entry *slot;
+
+            *gpa = table + (gva >> shift & mask) * path->width;
+            slot = virtx_slot_find(slots, *gpa);
+            if (slot && !(slot->rights & VIRTX_WRITE))
+                return true;
+        }
+        table = entry & (path->width == 8 ? ADDRESS : ADDRESS_32);
+        shift -= path->width == 8 ? 9 : 10;
+    }
+    return false;
+}
+
 enum virtx_status walk_guest_path(struct virtx_vm *vm, const struct walk_mode *mode, uint64_t gva,
                                   uint32_t access, uint32_t flags, struct walk_result *result,
                                   struct walk_path *path)
@@ -543,6 +569,11 @@ enum virtx_status walk_guest_path(struct virtx_vm *vm, const struct walk_mode *m
         used.count = 0;
         used.width = 0;
         status = walk_once(vm, mode, gva, access, flags, result, &used);
+        if (status == VIRTX_OK && (flags & WALK_SET_FLAGS) &&
+            flags_refused(vm, &used, gva, access & VIRTX_WRITE, &path->table)) {
+            path->count = 0;
+            return VIRTX_E_RANGE;
+        }
         set = status != VIRTX_OK || !(flags & WALK_SET_FLAGS) ||
               set_flags(vm, &used, gva, access & VIRTX_WRITE);
     }

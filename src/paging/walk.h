@@ -50,7 +50,8 @@ struct walk_path {
  */
 enum virtx_status walk_guest(struct virtx_vm *vm, const struct walk_mode *mode, uint64_t gva,
                              uint32_t access, uint32_t flags, struct walk_result *result);
-/* The same, saying which way it went; `path` holds with VIRTX_OK, `path->table` without too. */
+/* The same, saying which way it went; `path` holds with VIRTX_OK, `path->table` without too. A flag
+ * that cannot be set, as the table lies in a slot that may not be written, is VIRTX_E_RANGE. */
 enum virtx_status walk_guest_path(struct virtx_vm *vm, const struct walk_mode *mode, uint64_t gva,
                                   uint32_t access, uint32_t flags, struct walk_result *result,
                                   struct walk_path *path);

@@ -243,11 +243,13 @@ static void write_control(struct svm_vcpu *sv)
     } else {
         save->cr0 |= CR0_PG | CR0_WP;
         save->cr3 = sv->hw.root;
-        save->cr4 |= CR4_PAE;
+        save->cr4 &= ~CR4_PCIDE;
+        if (!(state->efer & EFER_LMA))
+            save->cr4 |= CR4_PAE;
         save->efer |= EFER_NXE;
         if (!(state->cr0 & CR0_PG)) {
             save->efer &= ~(EFER_LME | EFER_LMA);
-            save->cr4 &= ~(CR4_SMEP | CR4_SMAP | CR4_PCIDE | CR4_PKE);
+            save->cr4 &= ~(CR4_SMEP | CR4_SMAP | CR4_PKE);
         }
     }
     sv->cr0_hidden = state->cr0 & SVM_CR0_HIDDEN;

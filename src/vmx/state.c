@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* Guest state by groups: VMREAD when somebody asks, VMWRITE before the entry. */
 #include "vmx/vmx.h"
+#include "x86/cpu.h"
 
 #define BLOCKED_SHADOW (VIRTX_BLOCKED_BY_STI | VIRTX_BLOCKED_BY_MOV_SS)
 
@@ -211,10 +212,27 @@ static void write_segments(struct vmx_vcpu *v, const struct virtx_state *state)
     }
 }
 
+/*
+ * Without nested paging the guest is always paged, by the engine's tables: PAE or 4-level, with
+ * CR0.WP and EFER.NXE, which those rely on. What depends on the guest's own paging goes with it.
+ */
+static void shadowed_control(uint64_t *cr0, uint64_t *cr4, uint64_t *efer)
+{
+    if (!(*cr0 & CR0_PG))
+        *cr4 &= ~(CR4_SMEP | CR4_SMAP | CR4_PKE);
+    if (!(*efer & EFER_LMA)) {
+        *efer &= ~EFER_LME;
+        *cr4 |= CR4_PAE;
+    }
+    *cr0 |= CR0_PG | CR0_WP;
+    *cr4 &= ~CR4_PCIDE;
+    *efer |= EFER_NXE;
+}
+
 static void write_control(struct vmx_vcpu *v, const struct virtx_state *state)
 {
     const struct vmx_caps *caps = &v->cpu->caps;
-    uint64_t fixed0 = caps->cr0_fixed0, cr4 = state->cr4, efer = state->efer;
+    uint64_t fixed0 = caps->cr0_fixed0, cr0 = state->cr0, cr4 = state->cr4, efer = state->efer;
     uint32_t entry = v->control[VMX_ENTRY] & ~ENTRY_IA32E;
 
     if (v->control[VMX_SECONDARY] & SECONDARY_UNRESTRICTED)
@@ -227,7 +245,9 @@ static void write_control(struct vmx_vcpu *v, const struct virtx_state *state)
         cr4 |= CR4_PAE;
         efer &= ~EFER_LME;
     }
-    vmx_set_field(v, VMCS_GUEST_CR0, (state->cr0 & ~VMX_CR0_HOST) | fixed0);
+    if (!v->nested)
+        shadowed_control(&cr0, &cr4, &efer);
+    vmx_set_field(v, VMCS_GUEST_CR0, (cr0 & ~VMX_CR0_HOST) | fixed0);
     vmx_set_field(v, VMCS_CR0_SHADOW, state->cr0);
     vmx_set_field(v, VMCS_GUEST_CR4, (cr4 & ~VMX_CR4_HOST) | v->host_mce | caps->cr4_fixed0);
     vmx_set_field(v, VMCS_CR4_SHADOW, state->cr4);
@@ -327,7 +347,8 @@ void vmx_write(struct vmx_vcpu *v, uint32_t groups)
     if (groups & VIRTX_STATE_SYSCALL)
         write_syscall(v, state);
     if ((groups & VIRTX_STATE_MSR) && (v->control[VMX_ENTRY] & ENTRY_LOAD_PAT))
-        vmx_set_field(v, VMCS_GUEST_PAT, state->pat);
+        /* Shadow tables mean the host's PAT, as they are the host's. */
+        vmx_set_field(v, VMCS_GUEST_PAT, v->nested ? state->pat : x86_rdmsr(MSR_PAT));
     if (groups & VIRTX_STATE_TSC)
         vmx_set_field(v, VMCS_TSC_OFFSET, v->hw.tsc_offset);
     if (groups & VIRTX_STATE_INTR)

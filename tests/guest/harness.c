@@ -227,7 +227,19 @@ static void watchdog_begin(void)
 static size_t pages_before;
 static bool cpu_on;
 static const struct virtx_backend *const backends[] = {&virtx_vmx, &virtx_svm, NULL};
-static const struct virtx_paging *const engines[] = {&virtx_paging_nested, NULL};
+static const struct virtx_paging *const engines[] = {&virtx_paging_nested, &virtx_paging_shadow,
+                                                     NULL};
+static const struct virtx_paging *const shadow_only[] = {&virtx_paging_shadow, NULL};
+
+const struct virtx_paging *const *harness_engines(void)
+{
+    return option_is("paging", "shadow") ? shadow_only : engines;
+}
+
+bool paging_is_nested(void)
+{
+    return !option_is("paging", "shadow") && has_feature(VIRTX_FEATURE_NESTED_PAGING);
+}
 
 void machine_open_library(void)
 {
@@ -238,7 +250,7 @@ void machine_open_library(void)
         .ops = harness_ops != NULL ? harness_ops : &bare_virtx_ops,
         .profile = harness_profile != NULL ? harness_profile : &virtx_profile_bare,
         .backends = backends,
-        .paging = engines,
+        .paging = harness_engines(),
         .disable = harness_disable,
     };
 

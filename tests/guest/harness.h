@@ -13,7 +13,7 @@
  *   not shown: NAME: REASON          this engine cannot show the behaviour
  *   known bug: NAME: WHAT            the emulator is wrong here; what failed then stands behind it
  * The exit status is 0 only if nothing failed. Words of the command line: engine=bochs|qemu,
- * model=NAME, case=NAME (only that one).
+ * model=NAME, case=NAME (only that one), paging=shadow.
  */
 #ifndef TESTS_GUEST_HARNESS_H
 #define TESTS_GUEST_HARNESS_H
@@ -60,6 +60,9 @@ bool model_is(const char *name);
 /* Which backend was chosen. After machine_open(). */
 bool backend_is(const char *name);
 bool has_feature(uint64_t feature);
+/* The paging engines to open the library with: all, or only the one that paging= names. */
+const struct virtx_paging *const *harness_engines(void);
+bool paging_is_nested(void);
 
 /* ---- Addresses ---- */
 

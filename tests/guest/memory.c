@@ -112,7 +112,10 @@ static void edits_tables(void)
     GUEST_CONTINUE();
     CHECK_EQUAL(zero_exits_sum, EDITS / 2 + EDITS / 2 * 2 + EDITS);
     /* INVLPG and MOV CR3 have no exit with nested paging, nor has the guest's own #PF. */
-    CHECK_EQUAL(guest_exits() - before, 1); /* the OUT that ends it */
+    if (paging_is_nested())
+        CHECK_EQUAL(guest_exits() - before, 1); /* the OUT that ends it */
+    else
+        bare_printf("  shadow: %lu exits for %u edits\n", guest_exits() - before, 2 * EDITS);
     CHECK_EQUAL(guest_trap.cr2, 0x70000000);
     CHECK_EQUAL(guest_trap.error, 0); /* not present, read, supervisor */
 }
