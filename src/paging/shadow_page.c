@@ -235,7 +235,7 @@ static struct shadow_page *take(struct shadow_vm *sv, uint32_t role)
 {
     struct shadow_page *page;
 
-    if (!sv->free && sv->waiting)
+    if (sv->waiting && (!sv->free || !sv->free->entry))
         collect(sv);
     if (!sv->free && !grow(sv))
         return NULL;

@@ -385,10 +385,6 @@ static void device_in_real_mode(void)
     const struct virtx_exit *exit;
 
     machine_open();
-    if (!has_feature(VIRTX_FEATURE_UNPAGED_GUEST)) {
-        not_shown("this processor enters no unpaged guest, and the library does not execute it");
-        return;
-    }
     make_mode_vm(&real, VIRTX_PRESET_REAL, device16, (size_t)(device16_end - device16));
     CHECK_OK(virtx_vcpu_run(real.vcpu, &exit));
     if (CHECK_EQUAL(exit->reason, VIRTX_EXIT_MMIO)) {
@@ -510,7 +506,9 @@ static void thousand_vcpus(void)
         if (!CHECK_OK(virtx_vcpu_destroy(vcpu)))
             break;
     }
-    CHECK(bare_pages_in_use() <= before + 8); /* table pages that the runs have filled */
+    /* Table pages that the runs have filled. */
+    bare_printf("  %lu pages more\n", bare_pages_in_use() - before);
+    CHECK(bare_pages_in_use() <= before + (paging_is_nested() ? 8 : 64));
 }
 
 static void disable_and_enable(void)

@@ -158,13 +158,12 @@ static const struct virtx_backend *const backends[] = {&virtx_vmx, &virtx_svm, N
 static const struct virtx_backend *const no_backends[] = {NULL};
 static const struct virtx_backend *const vmx_only[] = {&virtx_vmx, NULL};
 static const struct virtx_backend *const svm_only[] = {&virtx_svm, NULL};
-static const struct virtx_paging *const engines[] = {&virtx_paging_nested, NULL};
 
 static struct virtx_config open_config(const struct virtx_host_ops *ops)
 {
     return (struct virtx_config){.size = sizeof(struct virtx_config), .max_cpus = 1, .ops = ops,
                                  .profile = &virtx_profile_bare, .backends = backends,
-                                 .paging = engines};
+                                 .paging = harness_engines()};
 }
 
 static void open_refused(void)

@@ -243,6 +243,8 @@ static void shadow_fault(void)
         known_bug("QEMU's VMRUN does not load the interrupt shadow");
     if (engine_is("bochs") && backend_is("svm"))
         known_bug("Bochs' VMRUN with IF = 1 leaves virtual interrupts masked until IF changes");
+    if (engine_is("bochs") && backend_is("vmx") && !paging_is_nested())
+        known_bug("Bochs' VM exits by exceptions have forgotten the shadow of STI");
     CHECK_EQUAL(GUEST_CONTINUE(), 1);
     expect_trap(VECTOR, after_touch, 0, 1);
     known_bug_end();
