@@ -309,6 +309,7 @@ static void registers_out(struct hw_vcpu *hv, struct insn_cpu *cpu)
     cpu->rip = state->rip;
     cpu->rflags = state->rflags;
     cpu->cr0 = state->cr0;
+    cpu->cr3 = state->cr3;
     cpu->cr4 = state->cr4;
     cpu->efer = state->efer;
     for (unsigned i = 0; i < INSN_SEGMENTS; i++)
@@ -331,6 +332,20 @@ static void registers_out(struct hw_vcpu *hv, struct insn_cpu *cpu)
     cpu->shadow = INSN_SHADOW_NONE;
 }
 
+static void segment_in(struct hw_vcpu *hv, unsigned index, const struct insn_seg *now)
+{
+    struct virtx_segment *seg = &hv->state.seg[index];
+
+    if (likely(seg->base == now->base && seg->limit == now->limit &&
+               seg->attributes == now->attributes && seg->selector == now->selector))
+        return;
+    hw_change(hv, VIRTX_STATE_SEG);
+    seg->base = now->base;
+    seg->limit = now->limit;
+    seg->attributes = now->attributes;
+    seg->selector = now->selector;
+}
+
 static void registers_in(struct hw_vcpu *hv, const struct insn_cpu *cpu)
 {
     struct virtx_state *state =
@@ -338,19 +353,12 @@ static void registers_in(struct hw_vcpu *hv, const struct insn_cpu *cpu)
 
     state->rip = cpu->rip;
     state->rflags = cpu->rflags;
-    for (unsigned i = 0; i < INSN_SEGMENTS; i++) {
-        struct virtx_segment *seg = &state->seg[i];
-        const struct insn_seg *now = &cpu->seg[i];
-
-        if (seg->base == now->base && seg->limit == now->limit &&
-            seg->attributes == now->attributes && seg->selector == now->selector)
-            continue;
-        hw_change(hv, VIRTX_STATE_SEG);
-        seg->base = now->base;
-        seg->limit = now->limit;
-        seg->attributes = now->attributes;
-        seg->selector = now->selector;
-    }
+    for (unsigned i = 0; i < INSN_SEGMENTS; i++)
+        segment_in(hv, i, &cpu->seg[i]);
+    segment_in(hv, VIRTX_LDTR, &cpu->ldtr);
+    segment_in(hv, VIRTX_TR, &cpu->tr);
+    if (unlikely(state->cr0 != cpu->cr0)) /* TS, by a task switch */
+        hw_change(hv, VIRTX_STATE_CR)->cr0 = cpu->cr0;
     if (state->gdtr.base != cpu->gdtr.base || state->gdtr.limit != cpu->gdtr.limit ||
         state->idtr.base != cpu->idtr.base || state->idtr.limit != cpu->idtr.limit) {
         hw_change(hv, VIRTX_STATE_TABLES);

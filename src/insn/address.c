@@ -65,6 +65,11 @@ static bool type_allows(const struct insn_seg *seg, bool write)
     return !code || (seg->attributes & SEG_TYPE_WRITE);
 }
 
+bool segment_covers(const struct insn_seg *seg, uint64_t offset, unsigned size, bool write)
+{
+    return type_allows(seg, write) && within_limit(seg, offset, size);
+}
+
 enum insn_result segment_address(struct exec *exec, unsigned segment, uint64_t offset,
                                  unsigned size, bool write, uint64_t *linear)
 {

@@ -46,7 +46,9 @@ enum {
     CR0_PE = 1u << 0,
     CR4_VME = 1u << 0,
     CR4_PVI = 1u << 1,
+    CR0_TS = 1u << 3,
     CR4_TSD = 1u << 2,
+    CR4_UMIP = 1u << 11,
     CR4_LA57 = 1u << 12,
 };
 
@@ -69,9 +71,12 @@ struct exec {
     uint16_t written;    /* which ones */
     uint8_t shadow;
     uint8_t mode;     /* staged enum insn_mode */
-    uint8_t segments; /* staged segment registers, a bit mask */
+    uint8_t cpl;      /* staged */
+    bool task_switched; /* CR0.TS is to be set */
+    uint8_t segments; /* staged segment registers, a bit mask; 6: LDTR, 7: TR */
     uint64_t value[16];
     struct insn_seg seg[INSN_SEGMENTS];
+    struct insn_seg ldtr, tr;
 };
 
 /* A step of an operation that computes a destination from itself and a source. It reads flags from
@@ -166,6 +171,8 @@ enum insn_result operand_address(struct exec *exec, unsigned size, bool write, u
 enum insn_result segment_address(struct exec *exec, unsigned segment, uint64_t offset,
                                  unsigned size, bool write, uint64_t *linear);
 bool canonical(const struct insn_cpu *cpu, uint64_t address);
+/* The segment's limit and type allow it. */
+bool segment_covers(const struct insn_seg *seg, uint64_t offset, unsigned size, bool write);
 
 /* flags.c */
 bool condition(uint64_t flags, unsigned code);
@@ -205,6 +212,10 @@ enum insn_result execute_far(struct exec *exec);
 enum insn_result jump_far(struct exec *exec, uint16_t selector, uint64_t offset);
 enum insn_result execute_far_protected(struct exec *exec);
 enum insn_result load_descriptor(struct exec *exec, unsigned segment, uint16_t selector);
+enum insn_result load_data(struct exec *exec, unsigned segment, uint16_t selector, unsigned vector);
+/* As virtual-8086 mode has its segments. */
+void load_virtual(struct exec *exec, unsigned segment, uint16_t selector);
+enum insn_result execute_descriptor(struct exec *exec);
 enum insn_result read_far(struct exec *exec, unsigned index, uint64_t *offset, uint16_t *selector);
 enum insn_result execute_interrupt(struct exec *exec);
 enum insn_result deliver(struct exec *exec, const struct insn_event *event, uint64_t rip);

@@ -6,7 +6,6 @@
 #include "insn/exec.h"
 
 enum {
-    CR4_UMIP = 1u << 11,
     VM86_ATTRIBUTES = 0xf3, /* present, DPL 3, accessed read-write data */
 };
 
@@ -15,18 +14,27 @@ bool can_load_segment(const struct exec *exec)
     return real_segments(exec->cpu) || exec->ops->load_segment || exec->ops->descriptors;
 }
 
+void load_virtual(struct exec *exec, unsigned segment, uint16_t selector)
+{
+    exec->seg[segment] = (struct insn_seg){.selector = selector,
+                                           .base = (uint64_t)selector << 4,
+                                           .limit = 0xffff,
+                                           .attributes = VM86_ATTRIBUTES};
+    exec->segments = (uint8_t)(exec->segments | 1u << segment);
+}
+
 /* In real mode the limit and attributes stay ("unreal mode" lives by it). */
 static void load_real(struct exec *exec, unsigned segment, uint16_t selector)
 {
     struct insn_seg *seg = &exec->seg[segment];
 
+    if (virtual_8086(exec->cpu)) {
+        load_virtual(exec, segment, selector);
+        return;
+    }
     *seg = exec->cpu->seg[segment];
     seg->selector = selector;
     seg->base = (uint64_t)selector << 4;
-    if (virtual_8086(exec->cpu)) {
-        seg->limit = 0xffff;
-        seg->attributes = VM86_ATTRIBUTES;
-    }
     exec->segments = (uint8_t)(exec->segments | 1u << segment);
 }
 

@@ -2,16 +2,14 @@
 /*
  * The stack: PUSH and POP in all forms, ENTER and LEAVE.
  */
-#include "insn/exec.h"
-
-enum { SEG_BIG = 1u << 14 };
+#include "insn/segment.h"
 
 /* The width of stack addresses: 64 bits in 64-bit mode, else by SS.B. */
 unsigned stack_size(const struct exec *exec)
 {
     if (exec->insn->mode == INSN_64)
         return 8;
-    return exec->cpu->seg[INSN_SS].attributes & SEG_BIG ? 4 : 2;
+    return exec->cpu->seg[INSN_SS].attributes & AR_BIG ? 4 : 2;
 }
 
 static uint64_t stack_pointer(const struct exec *exec)
@@ -46,6 +44,33 @@ enum insn_result pop_value(struct exec *exec, uint64_t *value, unsigned size)
     if (!result)
         stage_gpr(exec, RSP, width, top + size);
     return result;
+}
+
+/* On a stack that becomes the present one only when all is well. */
+enum insn_result push_on(struct exec *exec, struct stack *stack, uint64_t value, unsigned size)
+{
+    uint64_t top = (stack->top - size) & mask_of(stack->width), linear = top;
+    bool good;
+    enum insn_result result;
+
+    if (stack->width == 8) {
+        good = canonical(exec->cpu, top) && canonical(exec->cpu, top + size - 1);
+    } else {
+        good = segment_covers(&stack->seg, top, size, true);
+        linear = (top + stack->seg.base) & 0xffffffff;
+    }
+    if (!good)
+        return raise_code(exec, VECTOR_SS, stack->code);
+    result = write_memory(exec, linear, &value, size, stack->flags);
+    stack->top = top;
+    return result;
+}
+
+void stage_stack(struct exec *exec, const struct stack *stack)
+{
+    exec->seg[INSN_SS] = stack->seg;
+    exec->segments |= 1u << INSN_SS;
+    stage_gpr(exec, RSP, stack->width, stack->top);
 }
 
 /* PUSHA stores rSP as it was before. */

@@ -165,8 +165,13 @@ void commit(struct exec *exec)
         written &= written - 1;
     }
     for (unsigned i = 0; exec->segments >> i; i++) {
-        if (exec->segments >> i & 1)
+        if (!(exec->segments >> i & 1))
+            continue;
+        if (i < INSN_SEGMENTS)
             cpu->seg[i] = exec->seg[i];
+        else
+            *(i == INSN_SEGMENTS ? &cpu->ldtr : &cpu->tr) =
+                i == INSN_SEGMENTS ? exec->ldtr : exec->tr;
     }
     cpu->rflags = exec->flags;
     exec->written = 0;
@@ -267,6 +272,15 @@ static const execute_fn functions[INSN_OP_COUNT] = {
     [INSN_OP_BOUND] = execute_interrupt,
     [INSN_OP_MOV_SEG] = execute_segment,
     [INSN_OP_LFP] = execute_segment,
+    [INSN_OP_LAR] = execute_descriptor,
+    [INSN_OP_LSL] = execute_descriptor,
+    [INSN_OP_VERR] = execute_descriptor,
+    [INSN_OP_VERW] = execute_descriptor,
+    [INSN_OP_ARPL] = execute_descriptor,
+    [INSN_OP_SLDT] = execute_descriptor,
+    [INSN_OP_STR] = execute_descriptor,
+    [INSN_OP_LLDT] = execute_descriptor,
+    [INSN_OP_LTR] = execute_descriptor,
     [INSN_OP_SGDT] = execute_table,
     [INSN_OP_SIDT] = execute_table,
     [INSN_OP_LGDT] = execute_table,
@@ -319,6 +333,8 @@ static inline void begin(struct exec *exec, const struct insn *insn, struct insn
     exec->segments = 0;
     exec->shadow = INSN_SHADOW_NONE;
     exec->mode = cpu->mode;
+    exec->cpl = cpu->cpl;
+    exec->task_switched = false;
 }
 
 static inline enum insn_result end(struct exec *exec, enum insn_result result)
@@ -328,6 +344,9 @@ static inline enum insn_result end(struct exec *exec, enum insn_result result)
         exec->cpu->rip = exec->rip;
         exec->cpu->shadow = exec->shadow;
         exec->cpu->mode = exec->mode;
+        exec->cpu->cpl = exec->cpl;
+        if (exec->task_switched)
+            exec->cpu->cr0 |= CR0_TS;
     } else if (result != INSN_PENDING) {
         exec->replay->count = 0;
     }

@@ -38,7 +38,8 @@ struct insn_cpu {
     uint64_t *gpr; /**< 16, in hardware order: rax rcx rdx rbx rsp rbp rsi rdi r8 .. r15 */
     uint64_t rip;
     uint64_t rflags;
-    uint64_t cr0;
+    uint64_t cr0; /**< a task switch sets TS */
+    uint64_t cr3; /**< only compared, by task switches */
     uint64_t cr4;
     uint64_t efer;
     struct insn_seg seg[INSN_SEGMENTS]; /**< indexed by enum insn_segment */
@@ -116,10 +117,10 @@ struct insn_ops {
     enum insn_access_result (*load_segment)(void *context, unsigned segment, uint16_t selector,
                                             struct insn_seg *result, struct insn_fault *fault);
     /**
-     * gdtr and ldtr of struct insn_cpu are filled in, and the executor may read descriptors (with
-     * INSN_ACCESS_SYSTEM) and set their accessed bits: for segment loads if load_segment is NULL,
-     * and for far transfers at the same privilege, which are otherwise INSN_UNSUPPORTED. Far
-     * transfers through gates or tasks, or to another privilege, always are.
+     * gdtr, idtr, ldtr and tr of struct insn_cpu are filled in, and the executor may read descriptors
+     * and the TSS (with INSN_ACCESS_SYSTEM) and write what the processor writes there: for segment
+     * loads if load_segment is NULL, and for far transfers, interrupts and task switches in protected
+     * mode, which are otherwise INSN_UNSUPPORTED.
      */
     bool descriptors;
 };

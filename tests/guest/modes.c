@@ -319,15 +319,9 @@ static void kicks(bool interpret)
         name(true);                                                                                \
     }
 BOTH(flags)
-static void faults_hardware(void)
-{
-    faults(false);
-}
+BOTH(faults)
 BOTH(system_instructions)
-static void changes_hardware(void)
-{
-    changes(false);
-}
+BOTH(changes)
 BOTH(long_mode)
 BOTH(events)
 BOTH(kicks)
@@ -337,8 +331,8 @@ BOTH(kicks)
     {                                                                                              \
         text "-in-the-executor", name##_executor                                                   \
     }
-GUEST_CASES(CASES("real-mode-flags-and-interrupts", flags), {"real-mode-faults", faults_hardware},
+GUEST_CASES(CASES("real-mode-flags-and-interrupts", flags), CASES("real-mode-faults", faults),
             CASES("real-mode-system-instructions", system_instructions),
-            {"real-protected-big-real", changes_hardware},
+            CASES("real-protected-big-real", changes),
             CASES("real-mode-to-64-bit-and-back", long_mode), CASES("real-mode-events", events),
             CASES("kicks-in-big-real-mode", kicks));

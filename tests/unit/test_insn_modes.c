@@ -556,7 +556,7 @@ START_TEST(descriptor_transfers)
     ck_fault(jump_to(0x50, 0), 13, true, 0x50); /* DPL 3 from CPL 0 */
     ck_fault(jump_to(0x60, 0x100), 13, true, 0);
     ck_fault(jump_to(0x68, 0), 11, true, 0x68);
-    ck_assert_int_eq(jump_to(0x48, 0), INSN_UNSUPPORTED); /* a task */
+    ck_fault(jump_to(0x48, 0), 13, true, 0x48); /* an LDT */
     ck_assert_uint_eq(m.cpu.rip, 0x12345);
     m.gpr[RSP] = 0x100;
     ck_assert_int_eq(RUN(0x9a, 0x00, 0x02, 0, 0, 0x08, 0), INSN_OK);
@@ -566,14 +566,14 @@ START_TEST(descriptor_transfers)
     ck_assert_uint_eq(m.cpu.rip, 0x1234c);
     ck_assert_uint_eq(m.gpr[RSP], 0x100);
     put_word(0x104, 0x53);
-    ck_assert_int_eq(RUN(0xcb), INSN_UNSUPPORTED); /* to CPL 3 */
+    ck_fault(RUN(0xcb), 13, true, 0); /* to CPL 3, with a null SS */
     put_word(0x104, 0x08);
     put_word(0x108, 0x0ed7);
     ck_assert_int_eq(RUN(0xcf), INSN_OK);
     ck_assert_uint_eq(m.cpu.rflags, 0xed7);
     ck_assert_uint_eq(m.gpr[RSP], 0x10c);
     m.cpu.rflags |= 1 << 14; /* NT: back to a task */
-    ck_assert_int_eq(RUN(0xcf), INSN_UNSUPPORTED);
+    ck_fault(RUN(0xcf), 10, true, 0);
 }
 END_TEST
 
@@ -600,7 +600,7 @@ START_TEST(descriptor_modes)
     m.cpu.mode = INSN_32;
     ck_fault(jump_to(0x58, 0x40), 13, true, 0x58);
     m.cpu.mode = INSN_64;
-    ck_assert_int_eq(RUN(0x48, 0xcf), INSN_UNSUPPORTED);
+    ck_fault(RUN(0x48, 0xcf), 13, true, 0); /* iretq with a null CS */
     /* lretq to 32-bit code */
     m.gpr[RSP] = 0x200;
     m.memory[0x200] = 0x77;

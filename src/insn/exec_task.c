@@ -1,0 +1,267 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Task switches (Intel SDM, "Task Switching"). One that changes CR3 while paging is on is refused:
+ * the rest of it would have to be read through other tables.
+ */
+#include "insn/segment.h"
+
+/* The parts of a TSS, as offsets; of 32 bits and of 16. */
+struct layout {
+    uint8_t limit;    /* the smallest */
+    uint8_t word;     /* size of a register */
+    uint8_t ip;       /* IP, FLAGS, AX … DI, then the segments */
+    uint8_t segments; /* ES CS SS DS (FS GS) */
+    uint8_t count;    /* of segments */
+    uint8_t ldt;
+};
+static const struct layout layouts[2] = {{0x2b, 2, 0x0e, 0x22, 4, 0x2a},
+                                         {0x67, 4, 0x20, 0x48, 6, 0x60}};
+
+enum { TSS_CR3 = 0x1c, TSS_TRAP = 0x64, REGISTERS = 10, PIECE = 16 };
+
+struct task {
+    const struct layout *layout;
+    uint8_t image[0x68];
+};
+
+static enum insn_result transfer(struct exec *exec, uint64_t linear, uint8_t *data, unsigned size,
+                                 bool write)
+{
+    enum insn_result result = INSN_OK;
+
+    for (unsigned at = 0; at < size && !result; at += PIECE) {
+        unsigned piece = size - at < PIECE ? size - at : PIECE;
+
+        if (write)
+            result = write_memory(exec, linear + at, data + at, piece, INSN_ACCESS_SYSTEM);
+        else
+            result = read_memory(exec, linear + at, data + at, piece, INSN_ACCESS_SYSTEM);
+    }
+    return result;
+}
+
+static uint32_t field(const struct task *task, unsigned at, unsigned size)
+{
+    uint32_t value = 0;
+
+    __builtin_memcpy(&value, task->image + at, size);
+    return value;
+}
+
+static void set_field(struct task *task, unsigned at, uint64_t value, unsigned size)
+{
+    __builtin_memcpy(task->image + at, &value, size);
+}
+
+/* Registers and selectors of the old task, from its instruction pointer on. */
+static enum insn_result save(struct exec *exec, uint64_t rip, uint64_t flags)
+{
+    const struct insn_cpu *cpu = exec->cpu;
+    const struct layout *layout = &layouts[cpu->tr.attributes >> 3 & 1];
+    struct task old = {.layout = layout};
+    unsigned word = layout->word, from = layout->ip;
+
+    if (cpu->tr.limit < layout->limit)
+        return raise_code(exec, VECTOR_TS, code_of(cpu->tr.selector));
+    set_field(&old, from, rip, word);
+    set_field(&old, from + word, flags, word);
+    for (unsigned i = RAX; i <= RDI; i++)
+        set_field(&old, from + (2 + i) * word, cpu->gpr[i], word);
+    /* The words above selectors are reserved, and written as 0. */
+    for (unsigned i = 0; i < layout->count; i++)
+        set_field(&old, layout->segments + i * word, cpu->seg[i].selector, word);
+    return transfer(exec, cpu->tr.base + from, old.image + from,
+                    layout->segments + layout->count * word - from, true);
+}
+
+static enum insn_result set_busy(struct exec *exec, const struct descriptor *tss, bool busy)
+{
+    uint32_t attributes = tss->seg.attributes & ~(uint32_t)AR_BUSY;
+
+    return write_type(exec, tss, attributes | (busy ? AR_BUSY : 0));
+}
+
+static enum insn_result release_old(struct exec *exec)
+{
+    struct descriptor old;
+    enum insn_result result = read_descriptor(exec, exec->cpu->tr.selector, VECTOR_TS, 0, &old);
+
+    return result ? result : set_busy(exec, &old, false);
+}
+
+static enum insn_result load_task_ldt(struct exec *exec, uint16_t selector)
+{
+    struct descriptor descriptor;
+    enum insn_result result;
+
+    exec->ldtr = (struct insn_seg){.selector = selector, .attributes = AR_UNUSABLE};
+    exec->segments |= 1u << STAGED_LDTR;
+    if (is_null(selector))
+        return INSN_OK;
+    if (selector & 4)
+        return raise_code(exec, VECTOR_TS, code_of(selector));
+    result = read_descriptor(exec, selector, VECTOR_TS, 0, &descriptor);
+    if (!result &&
+        (system_type(&descriptor.seg) != TYPE_LDT || !(descriptor.seg.attributes & AR_PRESENT)))
+        return raise_code(exec, VECTOR_TS, code_of(selector));
+    exec->ldtr = descriptor.seg;
+    return result;
+}
+
+static enum insn_result load_task_code(struct exec *exec, uint16_t selector, uint32_t ip)
+{
+    struct descriptor code;
+    enum insn_result result;
+    unsigned rpl = selector & 3;
+
+    if (is_null(selector))
+        return raise_code(exec, VECTOR_TS, 0);
+    result = read_descriptor(exec, selector, VECTOR_TS, 0, &code);
+    if (result)
+        return result;
+    if (!is_code(&code.seg) ||
+        (code.seg.attributes & AR_CONFORMING ? dpl(&code.seg) > rpl : dpl(&code.seg) != rpl))
+        return raise_code(exec, VECTOR_TS, code_of(selector));
+    if (!(code.seg.attributes & AR_PRESENT))
+        return raise_code(exec, VECTOR_NP, code_of(selector));
+    return stage_code(exec, &code, ip, rpl, 0);
+}
+
+static enum insn_result load_segments(struct exec *exec, const struct task *task, uint32_t ip)
+{
+    const struct layout *layout = task->layout;
+    enum insn_result result = INSN_OK;
+    uint16_t selectors[INSN_SEGMENTS] = {0};
+
+    for (unsigned i = 0; i < layout->count; i++)
+        selectors[i] = (uint16_t)field(task, layout->segments + i * layout->word, 2);
+    if (exec->flags & FLAG_VM) {
+        for (unsigned i = 0; i < INSN_SEGMENTS; i++)
+            load_virtual(exec, i, selectors[i]);
+        exec->rip = ip & 0xffff;
+        exec->mode = INSN_16;
+        exec->cpl = 3;
+        return INSN_OK;
+    }
+    result = load_task_code(exec, selectors[INSN_CS], ip);
+    for (unsigned i = 0; i < INSN_SEGMENTS && !result; i++) {
+        if (i == INSN_CS)
+            continue;
+        if (!is_null(selectors[i]))
+            result = load_data(exec, i, selectors[i], VECTOR_TS);
+        else if (i == INSN_SS)
+            result = raise_code(exec, VECTOR_TS, 0);
+        else
+            load_null(exec, i, selectors[i], exec->cpl);
+    }
+    return result;
+}
+
+/* The registers of the new task. */
+static enum insn_result load(struct exec *exec, const struct task *task, bool nested)
+{
+    const struct layout *layout = task->layout;
+    unsigned word = layout->word, from = layout->ip;
+    uint64_t flags = field(task, from + word, word);
+    const uint64_t known = 0x3f7fd5;
+    enum insn_result result;
+
+    for (unsigned i = RAX; i <= RDI; i++)
+        stage_gpr(exec, i, word == 2 ? 2 : 4, field(task, from + (2 + i) * word, word));
+    exec->flags = (flags & known) | 2 | (nested ? FLAG_NT : 0);
+    result = load_task_ldt(exec, (uint16_t)field(task, layout->ldt, 2));
+    return result ? result : load_segments(exec, task, field(task, from, word));
+}
+
+static enum insn_result push_error(struct exec *exec, unsigned size, uint32_t error)
+{
+    struct stack stack = {.seg = exec->seg[INSN_SS], .top = exec->value[RSP]};
+
+    stack.width = stack.seg.attributes & AR_BIG ? 4 : 2;
+    if (push_on(exec, &stack, error, size))
+        return INSN_FAULT;
+    stage_stack(exec, &stack);
+    return INSN_OK;
+}
+
+static enum insn_result read_task(struct exec *exec, const struct descriptor *tss,
+                                  struct task *task)
+{
+    enum insn_result result;
+
+    task->layout = &layouts[tss->seg.attributes >> 3 & 1];
+    if (tss->seg.limit < task->layout->limit)
+        return raise_code(exec, VECTOR_TS, code_of(tss->seg.selector));
+    result = transfer(exec, tss->seg.base, task->image, task->layout->limit + 1u, false);
+    if (result || task->layout->word == 2)
+        return result;
+    if ((exec->cpu->cr0 >> 31 & 1) && field(task, TSS_CR3, 4) != (uint32_t)exec->cpu->cr3)
+        return INSN_UNSUPPORTED;
+    return field(task, TSS_TRAP, 2) & 1 ? INSN_UNSUPPORTED : INSN_OK; /* the debug trap */
+}
+
+enum insn_result task_switch(struct exec *exec, struct descriptor *tss, uint16_t selector,
+                             enum task_source source, uint64_t rip, const uint32_t *error)
+{
+    bool nested = source == TASK_CALL || source == TASK_GATE;
+    uint64_t flags = exec->cpu->rflags & ~(uint64_t)(source == TASK_IRET ? FLAG_NT : 0);
+    uint16_t link = exec->cpu->tr.selector;
+    struct task task;
+    enum insn_result result = read_task(exec, tss, &task);
+
+    if (result)
+        return result;
+    tss->seg.selector = selector;
+    if (source == TASK_JMP || source == TASK_IRET)
+        result = release_old(exec);
+    if (!result)
+        result = save(exec, rip, flags);
+    if (!result && nested)
+        result = write_memory(exec, tss->seg.base, &link, 2, INSN_ACCESS_SYSTEM);
+    if (!result && source != TASK_IRET)
+        result = set_busy(exec, tss, true);
+    if (result)
+        return result;
+    exec->tr = tss->seg;
+    exec->tr.attributes |= AR_BUSY;
+    exec->segments |= 1u << STAGED_TR;
+    exec->task_switched = true;
+    result = load(exec, &task, nested);
+    if (!result && error)
+        result = push_error(exec, task.layout->word, *error);
+    return result;
+}
+
+/* The TSS descriptor behind a task gate or a back link. */
+enum insn_result task_by_gate(struct exec *exec, uint16_t selector, enum task_source source,
+                              uint64_t rip, unsigned ext, const uint32_t *error)
+{
+    unsigned vector = source == TASK_IRET ? VECTOR_TS : VECTOR_GP;
+    struct descriptor tss;
+    enum insn_result result;
+    unsigned type;
+    bool busy;
+
+    if (selector & 4 || is_null(selector))
+        return raise_code(exec, vector, code_of(selector) | ext);
+    result = read_descriptor(exec, selector, vector, ext, &tss);
+    if (result)
+        return result;
+    type = system_type(&tss.seg);
+    busy = type & AR_BUSY;
+    if (((type & ~(unsigned)AR_BUSY) != TYPE_TSS && (type & ~(unsigned)AR_BUSY) != TYPE_TSS_16) ||
+        busy != (source == TASK_IRET))
+        return raise_code(exec, vector, code_of(selector) | ext);
+    if (!(tss.seg.attributes & AR_PRESENT))
+        return raise_code(exec, VECTOR_NP, code_of(selector) | ext);
+    return task_switch(exec, &tss, selector, source, rip, error);
+}
+
+/* IRET with NT: to the task that the TSS links to. */
+enum insn_result task_return(struct exec *exec)
+{
+    uint16_t link;
+    enum insn_result result = read_memory(exec, exec->cpu->tr.base, &link, 2, INSN_ACCESS_SYSTEM);
+
+    return result ? result : task_by_gate(exec, link, TASK_IRET, exec->rip, 0, NULL);
+}
