@@ -104,6 +104,7 @@ struct virtx_lapic {
     uint64_t base;                       /**< IA32_APIC_BASE. */
     uint64_t icr;                        /**< Interrupt command register. */
     uint32_t id;                         /**< Initial APIC ID. */
+    uint32_t version;                    /**< Version register. */
     uint32_t ldr;                        /**< Logical destination register. */
     uint32_t dfr;                        /**< Destination format register. */
     uint32_t svr;                        /**< Spurious-interrupt vector register. */

@@ -93,19 +93,22 @@ static enum virtx_status apply_ports(struct virtx_vm *vm, struct hw_vcpu *hv,
     return VIRTX_OK;
 }
 
-static bool msr_direct(uint64_t index)
+/* The first MSR from `index` on that the guest has by default. */
+static uint64_t next_direct(uint64_t index)
 {
+    uint64_t next = UINT64_MAX;
+
     for (const uint32_t *direct = hw_msr_direct; *direct; direct++)
-        if (*direct == index)
-            return true;
-    return false;
+        if (*direct >= index)
+            next = min_u64(next, *direct);
+    return next;
 }
 
 static enum virtx_status apply_msr_range(struct virtx_vm *vm, struct hw_vcpu *hv,
                                          const struct rule_table *own, const struct rule_table *vms,
                                          uint32_t first, uint32_t last, uint32_t access)
 {
-    uint64_t at = first;
+    uint64_t at = first, direct = next_direct(first);
 
     while (at <= last) {
         uint64_t end;
@@ -113,12 +116,14 @@ static enum virtx_status apply_msr_range(struct virtx_vm *vm, struct hw_vcpu *hv
 
         for (end = min_u64(end, last); at <= end; at++) {
             bool pass = action == VIRTX_ACTION_ALLOW ||
-                        (action == VIRTX_ACTION_DEFAULT && msr_direct(at));
+                        (action == VIRTX_ACTION_DEFAULT && at == direct);
             enum virtx_status status =
                 hw_ops(vm->virtx)->msr(vm, hv, (uint32_t)at, access, !pass);
 
             if (status != VIRTX_OK && status != VIRTX_E_UNSUPPORTED)
                 return status;
+            if (at == direct)
+                direct = next_direct(at + 1);
         }
     }
     return VIRTX_OK;

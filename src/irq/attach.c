@@ -47,7 +47,7 @@ static void lapic_changed(void *ctx)
     if (virtx->ops.wake && !atomic_load(&vcpu->running))
         virtx->ops.wake(virtx->ctx, vcpu);
     else if ((old & VIRTX_REQUEST_EVENT) == 0 &&
-        atomic_load(&vcpu->cpu) != virtx->ops.this_cpu(virtx->ctx))
+             atomic_load(&vcpu->cpu) != virtx->ops.this_cpu(virtx->ctx))
         virtx->backend->kick(vcpu);
 }
 
@@ -71,17 +71,11 @@ static void announce(struct virtx_lapic *lapic)
         lapic_changed(lapic);
 }
 
-static enum virtx_verdict serve_page(struct virtx_vcpu *vcpu, struct virtx_exit *exit, void *ctx)
+static __attribute__((noinline)) enum virtx_verdict
+serve_register(struct virtx_lapic *lapic, struct virtx_exit_mmio *mmio, uint32_t offset)
 {
-    struct virtx_lapic *lapic = ctx;
-    struct virtx_exit_mmio *mmio = &exit->mmio;
-    uint32_t offset = (uint32_t)mmio->gpa & (VIRTX_LAPIC_MMIO_SIZE - 1);
     uint64_t now = __builtin_ia32_rdtsc();
 
-    (void)vcpu;
-    /* Disabled, or in x2APIC mode: the page is not decoded. */
-    if (!virtx_lapic_enabled(lapic) || virtx_lapic_x2apic(lapic))
-        return VIRTX_DEFAULT;
     if (mmio->access == VIRTX_READ) {
         mmio->value = virtx_lapic_mmio_read(lapic, offset, mmio->size, now);
         return VIRTX_HANDLED;
@@ -89,6 +83,27 @@ static enum virtx_verdict serve_page(struct virtx_vcpu *vcpu, struct virtx_exit 
     virtx_lapic_mmio_write(lapic, offset, mmio->size, mmio->value, now);
     announce(lapic);
     return VIRTX_HANDLED;
+}
+
+static enum virtx_verdict serve_page(struct virtx_vcpu *vcpu, struct virtx_exit *exit, void *ctx)
+{
+    struct virtx_lapic *lapic = ctx;
+    struct virtx_exit_mmio *mmio = &exit->mmio;
+    uint32_t offset = (uint32_t)mmio->gpa & (VIRTX_LAPIC_MMIO_SIZE - 1);
+    const uint32_t *plain;
+
+    (void)vcpu;
+    /* Disabled, or in x2APIC mode: the page is not decoded. */
+    if (unlikely((lapic->base & APIC_BASE_MODE) != APIC_BASE_ENABLE))
+        return VIRTX_DEFAULT;
+    if (mmio->access == VIRTX_READ) {
+        plain = lapic_plain_at(lapic, offset, mmio->size);
+        if (plain != NULL) {
+            mmio->value = *plain;
+            return VIRTX_HANDLED;
+        }
+    }
+    return serve_register(lapic, mmio, offset);
 }
 
 static enum virtx_status intercept_page(struct virtx_lapic *lapic, struct virtx_intercept **out)

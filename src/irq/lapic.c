@@ -26,6 +26,7 @@ bool virtx_lapic_init(struct virtx_lapic *lapic, const struct virtx_lapic_config
     memset(lapic, 0, sizeof(*lapic));
     lapic->config = *config;
     lapic->id = config->id;
+    lapic->version = lapic_version(config);
     virtx_lapic_connect(lapic, no_send, no_eoi, NULL);
     virtx_lapic_reset(lapic, false);
     return true;

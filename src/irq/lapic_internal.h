@@ -65,6 +65,26 @@ static inline void lapic_fold(struct virtx_lapic *l)
         lapic_fold_inbox(l);
 }
 
+uint32_t lapic_version(const struct virtx_lapic_config *config);
+
+/* By register number: where in the structure the value lies if reading the xAPIC register is a load
+ * of 32 bits; else 0. */
+#define LAPIC_REGISTERS 0x40u
+extern const uint16_t lapic_plain[LAPIC_REGISTERS];
+
+/* The register at an offset in the page, if reading all of it, and no more, is a load; else NULL.
+ */
+static inline const uint32_t *lapic_plain_at(const struct virtx_lapic *l, uint32_t offset,
+                                             unsigned size)
+{
+    unsigned at;
+
+    if (size != 4 || (offset & ~((LAPIC_REGISTERS - 1) << 4)) != 0)
+        return NULL;
+    at = lapic_plain[offset >> 4];
+    return at != 0 ? (const uint32_t *)(const void *)((const uint8_t *)l + at) : NULL;
+}
+
 void lapic_update_ppr(struct virtx_lapic *l);
 void lapic_update_lint(struct virtx_lapic *l);
 void lapic_error(struct virtx_lapic *l, uint32_t bits);

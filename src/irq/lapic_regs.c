@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* The LAPIC's register file, as the xAPIC page and as the x2APIC MSRs. */
+#include <stddef.h>
 #include "irq/lapic_internal.h"
 
 /* Register numbers: offset >> 4 in the page, MSR - 800H in x2APIC mode (Intel SDM, "Local APIC
@@ -39,12 +40,32 @@ enum {
 #define ICR_WRITABLE        0x000ccfffu
 #define ICR_XAPIC_DEST      0xff00000000000000ull
 
-static uint32_t version(const struct virtx_lapic *l)
+#define AT(field)           ((uint16_t)offsetof(struct virtx_lapic, field))
+const uint16_t lapic_plain[LAPIC_REGISTERS] = {
+    [REG_VERSION] = AT(version),
+    [REG_LDR] = AT(ldr),
+    [REG_DFR] = AT(dfr),
+    [REG_SVR] = AT(svr),
+    [REG_ESR] = AT(esr),
+    [REG_ICR] = AT(icr),
+    [REG_ICR_HIGH] = AT(icr) + 4,
+    [REG_LVT_TIMER] = AT(lvt[0]),
+    [REG_LVT_TIMER + 1] = AT(lvt[1]),
+    [REG_LVT_TIMER + 2] = AT(lvt[2]),
+    [REG_LVT_TIMER + 3] = AT(lvt[3]),
+    [REG_LVT_TIMER + 4] = AT(lvt[4]),
+    [REG_LVT_ERROR] = AT(lvt[5]),
+    [REG_INITIAL_COUNT] = AT(timer_initial),
+    [REG_DIVIDE] = AT(timer_divide),
+};
+_Static_assert(offsetof(struct virtx_lapic, irr) == 0, "0 stands for none");
+
+uint32_t lapic_version(const struct virtx_lapic_config *config)
 {
-    uint32_t entries = (l->config.features & VIRTX_LAPIC_CMCI) ? 7 : 6;
+    uint32_t entries = (config->features & VIRTX_LAPIC_CMCI) ? 7 : 6;
     uint32_t value = 0x14 | (entries - 1) << 16;
 
-    if (l->config.features & VIRTX_LAPIC_EOI_SUPPRESSION)
+    if (config->features & VIRTX_LAPIC_EOI_SUPPRESSION)
         value |= 1u << 24;
     return value;
 }
@@ -119,7 +140,7 @@ static inline bool read_register(struct virtx_lapic *l, uint32_t reg, bool x2api
         *value = x2apic ? l->id : (uint64_t)(l->id & 0xff) << 24;
         return true;
     case REG_VERSION:
-        *value = version(l);
+        *value = l->version;
         return true;
     case REG_APR:
         lapic_fold(l);

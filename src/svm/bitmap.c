@@ -117,7 +117,7 @@ enum virtx_status svm_msr(struct virtx_vm *vm, struct hw_vcpu *hv, uint32_t inde
             return status;
         map = sv->msrpm;
     }
-    if (svm_msr_forced(index, index))
+    if (!exit && svm_msr_forced(index, index)) /* its bits are set, and stay so */
         return VIRTX_OK;
     for (size_t i = 0; i < ARRAY_SIZE(range_start); i++) {
         uint32_t offset = index - range_start[i];
