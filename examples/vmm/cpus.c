@@ -305,12 +305,13 @@ static void serve(const struct host_cpu *host, struct guest_cpu *guest,
     }
 }
 
-static void run_one(struct host_cpu *host, struct guest_cpu *guest)
+static void run_one(struct host_cpu *host, struct guest_cpu *guest, unsigned hz)
 {
     const struct virtx_exit *exit;
     enum virtx_status status;
 
-    host->current = guest;
+    host->current = guest; /* before the timer, which may fire at once and must find whom to kick */
+    arm_timer(host, hz);
     status = virtx_vcpu_run(guest->vcpu, &exit);
     host->current = NULL;
     if (status == VIRTX_OK)
@@ -333,8 +334,7 @@ static void loop(void *arg)
         struct guest_cpu *guest = choose(host, &alone);
 
         if (guest) {
-            arm_timer(host, !alone ? SLICE_HZ : host->index == 0 ? INPUT_POLL_HZ : 0);
-            run_one(host, guest);
+            run_one(host, guest, !alone ? SLICE_HZ : host->index == 0 ? INPUT_POLL_HZ : 0);
         } else {
             sleep(host);
         }
