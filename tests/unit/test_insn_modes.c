@@ -556,7 +556,7 @@ START_TEST(descriptor_transfers)
     ck_fault(jump_to(0x50, 0), 13, true, 0x50); /* DPL 3 from CPL 0 */
     ck_fault(jump_to(0x60, 0x100), 13, true, 0);
     ck_fault(jump_to(0x68, 0), 11, true, 0x68);
-    ck_fault(jump_to(0x48, 0), 13, true, 0x48); /* an LDT */
+    ck_fault(jump_to(0x48, 0), 10, true, 0); /* a task, from none */
     ck_assert_uint_eq(m.cpu.rip, 0x12345);
     m.gpr[RSP] = 0x100;
     ck_assert_int_eq(RUN(0x9a, 0x00, 0x02, 0, 0, 0x08, 0), INSN_OK);
