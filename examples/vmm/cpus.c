@@ -305,6 +305,34 @@ static void serve(const struct host_cpu *host, struct guest_cpu *guest,
     }
 }
 
+static struct virtx_vm *exchange_vm;
+static uint64_t exchange_every, exchange_returns, exchange_count;
+
+void cpus_exchange(struct virtx_vm *vm, uint64_t every)
+{
+    exchange_vm = vm;
+    exchange_every = every;
+}
+
+uint64_t cpus_exchanges(void)
+{
+    return exchange_count;
+}
+
+static void exchange(void)
+{
+    const struct virtx_paging *now = virtx_vm_paging(exchange_vm);
+    const struct virtx_paging *next =
+        now == &virtx_paging_nested ? &virtx_paging_shadow : &virtx_paging_nested;
+
+    exchange_returns = 0;
+    if (virtx_vm_set_paging(exchange_vm, next))
+        end(&(struct cpus_end){.outcome = "virtx_vm_set_paging",
+                               .error = virtx_vm_last_error(exchange_vm)});
+    else
+        exchange_count++;
+}
+
 static void run_one(struct host_cpu *host, struct guest_cpu *guest, unsigned hz)
 {
     const struct virtx_exit *exit;
@@ -318,6 +346,8 @@ static void run_one(struct host_cpu *host, struct guest_cpu *guest, unsigned hz)
         serve(host, guest, exit);
     else
         end(&(struct cpus_end){.outcome = "run", .error = virtx_vcpu_last_error(guest->vcpu)});
+    if (exchange_every && guest_count == 1 && ++exchange_returns >= exchange_every)
+        exchange();
 }
 
 static void loop(void *arg)

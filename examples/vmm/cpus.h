@@ -20,6 +20,11 @@ void cpus_wake(void *ctx, struct virtx_vcpu *vcpu);
  * start-up IPI. */
 enum virtx_status cpus_add(struct board *board, struct virtx_vcpu *vcpu);
 
+/* From now on the paging engine is exchanged after so many returns to the loop of a guest with one
+ * processor, back and forth; for trying that out. */
+void cpus_exchange(struct virtx_vm *vm, uint64_t every);
+uint64_t cpus_exchanges(void); /* how often that was done */
+
 /* Runs them all, each on a processor of the host's own as long as there are enough, until the guest
  * ends. On processor 0, with interrupts off. */
 struct cpus_end cpus_run(struct virtx *virtx, struct board *board);

@@ -237,6 +237,8 @@ int bare_main(void)
         if (cpus_add(&board, vcpu) || (i == 0 && set_start(vcpu, &start)))
             return failed("set-up", virtx_vcpu_last_error(vcpu));
     }
+    if (bare_option("paging") && after(bare_option("paging"), "exchange"))
+        cpus_exchange(vm, 200);
     how = cpus_run(virtx, &board);
     if (how.error)
         failed(how.outcome, how.error);
@@ -244,5 +246,7 @@ int bare_main(void)
         finish(how.outcome, how.value, how.why);
     if (bare_option("stats"))
         print_stats(vm);
+    if (cpus_exchanges())
+        bare_printf("stats: paging engine exchanged %lu times\n", cpus_exchanges());
     return 0;
 }

@@ -133,6 +133,9 @@ struct virtx_backend {
 
     /** For the hardware backends: their seam-2 table. Others: NULL. */
     const void *hw;
+    /** The VM's paging engine has been exchanged. Any CPU; the vcpu is kept out of run, but may be loaded
+     *  somewhere. NULL: engines of this backend cannot be exchanged. */
+    void (*engine_changed)(struct virtx_vcpu *vcpu);
     /** virtx_vcpu_interpret(), on the vcpu's thread. NULL: the backend has no executor. */
     enum virtx_status (*interpret)(struct virtx_vcpu *vcpu, bool always);
 };

@@ -48,6 +48,21 @@ enum virtx_status virtx_vm_create(struct virtx *virtx, const struct virtx_vm_con
 /** @brief Frees a VM with its slots and intercepts. @return ::VIRTX_E_BUSY while it has vcpus. */
 enum virtx_status virtx_vm_destroy(struct virtx_vm *vm);
 
+/**
+ * @brief Exchanges the VM's paging engine for another, while the guest lives; it does not notice.
+ *
+ * No vcpu may be in run: kick them first. They may be loaded, and have accesses pending. The new
+ * engine begins with empty tables, which the guest's accesses fill. May be called from any CPU, but not
+ * from an intercept handler.
+ * @param paging  one of those given to virtx_open()
+ * @return ::VIRTX_OK (also if it is in use already), ::VIRTX_E_BUSY while a vcpu is in run,
+ *   ::VIRTX_E_INVALID, ::VIRTX_E_UNSUPPORTED, ::VIRTX_E_NO_MEMORY (the old engine goes on)
+ */
+enum virtx_status virtx_vm_set_paging(struct virtx_vm *vm, const struct virtx_paging *paging);
+
+/** @brief The engine in use; NULL where the backend translates by itself. Any CPU. */
+const struct virtx_paging *virtx_vm_paging(struct virtx_vm *vm);
+
 /** @brief The detail of the last failed call on @p vm, its slots or its intercepts. */
 const struct virtx_error *virtx_vm_last_error(const struct virtx_vm *vm);
 

@@ -165,8 +165,8 @@ struct virtx_vm {
 
     struct cpuid_table cpuid; /* [const] once a vcpu exists */
 
-    const struct virtx_paging *paging; /* [const] unless exchanged */
-    void *paging_data;
+    const struct virtx_paging *paging; /* [lock], and no vcpu in run: exchange.c */
+    void *paging_data, *paging_base;   /* two places side by side, the engine's is one of them */
     void *backend_data;
 };
 
@@ -208,7 +208,7 @@ struct virtx_vcpu {
     struct virtx_stats stats; /* [vcpu] */
     struct virtx_error error;
     void *user;
-    void *paging_data;
+    void *paging_data, *paging_base;    /* as in the VM */
     struct virtx_intercept *intercepts; /* [lock] */
     struct virtx_vcpu *next;            /* [lock] */
 };
@@ -246,6 +246,9 @@ static inline void virtx_vm_unlock(struct virtx_vm *vm, uint64_t flags)
 {
     virtx_unlock_irq(&vm->lock, flags);
 }
+
+/* exchange.c: bytes of each of the two places for an engine's data in an object. */
+void virtx_paging_room(const struct virtx *virtx, size_t *vm_bytes, size_t *vcpu_bytes);
 
 /* open.c: whether the engine can run on this processor. */
 bool virtx_paging_fits(const struct virtx *virtx, const struct virtx_paging *paging);

@@ -85,11 +85,13 @@ static enum virtx_status vcpu_alloc(struct virtx_vm *vm, struct virtx_vcpu **out
 {
     struct virtx *virtx = vm->virtx;
     size_t object = (sizeof(struct virtx_vcpu) + 63) & ~(size_t)63;
-    size_t pages = pages_for(object + (vm->paging ? vm->paging->vcpu_bytes : 0));
+    size_t pages, vm_room, room;
     enum virtx_status status;
     struct virtx_vcpu *vcpu;
     void *memory, *data = NULL;
 
+    virtx_paging_room(virtx, &vm_room, &room);
+    pages = pages_for(object + 2 * room);
     status = virtx_pages_get(virtx, pages, &memory, &vm->error);
     if (status != VIRTX_OK)
         return status;
@@ -105,7 +107,7 @@ static enum virtx_status vcpu_alloc(struct virtx_vm *vm, struct virtx_vcpu **out
     vcpu->virtx = virtx;
     vcpu->pages = (uint32_t)pages;
     vcpu->backend_data = data;
-    vcpu->paging_data = (uint8_t *)vcpu + object;
+    vcpu->paging_data = vcpu->paging_base = (uint8_t *)vcpu + object;
     vcpu->error = (struct virtx_error){VIRTX_OK, "", "", "", 0};
     atomic_store(&vcpu->cpu, VIRTX_NO_CPU);
     *out = vcpu;

@@ -93,7 +93,7 @@ enum virtx_status virtx_vm_create(struct virtx *virtx, const struct virtx_vm_con
 {
     static const struct virtx_vm_config defaults = {.size = sizeof(defaults)};
     const struct virtx_paging *engine;
-    size_t object = (sizeof(struct virtx_vm) + 63) & ~(size_t)63, pages;
+    size_t object = (sizeof(struct virtx_vm) + 63) & ~(size_t)63, pages, room, vcpu_room;
     enum virtx_status status;
     struct virtx_vm *vm;
     void *memory;
@@ -107,7 +107,8 @@ enum virtx_status virtx_vm_create(struct virtx *virtx, const struct virtx_vm_con
         status = choose_engine(virtx, config->paging, &engine);
     if (status != VIRTX_OK)
         return status;
-    pages = pages_for(object + (engine ? engine->vm_bytes : 0));
+    virtx_paging_room(virtx, &room, &vcpu_room);
+    pages = pages_for(object + 2 * room);
     status = virtx_pages_get(virtx, pages, &memory, &virtx->error);
     if (status != VIRTX_OK)
         return status;
@@ -120,7 +121,7 @@ enum virtx_status virtx_vm_create(struct virtx *virtx, const struct virtx_vm_con
         vm->config.max_vcpus = MAX_VCPUS;
     vm->error = (struct virtx_error){VIRTX_OK, "", "", "", 0};
     vm->paging = engine;
-    vm->paging_data = (uint8_t *)vm + object;
+    vm->paging_data = vm->paging_base = (uint8_t *)vm + object;
     status = vm_init(vm);
     if (status != VIRTX_OK) {
         if (vm->error.status != status)

@@ -58,6 +58,7 @@ enum hw_work {
     HW_WORK_SWITCH = 1u << 7,   /* host state of tier 1 or 2 is in place of the guest's */
     HW_WORK_STARTUP = 1u << 8,  /* an INIT or a start-up IPI has come */
     HW_WORK_EXECUTE = 1u << 9,  /* everything goes through the executor (virtx_vcpu_interpret()) */
+    HW_WORK_ENGINE = 1u << 10,  /* the paging engine was exchanged */
 };
 
 /* What the vcpu is to exit on, computed by src/hw from the intercepts, in neutral words. The
@@ -224,6 +225,9 @@ struct virtx_hw {
     void (*flush)(struct hw_vcpu *hv, uint32_t debts);
     /* Obey hv->controls from the next entry on. */
     void (*controls)(struct hw_vcpu *hv);
+    /* The VM's paging engine has been exchanged: all that depends on it is different from the next entry on.
+     * The groups that the vendor keeps differently then are valid and dirty already. */
+    void (*engine)(struct hw_vcpu *hv);
     /* hv->tsc_offset has changed. */
     void (*tsc_offset)(struct hw_vcpu *hv);
 
@@ -306,7 +310,7 @@ const struct insn *hw_insn(struct hw_vcpu *hv);
         .set = hw_set, .gpr = hw_gpr, .fpu_size = hw_fpu_size, .fpu_get = hw_fpu_get,              \
         .fpu_set = hw_fpu_set, .interpret = hw_interpret_always, .kick = hw_kick, .intercept_check = hw_intercept_check,             \
         .intercept_changed = hw_intercept_changed, .memory = hw_memory,                            \
-        .collect_dirty = hw_collect_dirty, .hw = hw_table,                                         \
+        .collect_dirty = hw_collect_dirty, .engine_changed = hw_engine_changed, .hw = hw_table,                                         \
     }
 
 enum virtx_status hw_probe(struct virtx *virtx, uint64_t disable, struct virtx_caps *caps,
@@ -338,5 +342,6 @@ enum virtx_status hw_intercept_check(const struct virtx_vm *vm,
 enum virtx_status hw_intercept_changed(struct virtx_vm *vm, struct virtx_vcpu *vcpu);
 void hw_memory(struct virtx_vm *vm, uint64_t gpa, uint64_t bytes, enum virtx_memory_change change);
 void hw_collect_dirty(struct virtx_vm *vm, uint64_t gpa, uint64_t bytes);
+void hw_engine_changed(struct virtx_vcpu *vcpu);
 
 #endif

@@ -141,6 +141,15 @@ void hw_memory(struct virtx_vm *vm, uint64_t gpa, uint64_t bytes, enum virtx_mem
     vm->paging->memory(vm, gpa, bytes, change);
 }
 
+/* Its registers may be in a processor elsewhere: the vcpu's own thread does the rest. */
+void hw_engine_changed(struct virtx_vcpu *vcpu)
+{
+    struct hw_vcpu *hv = hw_of(vcpu);
+
+    hv->work |= HW_WORK_ENGINE | HW_WORK_CONTROLS | HW_WORK_ROOT;
+    hw_owe(hv, HW_FLUSH_TAG | HW_FLUSH_NESTED);
+}
+
 void hw_collect_dirty(struct virtx_vm *vm, uint64_t gpa, uint64_t bytes)
 {
     vm->paging->collect_dirty(vm, gpa, bytes);

@@ -73,6 +73,14 @@ static enum hw_next prepare(struct hw_vcpu *hv)
         return HW_LEAVE;
     if (hv->work & HW_WORK_EVENT)
         hw_tpr_follow(hv);
+    if (unlikely(hv->work & HW_WORK_ENGINE)) {
+        hv->work &= ~(uint32_t)HW_WORK_ENGINE;
+        hw_change(hv, VIRTX_STATE_CR | VIRTX_STATE_SEG | VIRTX_STATE_RFLAGS | VIRTX_STATE_SYSCALL |
+                          VIRTX_STATE_MSR);
+        hv->ops->engine(hv);
+        hv->soft->confined = hv->confined;
+        hv->confined |= (hv->work & HW_WORK_EXECUTE) != 0;
+    }
     if (hv->work & HW_WORK_CONTROLS) {
         hv->work &= ~(uint32_t)HW_WORK_CONTROLS;
         hw_controls_compute(hv);

@@ -36,6 +36,7 @@ const struct virtx_hw svm_hw = {
     .set_root = svm_set_root,
     .flush = svm_flush,
     .controls = svm_controls,
+    .engine = svm_engine,
     .tsc_offset = svm_tsc_offset,
     .ports = svm_ports,
     .msr = svm_msr,

@@ -138,6 +138,7 @@ enum virtx_status svm_vcpu_create(struct hw_vcpu *hv);
 void svm_vcpu_destroy(struct hw_vcpu *hv);
 enum virtx_status svm_load(struct hw_vcpu *hv, void *cpu);
 void svm_put(struct hw_vcpu *hv);
+void svm_engine(struct hw_vcpu *hv);
 void svm_set_root(struct hw_vcpu *hv, uint64_t hpa);
 void svm_flush(struct hw_vcpu *hv, uint32_t debts);
 void svm_to_host(struct hw_vcpu *hv, uint32_t mask);

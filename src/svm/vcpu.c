@@ -115,6 +115,15 @@ void svm_put(struct hw_vcpu *hv)
     sv->extra = SVM_EXTRA_VMCB;
 }
 
+void svm_engine(struct hw_vcpu *hv)
+{
+    struct svm_vcpu *sv = svm_of(hv);
+
+    sv->nested = hv->vcpu->vm->paging->nested;
+    sv->vmcb.control.nested_control = sv->nested ? VMCB_NP_ENABLE : 0;
+    svm_dirty(sv, VMCB_CLEAN_NP | VMCB_CLEAN_CR);
+}
+
 void svm_set_root(struct hw_vcpu *hv, uint64_t hpa)
 {
     struct svm_vcpu *sv = svm_of(hv);

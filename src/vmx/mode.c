@@ -51,7 +51,8 @@ enum virtx_status vmx_mode_create(struct vmx_vcpu *v)
 
     v->confined = !v->nested || !vmx_has(v, VIRTX_FEATURE_UNPAGED_GUEST);
     v->hw.confined = v->confined;
-    if (!v->confined || !v->nested)
+    /* With shadow paging too: the engine may be exchanged for the nested one. */
+    if (vmx_has(v, VIRTX_FEATURE_UNPAGED_GUEST) || !vmx_has(v, VIRTX_FEATURE_NESTED_PAGING))
         return VIRTX_OK;
     v->identity = virtx_pages_alloc(virtx, PAGES);
     if (!v->identity)

@@ -30,6 +30,7 @@ const struct virtx_hw vmx_hw = {
     .set_root = vmx_set_root,
     .flush = vmx_flush,
     .controls = vmx_controls,
+    .engine = vmx_engine,
     .tsc_offset = vmx_tsc_offset,
     .ports = vmx_ports,
     .msr = vmx_msr,

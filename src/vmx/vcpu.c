@@ -184,6 +184,17 @@ void vmx_put(struct hw_vcpu *hv)
     v->cpu = NULL;
 }
 
+/* Which mode the guest runs in is found anew before the entry. */
+void vmx_engine(struct hw_vcpu *hv)
+{
+    struct vmx_vcpu *v = vmx_of(hv);
+
+    v->nested = hv->vcpu->vm->paging->nested;
+    v->confined = !v->nested || !vmx_has(v, VIRTX_FEATURE_UNPAGED_GUEST);
+    hv->confined = v->confined;
+    v->mode = VMX_MODE_NATIVE;
+}
+
 void vmx_set_root(struct hw_vcpu *hv, uint64_t hpa)
 {
     struct vmx_vcpu *v = vmx_of(hv);

@@ -190,6 +190,7 @@ enum virtx_status vmx_vcpu_create(struct hw_vcpu *hv);
 void vmx_vcpu_destroy(struct hw_vcpu *hv);
 enum virtx_status vmx_load(struct hw_vcpu *hv, void *cpu);
 void vmx_put(struct hw_vcpu *hv);
+void vmx_engine(struct hw_vcpu *hv);
 void vmx_set_root(struct hw_vcpu *hv, uint64_t hpa);
 void vmx_flush(struct hw_vcpu *hv, uint32_t debts);
 void vmx_tsc_offset(struct hw_vcpu *hv);

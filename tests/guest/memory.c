@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* Guest-physical memory: slots and their rights, holes, logs, and the guest's own tables. */
 #include "harness.h"
+#include <virtx/paging.h>
 #include "memory_forms.h"
 
 enum {
@@ -821,7 +822,83 @@ static void host_access(void)
     CHECK_EQUAL(where.error, 0);
 }
 
-GUEST_CASES({"gva-2000-gpa-50000", g1}, {"guest-edits-tables-without-exits", edits_tables},
+/* ---- The paging engine is exchanged while the guest lives ---- */
+
+static enum virtx_status status_in_handler;
+
+static enum virtx_verdict exchange_in_handler(struct virtx_vcpu *vcpu, struct virtx_exit *exit,
+                                              void *ctx)
+{
+    (void)vcpu;
+    (void)exit;
+    (void)ctx;
+    status_in_handler =
+        virtx_vm_set_paging(machine.vm, virtx_vm_paging(machine.vm) == &virtx_paging_nested
+                                            ? &virtx_paging_shadow
+                                            : &virtx_paging_nested);
+    return VIRTX_HANDLED;
+}
+
+/* Memory, devices and its own tables, with a stop after each. */
+static void guest_lives_on(uint64_t gva)
+{
+    uint64_t *pte = guest_pte(gva);
+
+    for (uint64_t i = 0; i < 8; i++) {
+        *pte = (GUEST_MEMORY + (i & 1) * PAGE) | PTE;
+        guest_invlpg(gva);
+        *(volatile uint64_t *)gva += i;
+        guest_mark(i);
+        *(volatile uint32_t *)(uintptr_t)GUEST_HOLE = (uint32_t)i;
+        *pte = 0;
+        guest_invlpg(gva);
+        if (GUEST_TRY("movq (%0), %%rax", : "r"(gva) : "rax", "memory") != 14)
+            guest_done(~0u);
+        guest_done(RAM64(0) << 16 | RAM64(PAGE));
+    }
+}
+
+static void exchange_engines(void)
+{
+    static const struct virtx_paging unknown;
+    const struct virtx_paging *engines[2] = {&virtx_paging_nested, &virtx_paging_shadow};
+    uint64_t sums[2] = {0, 0};
+
+    machine_open();
+    CHECK_STATUS(virtx_vm_set_paging(machine.vm, &unknown), VIRTX_E_INVALID);
+    CHECK_STATUS(virtx_vm_set_paging(machine.vm, NULL), VIRTX_E_INVALID);
+    if (!paging_is_nested()) {
+        enum virtx_status wanted =
+            harness_engines()[1] == NULL ? VIRTX_E_INVALID : VIRTX_E_UNSUPPORTED;
+
+        CHECK_STATUS(virtx_vm_set_paging(machine.vm, &virtx_paging_nested), wanted);
+        not_shown("there is one engine only");
+        return;
+    }
+    CHECK(virtx_vm_paging(machine.vm) == engines[0]);
+    intercept_handler(VIRTX_INTERCEPT_PORT, VIRTX_WRITE, PORT_MARK, PORT_MARK, exchange_in_handler,
+                      NULL);
+    guest_prepare(guest_lives_on, 0x70000000);
+    for (uint64_t i = 0; i < 8; i++) {
+        status_in_handler = VIRTX_OK;
+        if (!CHECK(EXPECT_EXIT(VIRTX_EXIT_MMIO)))
+            return;
+        CHECK_EQUAL(machine.exit->mmio.value, i);
+        CHECK_STATUS(status_in_handler, VIRTX_E_BUSY);
+        /* With an access pending, and without. */
+        CHECK_OK(virtx_vm_set_paging(machine.vm, engines[~i & 1]));
+        CHECK_OK(virtx_vcpu_complete(machine.vcpu, NULL));
+        CHECK(virtx_vm_paging(machine.vm) == engines[~i & 1]);
+        sums[i & 1] += i;
+        CHECK_EQUAL(GUEST_CONTINUE(), sums[0] << 16 | sums[1]);
+        if (i & 2)
+            CHECK_OK(virtx_vm_set_paging(machine.vm, engines[i >> 2 & 1]));
+        CHECK_EQUAL(guest_trap.error, 0);
+        CHECK_EQUAL(guest_trap.cr2, 0x70000000);
+    }
+}
+
+GUEST_CASES({"gva-2000-gpa-50000", g1}, {"exchange-of-the-engine", exchange_engines}, {"guest-edits-tables-without-exits", edits_tables},
             {"ring-3-reads-a-kernel-page", kernel_page}, {"mmio-sizes", mmio_sizes},
             {"mmio-instruction-forms", mmio_forms}, {"ram-then-mmio-in-one-access", straddle},
             {"mmio-then-ram-in-one-access", straddle_to_ram},
