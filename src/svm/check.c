@@ -57,6 +57,7 @@ static uint64_t cr4_known(void)
         {CR4_UMIP, 7, 2, 2},   {CR4_LA57, 7, 2, 16},    {CR4_FSGSBASE, 7, 1, 0},
         {CR4_PCIDE, 1, 2, 17}, {CR4_OSXSAVE, 1, 2, 26}, {CR4_SMEP, 7, 1, 7},
         {CR4_SMAP, 7, 1, 20},  {CR4_PKE, 7, 2, 3},      {CR4_CET, 7, 2, 7},
+        {CR4_PKS, 7, 2, 31},
     };
     return known_bits(0x7ff, bits, ARRAY_SIZE(bits)); /* VME to OSXMMEXCPT */
 }

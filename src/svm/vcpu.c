@@ -77,12 +77,32 @@ void svm_vcpu_destroy(struct hw_vcpu *hv)
     sv->backup = NULL;
 }
 
+/* VMRUN would save the host's registers anywhere, or be an invalid opcode: somebody has changed
+ * what virtx_cpu_enable() set. */
+static enum virtx_status check_host(struct hw_vcpu *hv, const struct svm_cpu *cpu)
+{
+    uint64_t efer = x86_rdmsr(MSR_EFER), hsave;
+
+    if (!(efer & EFER_SVME))
+        return virtx_fail_manual(&hv->vcpu->error, VIRTX_E_HOST_STATE, "EFER.SVME",
+                                 "SVM must be on while vcpus run", "Enabling SVM", efer);
+    hsave = x86_rdmsr(MSR_VM_HSAVE_PA);
+    if (hsave != cpu->hsave_hpa)
+        return virtx_fail_manual(&hv->vcpu->error, VIRTX_E_HOST_STATE, "VM_HSAVE_PA",
+                                 "the host save area must be the one that the library set",
+                                 "VM_HSAVE_PA MSR", hsave);
+    return VIRTX_OK;
+}
+
 enum virtx_status svm_load(struct hw_vcpu *hv, void *data)
 {
     struct svm_vcpu *sv = svm_of(hv);
     struct svm_cpu *cpu = data;
     uint64_t host_mce = x86_read_cr4() & SVM_CR4_HOST;
+    enum virtx_status status = check_host(hv, cpu);
 
+    if (status != VIRTX_OK)
+        return status;
     svm_vmsave(cpu->host_hpa);
     sv->host_hpa = cpu->host_hpa;
     if (sv->last_cpu != cpu->hw.index || sv->host_mce != host_mce) {

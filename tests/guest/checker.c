@@ -245,7 +245,7 @@ static void instruction_errors(void)
 
 static void save_area(void)
 {
-    machine_open_library();
+    machine_open();
     if (!guest_has_svm)
         not_shown("VMX has no host save area");
     else

@@ -7,6 +7,7 @@
 struct svm_world world;
 struct cpuid_regs (*world_cpuid)(uint32_t leaf, uint32_t subleaf);
 uint64_t world_vm_cr, world_efer;
+static uint64_t world_hsave;
 
 /* ---- The processor ---- */
 
@@ -75,11 +76,18 @@ struct cpuid_regs mock_cpuid(uint32_t leaf, uint32_t subleaf)
 
 uint64_t mock_rdmsr(uint32_t index)
 {
-    return index == MSR_VM_CR ? world_vm_cr : index == MSR_EFER ? world_efer : 0;
+    return index == MSR_VM_CR         ? world_vm_cr
+           : index == MSR_EFER        ? world_efer
+           : index == MSR_VM_HSAVE_PA ? world_hsave
+                                      : 0;
 }
 
 void mock_wrmsr(uint32_t index, uint64_t value)
 {
+    if (index == MSR_EFER)
+        world_efer = value;
+    if (index == MSR_VM_HSAVE_PA)
+        world_hsave = value;
     ck_assert_uint_lt(world.msrs, 4);
     world.msr_index[world.msrs] = index;
     world.msr[world.msrs++] = value;

@@ -256,6 +256,39 @@ START_TEST(forced_msrs)
 END_TEST
 
 /* A vcpu gets maps of its own when it differs from its VM. */
+/* The host save area is this CPU's own, and no entry happens without it. */
+START_TEST(host_save_area)
+{
+    struct svm_cpu other = {0};
+    uint64_t area;
+
+    memset(&world, 0, sizeof(world));
+    world_make(0, true);
+    area = world.cpu.hsave_hpa;
+    ck_assert_uint_ne(area, 0);
+    svm_put(&world.sv->hw);
+    world.msrs = 0;
+    mock_wrmsr(MSR_VM_HSAVE_PA, 0);
+    ck_assert_int_eq(svm_load(&world.sv->hw, &world.cpu), VIRTX_E_HOST_STATE);
+    ck_assert_str_eq(world.vcpu.error.what, "VM_HSAVE_PA");
+    mock_wrmsr(MSR_VM_HSAVE_PA, area);
+    ck_assert_int_eq(svm_load(&world.sv->hw, &world.cpu), VIRTX_OK);
+    svm_put(&world.sv->hw);
+    world_efer &= ~EFER_SVME;
+    ck_assert_int_eq(svm_load(&world.sv->hw, &world.cpu), VIRTX_E_HOST_STATE);
+    ck_assert_str_eq(world.vcpu.error.what, "EFER.SVME");
+    /* Another CPU has another area. */
+    world.msrs = 0;
+    ck_assert_int_eq(svm_cpu_enable(&world.virtx, &other, &world.virtx.error), VIRTX_OK);
+    ck_assert_uint_ne(other.hsave_hpa, area);
+    ck_assert_int_eq(svm_load(&world.sv->hw, &other), VIRTX_OK);
+    svm_put(&world.sv->hw);
+    world.msrs = 0;
+    svm_cpu_disable(&world.virtx, &other);
+    world_free();
+}
+END_TEST
+
 START_TEST(own_maps)
 {
     struct svm_vcpu *sv;
@@ -386,6 +419,7 @@ int main(void)
     tcase_add_test(tests, ports);
     tcase_add_loop_test(tests, msrs, 0, (int)ARRAY_SIZE(msr_bits));
     tcase_add_test(tests, forced_msrs);
+    tcase_add_test(tests, host_save_area);
     tcase_add_test(tests, own_maps);
     tcase_add_test(tests, always_intercepted);
     tcase_add_test(tests, cr0_masks);
