@@ -17,6 +17,7 @@ void checker_vmrun(uint64_t vmcb_hpa);
 static struct vmcb *vmcb; /* what is entered: a refused VMRUN may leave anything in it */
 static struct vmcb trial_vmcb;
 static uint64_t empty_page, iopm, msrpm, beyond;
+static bool nested; /* this processor has nested paging */
 
 /* ---- What engines are known to do ---- */
 
@@ -172,8 +173,12 @@ static const char *valid(struct vmcb *v)
     struct vmcb_control *control = &v->control;
     struct vmcb_save *save = &v->save;
     enum mode mode = (enum mode)random_below(MODES);
-    bool ia32e = mode >= COMPATIBILITY, paged = mode >= PAGED32 || mode == PAGED_REAL;
+    bool ia32e, paged;
 
+    if (!nested && mode < PAGED32)
+        mode = PAGED32; /* without a second level unpaged guests would see the host's memory */
+    ia32e = mode >= COMPATIBILITY;
+    paged = mode >= PAGED32 || mode == PAGED_REAL;
     memset(v, 0, sizeof(*v));
     control->cr_read = control->cr_write = control->dr_read = control->dr_write = 0xffff;
     control->exceptions = control->misc1 = UINT32_MAX;
@@ -182,7 +187,7 @@ static const char *valid(struct vmcb *v)
     control->msrpm = msrpm;
     control->asid = 1 + (uint32_t)random_below(15);
     control->tlb_control = VMCB_FLUSH_ALL;
-    control->nested_control = VMCB_NP_ENABLE;
+    control->nested_control = nested ? VMCB_NP_ENABLE : 0;
     control->nested_cr3 = empty_page;
     segments(save, mode);
     save->efer =
@@ -377,8 +382,13 @@ static const char *dangerous(const struct judgement *j)
 {
     const struct vmcb_save *save = j->check.save;
 
+    if (!nested && (j->check.control->nested_control & VMCB_NP_ENABLE))
+        return "nested paging on a processor that has none does nobody know what";
     if (!(j->check.control->nested_control & VMCB_NP_ENABLE) && !(save->cr0 & CR0_PG))
         return "without nested paging and paging a guest would run in the host's memory";
+    if (engine_is("bochs") && !(j->check.control->nested_control & VMCB_NP_ENABLE) &&
+        (save->cr3 & beyond))
+        return "Bochs does not look at CR3, and dies of an address that is too high";
     if (engine_is("qemu") && (save->efer & EFER_LME) && !(save->cr0 & CR0_PG) &&
         !(save->cr4 & CR4_PAE))
         return "QEMU does not find back to long mode from EFER.LME without CR4.PAE";
@@ -433,6 +443,7 @@ static void bench_open(void)
     empty_page = pages(1, 0);
     iopm = pages(SVM_IOPM_PAGES, 0xff);
     msrpm = pages(SVM_MSRPM_PAGES, 0xff);
+    nested = virtx_caps(machine.virtx)->hardware & VIRTX_FEATURE_NESTED_PAGING;
     beyond = UINT64_MAX << virtx_caps(machine.virtx)->physical_bits;
 }
 
