@@ -67,6 +67,8 @@ struct hw_emulation {
     bool forbidden; /* an access met a slot that does not allow it */
     bool injected;  /* a handler has queued the exception itself */
     bool stopped;   /* an access meets what is not memory and not a device */
+    struct insn_msrs msrs;
+    bool has_msrs;  /* in use by the instruction */
     bool any;       /* system instructions too: nobody else will execute them */
     struct hw_line line[HW_LINES];
 };
@@ -117,7 +119,9 @@ bool hw_execute_insn(struct hw_vcpu *hv, const struct insn *insn, enum virtx_sta
 enum virtx_status hw_execute_continue(struct hw_vcpu *hv);
 /* hw_execute(), system instructions included. */
 bool hw_execute_any(struct hw_vcpu *hv, enum virtx_status *status);
-/* interpret.c: an instruction that is an exit. `operand`: its value, or linear address. As hw_exit(). */
+/* interpret.c: an intercept wants an instruction that the executor would do by itself; and
+ * an instruction that is an exit. `operand`: its value, or linear address. As hw_exit(). */
+bool hw_instruction_wanted(struct hw_vcpu *hv, const struct insn *insn);
 bool hw_system_instruction(struct hw_vcpu *hv, const struct insn *insn, uint64_t operand,
                            enum virtx_status *status);
 bool hw_emulation_exit(struct hw_vcpu *hv, const uint8_t *bytes, unsigned got);

@@ -1,22 +1,22 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Glue between the instruction executor and the guest: its registers, its linear memory, and devices
- * that answer inside run or from the loop.
+ * Glue between the instruction executor and the guest: its registers, its linear memory, and
+ * devices that answer inside run or from the loop.
  *
- * The executor repeats an instruction from its start whenever an access has been answered, and finds
- * what it did before in the restart log. Here one such access is cut into pieces: at page boundaries,
- * and at a device into units of 1, 2, 4 or 8 bytes.
+ * The executor repeats an instruction from its start whenever an access has been answered, and
+ * finds what it did before in the restart log. Here one such access is cut into pieces: at page
+ * boundaries, and at a device into units of 1, 2, 4 or 8 bytes.
  */
 #include "hw/emulation.h"
 #include "paging/walk.h"
 
-/* Iterations of a repeated string instruction in one go; then the guest's own interrupts have a chance. */
+/* Iterations of a repeated string instruction in one go; then the guest's own interrupts have a
+ * chance. */
 #define ITERATIONS 64u
 
 enum insn_mode hw_insn_mode(struct hw_vcpu *hv)
 {
-    const struct virtx_state *state =
-        hw_state(hv, VIRTX_STATE_CR | VIRTX_STATE_SEG);
+    const struct virtx_state *state = hw_state(hv, VIRTX_STATE_CR | VIRTX_STATE_SEG);
     uint32_t attributes = state->seg[VIRTX_CS].attributes;
 
     if ((state->efer & EFER_LMA) && (attributes & VIRTX_SEG_L))
@@ -62,7 +62,7 @@ static enum insn_access_result locate(struct hw_vcpu *hv, const struct hw_access
                                       uint64_t linear, uint64_t *gpa, struct insn_fault *fault)
 {
     struct hw_emulation *em = hv->emulation;
-    uint32_t what = access->write                         ? VIRTX_WRITE
+    uint32_t what = access->write                        ? VIRTX_WRITE
                     : access->flags & INSN_ACCESS_MODIFY ? VIRTX_READ | VIRTX_WRITE
                                                          : VIRTX_READ;
     struct virtx_event event;
@@ -114,9 +114,8 @@ static enum insn_access_result device(struct hw_vcpu *hv, struct hw_access *acce
     exit->pending = false;
     exit->length = em->insn.length;
     exit->rip = hv->state.rip;
-    exit->mmio = (struct virtx_exit_mmio){.gpa = gpa,
-                                          .size = (uint8_t)bytes,
-                                          .access = access->write ? VIRTX_WRITE : VIRTX_READ};
+    exit->mmio = (struct virtx_exit_mmio){
+        .gpa = gpa, .size = (uint8_t)bytes, .access = access->write ? VIRTX_WRITE : VIRTX_READ};
     if (access->write)
         memcpy(&exit->mmio.value, access->data + access->done, bytes);
     else
@@ -206,8 +205,7 @@ static enum insn_access_result read_memory(void *context, uint64_t linear, void 
 }
 
 static enum insn_access_result write_memory(void *context, uint64_t linear, const void *data,
-                                            unsigned size, unsigned flags,
-                                            struct insn_fault *fault)
+                                            unsigned size, unsigned flags, struct insn_fault *fault)
 {
     uint8_t copy[16];
 
@@ -236,8 +234,8 @@ static bool exchange_16(void *at, void *expected, const void *desired)
     __atomic_compare_exchange_n((type *)at, (type *)expected, *(const type *)desired, false,       \
                                 __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)
 
-/* Atomically on memory that other CPUs of the guest share. `at` may be misaligned, as the guest's own
- * locked access may. */
+/* Atomically on memory that other CPUs of the guest share. `at` may be misaligned, as the guest's
+ * own locked access may. */
 __attribute__((no_sanitize("alignment"))) static bool exchange(void *at, void *expected,
                                                                const void *desired, unsigned size)
 {
@@ -288,11 +286,29 @@ static enum insn_access_result compare_exchange(void *context, uint64_t linear, 
     return write_memory(context, linear, desired, size, flags, fault);
 }
 
+static struct insn_msrs *system_msrs(void *context)
+{
+    struct hw_vcpu *hv = context;
+    struct hw_emulation *em = hv->emulation;
+    const struct virtx_state *state = hw_state(hv, VIRTX_STATE_SYSCALL);
+
+    em->msrs = (struct insn_msrs){.star = state->star,
+                                  .lstar = state->lstar,
+                                  .fmask = state->fmask,
+                                  .kernel_gs_base = state->kernel_gs_base,
+                                  .sysenter_cs = state->sysenter_cs,
+                                  .sysenter_esp = state->sysenter_esp,
+                                  .sysenter_eip = state->sysenter_eip};
+    em->has_msrs = true;
+    return &em->msrs;
+}
+
 static const struct insn_ops memory_ops = {
     .read = read_memory,
     .write = write_memory,
     .compare_exchange = compare_exchange,
     .descriptors = true,
+    .msrs = system_msrs,
 };
 
 /* ---- Registers ---- */
@@ -329,7 +345,9 @@ static void registers_out(struct hw_vcpu *hv, struct insn_cpu *cpu)
                                 .selector = state->seg[VIRTX_TR].selector};
     cpu->mode = (uint8_t)hw_insn_mode(hv);
     cpu->cpl = (uint8_t)hw_cpl(hv);
+    cpu->amd = hv->soft->policy.amd;
     cpu->shadow = INSN_SHADOW_NONE;
+    ((struct hw_emulation *)hv->emulation)->has_msrs = false;
 }
 
 static void segment_in(struct hw_vcpu *hv, unsigned index, const struct insn_seg *now)
@@ -348,6 +366,7 @@ static void segment_in(struct hw_vcpu *hv, unsigned index, const struct insn_seg
 
 static void registers_in(struct hw_vcpu *hv, const struct insn_cpu *cpu)
 {
+    const struct hw_emulation *em = hv->emulation;
     struct virtx_state *state =
         hw_change(hv, VIRTX_STATE_GPR | VIRTX_STATE_RSP | VIRTX_STATE_RIP | VIRTX_STATE_RFLAGS);
 
@@ -355,6 +374,8 @@ static void registers_in(struct hw_vcpu *hv, const struct insn_cpu *cpu)
     state->rflags = cpu->rflags;
     for (unsigned i = 0; i < INSN_SEGMENTS; i++)
         segment_in(hv, i, &cpu->seg[i]);
+    if (unlikely(em->has_msrs) && em->msrs.kernel_gs_base != state->kernel_gs_base)
+        hw_change(hv, VIRTX_STATE_SYSCALL)->kernel_gs_base = em->msrs.kernel_gs_base;
     segment_in(hv, VIRTX_LDTR, &cpu->ldtr);
     segment_in(hv, VIRTX_TR, &cpu->tr);
     if (unlikely(state->cr0 != cpu->cr0)) /* TS, by a task switch */
@@ -375,7 +396,8 @@ static void single_step(struct hw_vcpu *hv)
                      .type = VIRTX_EVENT_EXCEPTION, .vector = VECTOR_DB, .address = 1u << 14});
 }
 
-/* What else retiring an instruction does: RF ends, the shadow is the instruction's own, and TF traps. */
+/* What else retiring an instruction does: RF ends, the shadow is the instruction's own, and TF
+ * traps. */
 static void retired(struct hw_vcpu *hv, const struct insn_cpu *cpu, bool trap)
 {
     struct virtx_state *state = hw_change(hv, VIRTX_STATE_INTR | VIRTX_STATE_RFLAGS);
@@ -404,8 +426,7 @@ bool hw_emulation_exit(struct hw_vcpu *hv, const uint8_t *bytes, unsigned got)
 
     memset(&exit->emulation, 0, sizeof(exit->emulation));
     exit->emulation.gpa = hv->fault.gpa;
-    exit->emulation.gva =
-        wide ? state->rip : (uint32_t)(state->seg[VIRTX_CS].base + state->rip);
+    exit->emulation.gva = wide ? state->rip : (uint32_t)(state->seg[VIRTX_CS].base + state->rip);
     exit->emulation.length = (uint8_t)got;
     if (got)
         memcpy(exit->emulation.bytes, bytes, got);
@@ -430,26 +451,42 @@ static struct virtx_event event_of(const struct insn_fault *fault)
                                 .address = fault->address};
 }
 
-/* The instruction raises an exception. In place of the processor, the executor asks the intercepts. */
+/* An exception arises. In place of the processor, the executor asks the intercepts. */
+static bool raise_event(struct hw_vcpu *hv, const struct virtx_event *event,
+                        enum virtx_status *status)
+{
+    const struct hw_emulation *em = hv->emulation;
+    const struct hw_controls *c = &hv->controls;
+    bool wanted = event->vector < 32 && (c->exceptions >> event->vector & 1);
+
+    if (event->vector == VECTOR_PF && (event->error & c->pf_mask) != c->pf_match)
+        wanted = false;
+    if (likely(!wanted || !em->any)) {
+        hw_raise(hv, event);
+        return true;
+    }
+    hw_record(hv, VIRTX_EXIT_EXCEPTION)->exception =
+        (struct virtx_exit_exception){.vector = event->vector,
+                                      .has_error = event->has_error,
+                                      .error = event->error,
+                                      .address = event->address};
+    return hw_offer(hv, status);
+}
+
+static bool raise_vector(struct hw_vcpu *hv, unsigned vector, enum virtx_status *status)
+{
+    const struct virtx_event event = {
+        .type = VIRTX_EVENT_EXCEPTION, .vector = (uint8_t)vector, .has_error = vector == VECTOR_GP};
+
+    return raise_event(hv, &event, status);
+}
+
 static bool raise_fault(struct hw_vcpu *hv, const struct insn_fault *fault,
                         enum virtx_status *status)
 {
     const struct virtx_event event = event_of(fault);
-    const struct hw_controls *c = &hv->controls;
-    bool wanted = event.vector < 32 && (c->exceptions >> event.vector & 1);
 
-    if (event.vector == VECTOR_PF && (event.error & c->pf_mask) != c->pf_match)
-        wanted = false;
-    if (likely(!wanted || !((struct hw_emulation *)hv->emulation)->any)) {
-        hw_raise(hv, &event);
-        return true;
-    }
-    hw_record(hv, VIRTX_EXIT_EXCEPTION)->exception =
-        (struct virtx_exit_exception){.vector = event.vector,
-                                      .has_error = event.has_error,
-                                      .error = event.error,
-                                      .address = event.address};
-    return hw_offer(hv, status);
+    return raise_event(hv, &event, status);
 }
 
 /* Executes, or goes on executing. True: enter the guest; false: the record says what is wanted. */
@@ -461,8 +498,8 @@ static bool execute(struct hw_vcpu *hv, enum virtx_status *status)
     struct insn_fault fault;
 
     em->forbidden = em->stopped = em->injected = false;
-    switch (insn_execute(&em->insn, cpu, &memory_ops, hv, &em->replay, trap ? 1 : ITERATIONS,
-                         &fault)) {
+    switch (
+        insn_execute(&em->insn, cpu, &memory_ops, hv, &em->replay, trap ? 1 : ITERATIONS, &fault)) {
     case INSN_OK:
         registers_in(hv, cpu);
         retired(hv, cpu, trap);
@@ -497,12 +534,36 @@ static bool execute(struct hw_vcpu *hv, enum virtx_status *status)
     }
 }
 
+/* INT3 and INTO are exceptions that an intercept may want; the record says so then. */
+static bool wanted_trap(struct hw_vcpu *hv, const struct insn *insn)
+{
+    struct virtx_exit *exit;
+    uint8_t vector = 3;
+
+    if (insn->op == INSN_OP_INTO && (hw_state(hv, VIRTX_STATE_RFLAGS)->rflags & 0x800))
+        vector = 4;
+    else if (insn->op != INSN_OP_INT3)
+        return false;
+    if (!(hv->controls.exceptions >> vector & 1))
+        return false;
+    exit = hw_record(hv, VIRTX_EXIT_EXCEPTION);
+    exit->exception = (struct virtx_exit_exception){.vector = vector};
+    exit->length = insn->length;
+    return true;
+}
+
 bool hw_execute_insn(struct hw_vcpu *hv, const struct insn *insn, enum virtx_status *status)
 {
     struct hw_emulation *em = hv->emulation;
 
     em->insn = *insn;
     em->replay.count = 0;
+    if (unlikely(em->any) && wanted_trap(hv, insn))
+        return hw_offer(hv, status);
+    if (unlikely(em->any) && hw_instruction_wanted(hv, insn)) {
+        em->any = false;
+        return hw_system_instruction(hv, insn, 0, status);
+    }
     registers_out(hv, &em->cpu);
     return execute(hv, status);
 }
@@ -515,10 +576,43 @@ static bool within_code(struct hw_vcpu *hv, unsigned length)
     return hw_insn_mode(hv) >= INSN_64 || state->rip + length - 1 <= state->seg[VIRTX_CS].limit;
 }
 
-static bool beyond_code(struct hw_vcpu *hv)
+/*
+ * What a fetch would have checked and set if the processor had made it: the rights of the page and
+ * of the slot at `linear`, and the accessed flags. False: *next is what execution comes to instead.
+ */
+static bool may_fetch(struct hw_vcpu *hv, uint64_t linear, enum virtx_status *status, bool *next)
 {
-    hw_raise_error(hv, VECTOR_GP, 0);
-    return true;
+    const struct slot_entry *slot;
+    struct virtx_event event;
+    uint64_t gpa;
+
+    switch (hw_translate(hv, linear, VIRTX_EXECUTE, 0, &gpa, &event)) {
+    case HW_ACCESS_OK:
+        break;
+    case HW_ACCESS_FAULT:
+        *next = raise_event(hv, &event, status);
+        return false;
+    default:
+        *next = hw_emulation_exit(hv, NULL, 0);
+        return false;
+    }
+    slot = virtx_slot_find(virtx_slots(hv->vcpu->vm), gpa);
+    hv->fault = (struct virtx_page_fault){
+        .gpa = gpa, .gva = linear, .gva_valid = true, .access = VIRTX_EXECUTE};
+    if (slot && (slot->rights & VIRTX_EXECUTE))
+        return true;
+    *next = slot ? hw_memory_exit(hv) : hw_emulation_exit(hv, NULL, 0);
+    return false;
+}
+
+static bool fetch_allowed(struct hw_vcpu *hv, enum virtx_status *status, bool *next)
+{
+    const struct virtx_state *state = hw_state(hv, VIRTX_STATE_RIP | VIRTX_STATE_SEG);
+    uint64_t linear = state->rip;
+
+    if (hw_insn_mode(hv) < INSN_64)
+        linear = (uint32_t)(state->seg[VIRTX_CS].base + linear);
+    return may_fetch(hv, linear, status, next);
 }
 
 bool hw_execute_any(struct hw_vcpu *hv, enum virtx_status *status)
@@ -527,7 +621,8 @@ bool hw_execute_any(struct hw_vcpu *hv, enum virtx_status *status)
     bool next;
 
     em->any = true;
-    next = hw_execute(hv, status);
+    if (fetch_allowed(hv, status, &next))
+        next = hw_execute(hv, status);
     em->any = false;
     return next;
 }
@@ -539,25 +634,21 @@ bool hw_execute(struct hw_vcpu *hv, enum virtx_status *status)
 
     if (line) {
         if (unlikely(!within_code(hv, line->insn.length)))
-            return beyond_code(hv);
+            return raise_vector(hv, VECTOR_GP, status);
         return line->result == INSN_OK ? hw_execute_insn(hv, &line->insn, status)
                                        : emulation_exit_fetch(hv);
     }
     switch (fetch.result) {
     case INSN_MORE:
         if (!within_code(hv, fetch.got + 1u))
-            return beyond_code(hv);
-        if (fetch.access == HW_ACCESS_FAULT) {
-            hw_raise(hv, &fetch.event);
-            return true;
-        }
+            return raise_vector(hv, VECTOR_GP, status);
+        if (fetch.access == HW_ACCESS_FAULT)
+            return raise_event(hv, &fetch.event, status);
         break;
     case INSN_INVALID:
-        hw_raise_vector(hv, VECTOR_UD);
-        return true;
+        return raise_vector(hv, VECTOR_UD, status);
     case INSN_TOO_LONG:
-        hw_raise_error(hv, VECTOR_GP, 0);
-        return true;
+        return raise_vector(hv, VECTOR_GP, status);
     default:
         return emulation_exit_fetch(hv);
     }
@@ -613,14 +704,16 @@ bool hw_deliver(struct hw_vcpu *hv, const struct virtx_event *wanted)
     }
     hv->reinject = event;
     hv->has_reinject = true;
+    hv->work |= HW_WORK_EVENT;
     em->replay.count = 0;
     if (result == INSN_FAULT && !em->injected) {
-        const struct virtx_event second = event_of(&fault);
+        bool next;
 
-        hw_raise(hv, &second);
-        return true;
+        em->any = true; /* intercepts see it, as they would in the processor */
+        next = raise_fault(hv, &fault, &hv->soft->status);
+        em->any = false;
+        return next;
     }
-    hv->work |= HW_WORK_EVENT;
     if (em->forbidden)
         return hw_memory_exit(hv);
     return hw_emulation_exit(hv, NULL, 0);

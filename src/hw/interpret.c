@@ -88,6 +88,13 @@ static bool hypercall(struct hw_vcpu *hv, const struct insn *insn)
     return true;
 }
 
+#define BIT(n) (1ull << (n))
+#define OWN_INSTRUCTIONS                                                                           \
+    (BIT(VIRTX_INSN_PAUSE) | BIT(VIRTX_INSN_SGDT) | BIT(VIRTX_INSN_SIDT) | BIT(VIRTX_INSN_LGDT) |  \
+     BIT(VIRTX_INSN_LIDT) | BIT(VIRTX_INSN_SLDT) | BIT(VIRTX_INSN_STR) | BIT(VIRTX_INSN_LLDT) |    \
+     BIT(VIRTX_INSN_LTR) | BIT(VIRTX_INSN_IRET) | BIT(VIRTX_INSN_INTN) | BIT(VIRTX_INSN_PUSHF) |   \
+     BIT(VIRTX_INSN_POPF))
+
 /* Which of virtx_instruction it is; VIRTX_INSN_COUNT: none. */
 static unsigned which_of(unsigned op)
 {
@@ -101,6 +108,13 @@ static unsigned which_of(unsigned op)
         {INSN_OP_MWAIT, VIRTX_INSN_MWAIT},     {INSN_OP_XSETBV, VIRTX_INSN_XSETBV},
         {INSN_OP_RDRAND, VIRTX_INSN_RDRAND},   {INSN_OP_RDSEED, VIRTX_INSN_RDSEED},
         {INSN_OP_RSM, VIRTX_INSN_RSM},         {INSN_OP_SKINIT, VIRTX_INSN_SKINIT},
+        {INSN_OP_INVLPGA, VIRTX_INSN_SVM},     {INSN_OP_PAUSE, VIRTX_INSN_PAUSE},
+        {INSN_OP_SGDT, VIRTX_INSN_SGDT},       {INSN_OP_SIDT, VIRTX_INSN_SIDT},
+        {INSN_OP_LGDT, VIRTX_INSN_LGDT},       {INSN_OP_LIDT, VIRTX_INSN_LIDT},
+        {INSN_OP_SLDT, VIRTX_INSN_SLDT},       {INSN_OP_STR, VIRTX_INSN_STR},
+        {INSN_OP_LLDT, VIRTX_INSN_LLDT},       {INSN_OP_LTR, VIRTX_INSN_LTR},
+        {INSN_OP_IRET, VIRTX_INSN_IRET},       {INSN_OP_INT, VIRTX_INSN_INTN},
+        {INSN_OP_PUSHF, VIRTX_INSN_PUSHF},     {INSN_OP_POPF, VIRTX_INSN_POPF},
     };
 
     for (unsigned i = 0; i < ARRAY_SIZE(names); i++)
@@ -111,6 +125,34 @@ static unsigned which_of(unsigned op)
     if (op >= INSN_OP_VMLAUNCH && op <= INSN_OP_INVVPID)
         return VIRTX_INSN_VMX;
     return VIRTX_INSN_COUNT;
+}
+
+/* Instructions that the executor does by itself, but not past an intercept. What faults anyway
+ * (Intel SDM "Relative Priority of Faults and VM Exits") is left to it. */
+bool hw_instruction_wanted(struct hw_vcpu *hv, const struct insn *insn)
+{
+    const struct virtx_state *state = &hv->state;
+    unsigned which;
+
+    if (likely(!(hv->controls.instructions & OWN_INSTRUCTIONS)))
+        return false;
+    which = which_of(insn->op);
+    if (which == VIRTX_INSN_COUNT || !(hv->controls.instructions & OWN_INSTRUCTIONS & BIT(which)))
+        return false;
+    switch (which) {
+    case VIRTX_INSN_LGDT:
+    case VIRTX_INSN_LIDT:
+        return hw_cpl(hv) == 0;
+    case VIRTX_INSN_LLDT:
+    case VIRTX_INSN_LTR:
+    case VIRTX_INSN_SLDT:
+    case VIRTX_INSN_STR:
+        hw_state(hv, VIRTX_STATE_CR | VIRTX_STATE_RFLAGS);
+        return (state->cr0 & CR0_PE) && !(state->rflags & RFLAGS_VM) &&
+               (which == VIRTX_INSN_SLDT || which == VIRTX_INSN_STR || hw_cpl(hv) == 0);
+    default:
+        return true;
+    }
 }
 
 /* Fills the record with the exit that the instruction is. False: it is none. */

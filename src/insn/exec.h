@@ -50,6 +50,7 @@ enum {
     CR4_TSD = 1u << 2,
     CR4_UMIP = 1u << 11,
     CR4_LA57 = 1u << 12,
+    CR4_FSGSBASE = 1u << 16,
 };
 
 /* Most registers one instruction writes: POPA. */
@@ -220,6 +221,9 @@ enum insn_result read_far(struct exec *exec, unsigned index, uint64_t *offset, u
 enum insn_result execute_interrupt(struct exec *exec);
 enum insn_result deliver(struct exec *exec, const struct insn_event *event, uint64_t rip);
 enum insn_result execute_system(struct exec *exec);
+enum insn_result execute_virtualization(struct exec *exec);
+enum insn_result execute_system_call(struct exec *exec);
+enum insn_result execute_segment_base(struct exec *exec);
 enum insn_result execute_access_flag(struct exec *exec);
 enum insn_result execute_segment(struct exec *exec);
 enum insn_result execute_table(struct exec *exec);

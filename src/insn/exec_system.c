@@ -88,6 +88,13 @@ enum insn_result execute_system(struct exec *exec)
     }
 }
 
+/* VMX's and SVM's own instructions, and RSM. */
+enum insn_result execute_virtualization(struct exec *exec)
+{
+    return real_segments(exec->cpu) && exec->insn->op != INSN_OP_RSM ? raise(exec, VECTOR_UD)
+                                                                     : INSN_SYSTEM;
+}
+
 /* CLAC and STAC (Intel SDM, "STAC: Set AC Flag in EFLAGS Register"). */
 enum insn_result execute_access_flag(struct exec *exec)
 {

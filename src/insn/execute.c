@@ -186,6 +186,14 @@ static enum insn_result execute_nop(struct exec *exec)
     return INSN_OK;
 }
 
+/* Caches are coherent; what is left is the check of the address. */
+static enum insn_result execute_flush(struct exec *exec)
+{
+    uint64_t linear;
+
+    return operand_address(exec, 1, false, &linear);
+}
+
 static enum insn_result execute_undefined(struct exec *exec)
 {
     return raise(exec, VECTOR_UD);
@@ -286,6 +294,36 @@ static const execute_fn functions[INSN_OP_COUNT] = {
     [INSN_OP_LGDT] = execute_table,
     [INSN_OP_LIDT] = execute_table,
     [INSN_OP_SMSW] = execute_table,
+    [INSN_OP_VMRUN] = execute_virtualization,
+    [INSN_OP_VMLOAD] = execute_virtualization,
+    [INSN_OP_VMSAVE] = execute_virtualization,
+    [INSN_OP_STGI] = execute_virtualization,
+    [INSN_OP_CLGI] = execute_virtualization,
+    [INSN_OP_SKINIT] = execute_virtualization,
+    [INSN_OP_INVLPGA] = execute_virtualization,
+    [INSN_OP_VMLAUNCH] = execute_virtualization,
+    [INSN_OP_VMRESUME] = execute_virtualization,
+    [INSN_OP_VMXOFF] = execute_virtualization,
+    [INSN_OP_VMXON] = execute_virtualization,
+    [INSN_OP_VMCLEAR] = execute_virtualization,
+    [INSN_OP_VMPTRLD] = execute_virtualization,
+    [INSN_OP_VMPTRST] = execute_virtualization,
+    [INSN_OP_VMREAD] = execute_virtualization,
+    [INSN_OP_VMWRITE] = execute_virtualization,
+    [INSN_OP_VMFUNC] = execute_virtualization,
+    [INSN_OP_INVEPT] = execute_virtualization,
+    [INSN_OP_INVVPID] = execute_virtualization,
+    [INSN_OP_RSM] = execute_virtualization,
+    [INSN_OP_SYSCALL] = execute_system_call,
+    [INSN_OP_SYSRET] = execute_system_call,
+    [INSN_OP_SYSENTER] = execute_system_call,
+    [INSN_OP_SYSEXIT] = execute_system_call,
+    [INSN_OP_SWAPGS] = execute_segment_base,
+    [INSN_OP_RDFSBASE] = execute_segment_base,
+    [INSN_OP_RDGSBASE] = execute_segment_base,
+    [INSN_OP_WRFSBASE] = execute_segment_base,
+    [INSN_OP_WRGSBASE] = execute_segment_base,
+    [INSN_OP_CLFLUSH] = execute_flush,
     [INSN_OP_CLAC] = execute_access_flag,
     [INSN_OP_STAC] = execute_access_flag,
     [INSN_OP_HLT] = execute_system,

@@ -25,6 +25,13 @@ struct insn_table {
     uint16_t limit;
 };
 
+/** The MSRs behind system calls and SWAPGS. */
+struct insn_msrs {
+    uint64_t star, lstar, fmask;
+    uint64_t kernel_gs_base; /**< SWAPGS changes it */
+    uint64_t sysenter_cs, sysenter_esp, sysenter_eip;
+};
+
 /** How interrupts are held off after the instruction, in struct insn_cpu. */
 enum insn_shadow { INSN_SHADOW_NONE, INSN_SHADOW_STI, INSN_SHADOW_MOV_SS };
 
@@ -49,6 +56,7 @@ struct insn_cpu {
     struct insn_seg tr;   /**< likewise */
     uint8_t mode;   /**< enum insn_mode; changes with CS, by far transfers in protected mode */
     uint8_t cpl;    /**< current privilege level; 3 in virtual-8086 mode */
+    bool amd;       /**< an AMD processor, where the two vendors' differ */
     uint8_t shadow; /**< out: enum insn_shadow, set when an instruction retires */
     uint64_t operand; /**< out, with INSN_SYSTEM: LMSW's operand; the linear address of INVLPG and
                            INVPCID */
@@ -123,6 +131,11 @@ struct insn_ops {
      * mode, which are otherwise INSN_UNSUPPORTED.
      */
     bool descriptors;
+    /**
+     * The MSRs, valid until insn_execute returns. Without it, SYSCALL, SYSRET, SYSENTER, SYSEXIT and
+     * SWAPGS are INSN_UNSUPPORTED.
+     */
+    struct insn_msrs *(*msrs)(void *context);
 };
 
 /** Kinds of access in the replay log. */

@@ -286,12 +286,19 @@ struct virtx_memslot *slot_make(struct virtx_vm *vm, uint64_t gpa, void *memory,
     return slot;
 }
 
+bool harness_interpreted(void)
+{
+    return bare_option("interpret") != NULL;
+}
+
 struct virtx_vcpu *vcpu_make(struct virtx_vm *vm, uint32_t id)
 {
     struct virtx_vcpu *vcpu = NULL;
 
     if (!CHECK_OK(virtx_vcpu_create(vm, id, &vcpu)))
         bare_panic("no vcpu: %s", virtx_vm_last_error(vm)->what);
+    if (harness_interpreted())
+        CHECK_OK(virtx_vcpu_interpret(vcpu, true));
     return vcpu;
 }
 

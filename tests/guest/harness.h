@@ -57,6 +57,8 @@ void known_bug_end(void); /* … up to here */
 /* Which engine this is, from the command line: "bochs" or "qemu", and the processor's model. */
 bool engine_is(const char *name);
 bool model_is(const char *name);
+/* All guests go through the library's executor (the word interpret on the command line). */
+bool harness_interpreted(void);
 /* Which backend was chosen. After machine_open(). */
 bool backend_is(const char *name);
 bool has_feature(uint64_t feature);
