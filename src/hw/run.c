@@ -2,14 +2,14 @@
 /*
  * The loop: enter, serve the exit, enter again, until something needs the embedder.
  *
- * Why no kick is lost. Whoever kicks sets a request bit (a locked operation) and then sends an interrupt
- * to the CPU where the vcpu is loaded, whether or not the guest is running there. The loop turns
- * interrupts off, looks at the requests, and enters with interrupts still off; they are taken, as a
- * VM exit, only inside the guest. So either the bit was set before the look, and is seen; or the
- * interrupt arrives after it, stays pending until the entry, and ends the guest's run before its
- * first instruction. A request that finds the vcpu not loaded sends nothing: the load that follows
- * is ordered before the look at the requests by the fence in prepare(). Nothing says "now in the
- * guest", so the steady state needs no locked operation at all.
+ * Why no kick is lost. Whoever kicks sets a request bit (a locked operation) and then sends an
+ * interrupt to the CPU where the vcpu is loaded, whether or not the guest is running there. The
+ * loop turns interrupts off, looks at the requests, and enters with interrupts still off; they are
+ * taken, as a VM exit, only inside the guest. So either the bit was set before the look, and is
+ * seen; or the interrupt arrives after it, stays pending until the entry, and ends the guest's run
+ * before its first instruction. A request that finds the vcpu not loaded sends nothing: the load
+ * that follows is ordered before the look at the requests by the fence in prepare(). Nothing says
+ * "now in the guest", so the steady state needs no locked operation at all.
  */
 #include "hw/service.h"
 
@@ -168,6 +168,12 @@ static enum virtx_status loop(struct hw_vcpu *hv)
             hw_cpuid_serve(hv);
             ops->advance(hv);
             continue;
+        }
+        if (reason == HW_EXIT_PAGE_FAULT) {
+            vcpu->stats.exits[VIRTX_EXIT_MEMORY]++;
+            if (hw_page_fault(hv, &hv->soft->status))
+                continue;
+            return hv->soft->status;
         }
         if (likely(reason < ARRAY_SIZE(vcpu->stats.exits)))
             vcpu->stats.exits[reason]++;

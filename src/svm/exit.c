@@ -42,12 +42,13 @@ static void decode_msr(struct svm_vcpu *sv, struct virtx_exit *exit)
     exit->msr.access = sv->vmcb.control.exit_info1 & 1 ? VIRTX_WRITE : VIRTX_READ;
 }
 
-static void decode_npf(struct svm_vcpu *sv, struct virtx_exit *exit)
+static inline enum virtx_status decode_npf(struct svm_vcpu *sv, struct virtx_exit *exit)
 {
     uint64_t info = sv->vmcb.control.exit_info1;
     struct virtx_page_fault *fault = &sv->hw.fault;
 
     exit->reason = HW_EXIT_PAGE_FAULT;
+    exit->length = 0;
     raw(sv, exit);
     fault->gpa = sv->vmcb.control.exit_info2;
     fault->gva = 0;
@@ -58,6 +59,7 @@ static void decode_npf(struct svm_vcpu *sv, struct virtx_exit *exit)
     fault->gva_valid = false;
     fault->table_walk = (info & VMCB_NPF_TABLE) != 0;
     fault->misconfigured = (info & PF_RESERVED) != 0;
+    return VIRTX_OK;
 }
 
 /* #PF without nested paging: the engine's business first. */
@@ -242,9 +244,6 @@ static __attribute__((noinline)) enum virtx_status decode(struct svm_vcpu *sv,
     case VMEXIT_MSR:
         decode_msr(sv, exit);
         break;
-    case VMEXIT_NPF:
-        decode_npf(sv, exit);
-        break;
     case VMEXIT_VMMCALL:
         exit->reason = VIRTX_EXIT_HYPERCALL;
         length(sv, exit);
@@ -307,7 +306,7 @@ interrupted(struct svm_vcpu *sv, struct virtx_exit *exit, uint64_t code)
 {
     if (likely((uint32_t)code != VMEXIT_INVALID_LOW))
         svm_event_interrupted(sv);
-    return decode(sv, exit, code);
+    return code == VMEXIT_NPF ? decode_npf(sv, exit) : decode(sv, exit, code);
 }
 
 /* From entry.S: the exit, with the host's registers back in place and the guest's in the VMCB. */
@@ -330,5 +329,5 @@ enum virtx_status svm_exited(struct svm_vcpu *sv)
         exit->length = (uint8_t)(sv->vmcb.control.next_rip - rip);
         return VIRTX_OK;
     }
-    return decode(sv, exit, code);
+    return code == VMEXIT_NPF ? decode_npf(sv, exit) : decode(sv, exit, code);
 }

@@ -56,8 +56,11 @@ enum virtx_status vmx_enter(struct hw_vcpu *hv)
 {
     struct vmx_vcpu *v = vmx_of(hv);
 
-    if (unlikely(hv->dirty != VIRTX_STATE_RIP))
-        return enter_slowly(v, hv->dirty);
+    if (unlikely(hv->dirty != VIRTX_STATE_RIP)) {
+        if (hv->dirty || v->confined)
+            return enter_slowly(v, hv->dirty);
+        return vmx_resume(v); /* nothing has changed: a nested fault was mended */
+    }
     vmx_vmwrite_from(VMCS_GUEST_RIP, &hv->state.rip);
     hv->vcpu->stats.control_writes++;
     hv->dirty = 0;
@@ -119,8 +122,7 @@ enum virtx_status vmx_entry_failed(struct vmx_vcpu *v, uint32_t reason)
                        vmcs_exit_qualification());
     case VMX_REASON_ENTRY_MSR:
         return explain(v, CHECK_MSRS, VIRTX_E_GUEST_STATE,
-                       "an MSR-load entry that no known rule explains",
-                       vmcs_exit_qualification());
+                       "an MSR-load entry that no known rule explains", vmcs_exit_qualification());
     case VMX_REASON_ENTRY_MACHINE_CHECK:
         hw_host_machine_check(v->hw.vcpu->virtx);
         return explain(v, 0, VIRTX_E_HARDWARE, "a machine check during the entry", reason);

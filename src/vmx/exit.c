@@ -193,27 +193,47 @@ static unsigned descriptor_table(struct virtx_exit *exit, const uint8_t *which)
     return 3;
 }
 
-static unsigned ept_violation(struct vmx_vcpu *v, struct virtx_exit *exit)
+static inline void ept_fault(struct hw_vcpu *hv, struct virtx_exit *exit, uint64_t qualification)
 {
-    uint64_t qualification = read_qualification(exit);
-    struct hw_vcpu *hv = &v->hw;
+    struct virtx_page_fault *fault = &hv->fault;
     bool linear = qualification & EPT_QUALIFICATION_LINEAR;
 
     exit->reason = HW_EXIT_PAGE_FAULT;
-    hv->fault = (struct virtx_page_fault){
-        .gpa = vmcs_guest_physical(),
-        .access = qualification & EPT_QUALIFICATION_ACCESS,
-        .present = qualification >> EPT_QUALIFICATION_RIGHTS_SHIFT & 7,
-        .gva_valid = linear,
-        .table_walk = linear && !(qualification & EPT_QUALIFICATION_TRANSLATION),
-    };
-    exit->raw.address = hv->fault.gpa;
-    if (linear)
-        hv->fault.gva = vmcs_guest_linear();
+    exit->raw.qualification = qualification;
+    exit->raw.address = fault->gpa = vmcs_guest_physical();
+    fault->gva = linear ? vmcs_guest_linear() : 0;
+    fault->error = 0;
+    fault->access = qualification & EPT_QUALIFICATION_ACCESS;
+    fault->present = qualification >> EPT_QUALIFICATION_RIGHTS_SHIFT & 7;
+    fault->gva_valid = linear;
+    fault->table_walk = linear && !(qualification & EPT_QUALIFICATION_TRANSLATION);
+    fault->misconfigured = false;
+}
+
+/* In the middle of a delivery, of an IRET, or of a single step. */
+static __attribute__((noinline)) enum virtx_status ept_violation_between(struct vmx_vcpu *v,
+                                                                         uint64_t qualification)
+{
+    ept_fault(&v->hw, &v->hw.vcpu->exit, qualification);
     vmx_mend_pending_debug(v);
     if (!vmx_event_interrupted(v) && unlikely(qualification & EPT_QUALIFICATION_NMI_UNBLOCKED))
         vmx_nmi_unblocked(v);
-    return 3;
+    v->hw.vcpu->stats.control_reads += 5;
+    return VIRTX_OK;
+}
+
+static inline enum virtx_status ept_violation(struct vmx_vcpu *v, struct virtx_exit *exit)
+{
+    uint64_t qualification = vmcs_exit_qualification();
+
+    exit->length = 0;
+    if (unlikely((qualification & EPT_QUALIFICATION_NMI_UNBLOCKED) |
+                 (vmcs_idt_vectoring() & INTERRUPTION_VALID) |
+                 (vmx_vmread(VMCS_GUEST_PENDING_DEBUG) & PENDING_DEBUG_SINGLE_STEP)))
+        return ept_violation_between(v, qualification);
+    ept_fault(&v->hw, exit, qualification);
+    v->hw.vcpu->stats.control_reads += 7;
+    return VIRTX_OK;
 }
 
 static unsigned ept_misconfig(struct vmx_vcpu *v, struct virtx_exit *exit)
@@ -284,8 +304,6 @@ static unsigned decode(struct vmx_vcpu *v, struct virtx_exit *exit, uint32_t rea
                                        VIRTX_INSN_LTR};
 
     switch (reason) {
-    case VMX_REASON_EPT_VIOLATION:
-        return ept_violation(v, exit);
     case VMX_REASON_INTERRUPT:
         exit->reason = VIRTX_EXIT_INTERRUPT;
         return 0;
@@ -361,6 +379,8 @@ VMX_FROM_ASSEMBLY enum virtx_status vmx_exited(struct vmx_vcpu *v)
     } else if (likely(reason == VMX_REASON_IO)) {
         port_access(exit);
         vcpu->stats.control_reads++;
+    } else if (reason == VMX_REASON_EPT_VIOLATION) {
+        return ept_violation(v, exit);
     } else if (reason == VMX_REASON_RDMSR || reason == VMX_REASON_WRMSR) {
         exit->reason = VIRTX_EXIT_MSR;
         exit->msr.access = reason == VMX_REASON_RDMSR ? VIRTX_READ : VIRTX_WRITE;
