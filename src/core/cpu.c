@@ -30,6 +30,7 @@ enum virtx_status virtx_cpu_enable(struct virtx *virtx)
     struct virtx_cpu *cpu;
     uint64_t flags;
     uint32_t index;
+    bool fresh = false;
     enum virtx_status status = this_cpu(virtx, &index, &error);
 
     if (status == VIRTX_OK && !virtx->cpus[index]) {
@@ -38,6 +39,7 @@ enum virtx_status virtx_cpu_enable(struct virtx *virtx)
         status = virtx_pages_get(virtx, virtx->cpu_pages, &memory, &error);
         if (status == VIRTX_OK)
             virtx->cpus[index] = memory;
+        fresh = true;
     }
     if (status != VIRTX_OK) {
         virtx->error = error;
@@ -55,8 +57,11 @@ enum virtx_status virtx_cpu_enable(struct virtx *virtx)
         if (error.status != status)
             virtx_fail(&error, status, "CPU", "the backend refuses to enable it", index);
         virtx->error = error;
-        virtx->cpus[index] = NULL;
-        virtx_pages_free(virtx, cpu, virtx->cpu_pages);
+        /* One that has been on before is remembered: vcpus know it by its generation of tags. */
+        if (fresh) {
+            virtx->cpus[index] = NULL;
+            virtx_pages_free(virtx, cpu, virtx->cpu_pages);
+        }
     }
     return status;
 }

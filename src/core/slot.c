@@ -418,8 +418,12 @@ enum virtx_status virtx_memslot_protect(struct virtx_memslot *slot, uint32_t rig
             table = publish(vm, table);
             vm->virtx->backend->memory(vm, slot->config.gpa, slot->config.bytes,
                                        lost ? VIRTX_MEMORY_NARROWED : VIRTX_MEMORY_WIDENED);
-            now = virtx_generation_next(vm);
+            if (lost || !vm->paging || !vm->paging->nested)
+                virtx_generation_next(vm);
+            /* Else nothing has been dropped: a processor looks at the table again before it
+             * faults, and a fault drops what it had. */
             retire_table(vm, table);
+            now = atomic_load(&vm->generation);
         }
     }
     if (status == VIRTX_OK && generation)

@@ -15,6 +15,7 @@ enum virtx_status hw_cpu_enable(struct virtx *virtx, uint32_t cpu, struct virtx_
     struct hw_cpu *data = virtx_backend_cpu(virtx, cpu);
 
     data->index = cpu;
+    hw_tags_begin(data);
     return hw_ops(virtx)->cpu_enable(virtx, data, error);
 }
 

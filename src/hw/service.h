@@ -314,5 +314,6 @@ void hw_tpr_threshold(struct hw_vcpu *hv);
 
 /* tags.c */
 void hw_tag_assign(struct hw_vcpu *hv, struct hw_cpu *cpu);
+void hw_tags_begin(struct hw_cpu *cpu);
 
 #endif

@@ -56,6 +56,8 @@ struct world {
 };
 
 extern struct world world;
+/* For a test that plays the processor itself and changes only some of this. */
+extern const struct virtx_hw world_vendor;
 
 /* Makes a world with RAM at GPA 0, a vcpu in a flat 32-bit start state, and clears what that cost. */
 void world_begin(const struct virtx_host_profile *profile);
