@@ -404,6 +404,17 @@ void virtx_vcpu_kick(struct virtx_vcpu *vcpu)
     virtx_request(vcpu, VIRTX_REQUEST_KICK);
 }
 
+/* Whether a vcpu that is claimed has an exit to be answered here. */
+static __attribute__((noinline)) enum virtx_status check_pending(struct virtx_vcpu *vcpu)
+{
+    enum virtx_status status = check_place(vcpu);
+
+    if (status == VIRTX_OK && !vcpu->exit.pending)
+        status = virtx_fail(&vcpu->error, VIRTX_E_NOT_PENDING, "vcpu",
+                            "has an access that waits for completion", vcpu->exit.reason);
+    return status;
+}
+
 /* Claims a vcpu for answering its exit. A handler answers with its verdict instead. */
 static enum virtx_status claim_pending(struct virtx_vcpu *vcpu)
 {
@@ -411,10 +422,7 @@ static enum virtx_status claim_pending(struct virtx_vcpu *vcpu)
 
     if (atomic_exchange(&vcpu->running, true))
         return busy(vcpu);
-    status = check_place(vcpu);
-    if (status == VIRTX_OK && !vcpu->exit.pending)
-        status = virtx_fail(&vcpu->error, VIRTX_E_NOT_PENDING, "vcpu",
-                            "has an access that waits for completion", vcpu->exit.reason);
+    status = check_pending(vcpu);
     if (status != VIRTX_OK)
         virtx_vcpu_release(vcpu, true);
     return status;
@@ -422,13 +430,21 @@ static enum virtx_status claim_pending(struct virtx_vcpu *vcpu)
 
 enum virtx_status virtx_vcpu_complete(struct virtx_vcpu *vcpu, const void *value)
 {
-    enum virtx_status status = claim_pending(vcpu);
+    struct virtx *virtx = vcpu->virtx;
+    enum virtx_status status = VIRTX_OK;
 
-    if (status != VIRTX_OK)
-        return status;
-    status = vcpu->virtx->backend->complete(vcpu, value);
-    backend_said(vcpu, status, "complete");
-    virtx_vcpu_release(vcpu, true);
+    if (unlikely(atomic_exchange(&vcpu->running, true)))
+        return busy(vcpu);
+    if (unlikely(atomic_load_explicit(&vcpu->cpu, memory_order_relaxed) !=
+                     virtx->ops.this_cpu(virtx->ctx) ||
+                 vcpu->dead || !vcpu->exit.pending))
+        status = check_pending(vcpu);
+    if (likely(status == VIRTX_OK)) {
+        status = virtx->backend->complete(vcpu, value);
+        if (unlikely(status != VIRTX_OK))
+            backend_said(vcpu, status, "complete");
+    }
+    atomic_store_explicit(&vcpu->running, false, memory_order_release);
     return status;
 }
 

@@ -52,15 +52,31 @@ static __attribute__((noinline)) enum virtx_status enter_slowly(struct vmx_vcpu 
     return status;
 }
 
+/* Not the usual entry, but one of the two next to it: after a return to the loop, or with nothing
+ * changed, as when a nested fault was mended. */
+static __attribute__((noinline)) enum virtx_status enter_otherwise(struct vmx_vcpu *v)
+{
+    uint32_t dirty = v->hw.dirty;
+
+    if (unlikely(dirty & ~(VMX_DIRTY_HOST | VIRTX_STATE_RIP)) ||
+        unlikely(v->confined | !v->launched))
+        return enter_slowly(v, dirty);
+    if (dirty & VMX_DIRTY_HOST)
+        vmx_host_refresh(v);
+    if (dirty & VIRTX_STATE_RIP) {
+        vmx_vmwrite_from(VMCS_GUEST_RIP, &v->hw.state.rip);
+        v->hw.vcpu->stats.control_writes++;
+    }
+    v->hw.dirty = 0;
+    return vmx_resume(v);
+}
+
 enum virtx_status vmx_enter(struct hw_vcpu *hv)
 {
     struct vmx_vcpu *v = vmx_of(hv);
 
-    if (unlikely(hv->dirty != VIRTX_STATE_RIP)) {
-        if (hv->dirty || v->confined)
-            return enter_slowly(v, hv->dirty);
-        return vmx_resume(v); /* nothing has changed: a nested fault was mended */
-    }
+    if (unlikely(hv->dirty != VIRTX_STATE_RIP))
+        return enter_otherwise(v);
     vmx_vmwrite_from(VMCS_GUEST_RIP, &hv->state.rip);
     hv->vcpu->stats.control_writes++;
     hv->dirty = 0;
