@@ -141,8 +141,16 @@ static bool write_cr3(struct hw_vcpu *hv, uint64_t value)
         value = (uint32_t)value;
     else if (value & hv->soft->policy.reserved)
         return gp(hv);
-    if (!reload_pdptes(hv, state, state->cr0, value, state->cr4))
+    if (unlikely(!(state->efer & EFER_LMA)) &&
+        !reload_pdptes(hv, state, state->cr0, value, state->cr4))
         return gp(hv);
+    if (!hv->vcpu->vm->paging->nested) {
+        /* The processor's CR3 is the engine's, which says what has to be flushed. */
+        state->cr3 = value;
+        hv->vcpu->vm->paging->control_changed(hv->vcpu, state->cr0, state->cr4, state->efer);
+        hv->work |= HW_WORK_ROOT;
+        return true;
+    }
     hw_change(hv, VIRTX_STATE_CR)->cr3 = value;
     if (!keep && (state->cr0 & CR0_PG))
         hw_owe(hv, HW_FLUSH_TAG);

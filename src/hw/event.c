@@ -117,7 +117,10 @@ static bool inject_exception(struct hw_vcpu *hv)
     if (event->has_error && !(hw_state(hv, VIRTX_STATE_CR)->cr0 & CR0_PE))
         event->has_error = false;
     if (event->vector == VECTOR_PF) {
-        hw_change(hv, VIRTX_STATE_CR)->cr2 = event->address;
+        /* The vendor's inject() sees to the processor's. */
+        hw_state(hv, VIRTX_STATE_CR)->cr2 = event->address;
+        if (unlikely(hv->confined) && hw_place(hv) != HW_PLACE_HARDWARE)
+            hw_change(hv, VIRTX_STATE_CR);
     } else if (event->vector == VECTOR_DB) {
         /* Intel SDM "Debug Status Register (DR6)": B0-B3 are replaced, the others only ever set; bit 16 (RTM)
          * is inverted. DR7.GD is cleared on the way into the handler. */

@@ -107,7 +107,14 @@ static bool hypercall_exit(struct hw_vcpu *hv, enum virtx_status *status)
 static bool cr_exit(struct hw_vcpu *hv, enum virtx_status *status)
 {
     struct virtx_exit_cr *cr = &hv->vcpu->exit.cr;
-    const struct rule *rule = virtx_rule_find(hv->vcpu, VIRTX_INTERCEPT_CR, cr->reg, cr->access);
+    const struct rule *rule;
+
+    if (cr->reg == 3 && cr->access == VIRTX_WRITE && !virtx_rule_kind(hv->vcpu, VIRTX_INTERCEPT_CR)) {
+        if (hw_cr_write(hv, 3, cr->value))
+            hv->ops->advance(hv);
+        return true;
+    }
+    rule = virtx_rule_find(hv->vcpu, VIRTX_INTERCEPT_CR, cr->reg, cr->access);
 
     if (cr->reg == 8 && !rule)
         hw_tpr_exit(hv);

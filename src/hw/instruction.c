@@ -60,7 +60,8 @@ void hw_invalidate(struct hw_vcpu *hv, uint32_t which, uint64_t address)
         paging->control_changed(vcpu, state->cr0, state->cr4, state->efer);
         hv->work |= HW_WORK_ROOT;
     }
-    hw_owe(hv, HW_FLUSH_TAG);
+    if (paging->nested) /* else the engine has said what there is to flush */
+        hw_owe(hv, HW_FLUSH_TAG);
 }
 
 #ifdef VIRTX_UNIT

@@ -270,11 +270,34 @@ bool hw_memory_exit(struct hw_vcpu *hv)
     return hw_to_loop(hv, false);
 }
 
+/* Nobody else wants the exception, and nothing else waits to be delivered. */
+static bool deliver_at_once(struct hw_vcpu *hv)
+{
+    const struct virtx_vcpu *vcpu = hv->vcpu;
+
+    return !hv->has_reinject && !vcpu->events.has_exception &&
+           !(hv->work & (HW_WORK_EVENT | HW_WORK_HALTED | HW_WORK_EXECUTE)) &&
+           !virtx_rule_kind(vcpu, VIRTX_INTERCEPT_EXCEPTION) &&
+           (likely(!hv->confined) || hw_place(hv) == HW_PLACE_HARDWARE);
+}
+
 /* The guest's own page fault (shadow engines): an exception like any other. */
 static bool own_page_fault(struct hw_vcpu *hv, enum virtx_status *status)
 {
     struct virtx_exit *exit = &hv->vcpu->exit;
 
+    if (likely(deliver_at_once(hv))) {
+        hv->inflight = (struct virtx_event){.type = VIRTX_EVENT_EXCEPTION,
+                                            .vector = VECTOR_PF,
+                                            .has_error = true,
+                                            .error = hv->fault.error,
+                                            .address = hv->fault.gva};
+        hv->state.cr2 = hv->fault.gva;
+        hv->injected = true;
+        hv->vcpu->stats.injections++;
+        hv->ops->inject(hv, &hv->inflight);
+        return true;
+    }
     exit->reason = VIRTX_EXIT_EXCEPTION;
     exit->exception = (struct virtx_exit_exception){
         .vector = VECTOR_PF, .has_error = true, .error = hv->fault.error, .address = hv->fault.gva};

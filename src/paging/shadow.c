@@ -143,8 +143,10 @@ static uint64_t shadow_root(struct virtx_vcpu *vcpu)
     virtx_lock(&sv->lock);
     if (v->flush) {
         v->flush = false;
-        shadow_sync(sv, SHADOW_TABLES);
-        shadow_sync(sv, SHADOW_LEAVES);
+        if (sv->unsync[SHADOW_TABLES])
+            shadow_sync(sv, SHADOW_TABLES);
+        if (sv->unsync[SHADOW_LEAVES])
+            shadow_sync(sv, SHADOW_LEAVES);
     }
     if (v->stale || !v->root || v->root->state != SHADOW_LIVE)
         shadow_root_make(vcpu);
@@ -179,8 +181,9 @@ static void shadow_invlpg(struct virtx_vcpu *vcpu, uint64_t gva)
     unsigned index;
 
     virtx_lock(&sv->lock);
-    shadow_sync(sv, SHADOW_TABLES);
-    if (page && !v->stale && page->state == SHADOW_LIVE) {
+    if (sv->unsync[SHADOW_TABLES])
+        shadow_sync(sv, SHADOW_TABLES);
+    if (sv->unsync[SHADOW_LEAVES] && page && !v->stale && page->state == SHADOW_LIVE) {
         page = shadow_lookup(sv, v, gva, &index);
         if (page->unsync)
             shadow_compare_entry(sv, page, index);

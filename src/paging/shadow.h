@@ -164,6 +164,7 @@ struct shadow_vcpu {
     struct shadow_page *root; /* NULL: none yet, or the empty one is in use */
     struct shadow_page *pae;  /* this vcpu's own four entries */
     uint64_t root_hpa;        /* what the processor has */
+    uint64_t reserved;        /* bits that must be 0 in the guest's 4-level entries */
     uint32_t role;            /* ROLE_MODE of the tree */
     bool flush;               /* the guest has flushed its TLB: what is unsync must be looked at */
     bool stale;               /* the registers have changed, or the root has gone */

@@ -52,14 +52,36 @@ static uint32_t role_of(const struct walk_mode *mode)
     return role;
 }
 
+/* Looks at the registers; most often only CR3 is another. False: not even that. */
+static bool look(struct hw_vcpu *hv, struct shadow_vcpu *v)
+{
+    const struct virtx_state *state = hw_state(hv, VIRTX_STATE_CR);
+
+    if (likely(v->root && state->cr0 == v->mode.cr0 && state->cr4 == v->mode.cr4 &&
+               state->efer == v->mode.efer && (state->efer & EFER_LMA))) {
+        bool changed = (state->cr3 ^ v->mode.cr3) & SPTE_ADDRESS;
+
+        v->mode.cr3 = state->cr3;
+        return changed || v->root->state != SHADOW_LIVE;
+    }
+    hw_walk_mode(hv, &v->mode);
+    v->role = role_of(&v->mode);
+    v->reserved = bits_mask(51, 0) & (~0ull << v->mode.physical_bits);
+    if (!(state->efer & EFER_NXE))
+        v->reserved |= GPTE_NX;
+    return true;
+}
+
 bool shadow_root_make(struct virtx_vcpu *vcpu)
 {
     struct shadow_vm *sv = shadow_vm_of(vcpu->vm);
     struct shadow_vcpu *v = shadow_vcpu_of(vcpu);
     struct shadow_page *old = v->root, *root;
 
-    hw_walk_mode(hw_of(vcpu), &v->mode);
-    v->role = role_of(&v->mode);
+    if (!look(hw_of(vcpu), v)) {
+        v->stale = false;
+        return true;
+    }
     if ((v->mode.cr0 & CR0_PG) && (v->mode.efer & EFER_LMA)) {
         sv->stamp++;
         root = shadow_page_get(sv, (v->mode.cr3 & SPTE_ADDRESS) >> 12, v->role | ROLE_ACCESS | 4);
@@ -67,12 +89,14 @@ bool shadow_root_make(struct virtx_vcpu *vcpu)
         root = v->pae;
         shadow_page_empty(sv, root);
     }
+    v->stale = root == NULL;
+    if (root == old)
+        return root != NULL;
     if (root)
         root->pins++;
     if (old)
         shadow_page_unpin(sv, old);
     v->root = root;
-    v->stale = root == NULL;
     return root != NULL;
 }
 
@@ -233,7 +257,14 @@ static void map_ahead(struct build *b, struct shadow_page *page, unsigned index)
             ahead(b, page, i, page->gfn + i, page->role & ROLE_ACCESS, b->key, 0);
             continue;
         }
-        entry = shadow_guest_entry(page, i);
+        if (likely(!(page->role & ROLE_32))) {
+            entry =
+                __atomic_load_n((const uint64_t *)(const void *)page->guest + i, __ATOMIC_RELAXED);
+            if ((entry & (GPTE_P | GPTE_A)) != (GPTE_P | GPTE_A))
+                continue;
+        } else {
+            entry = shadow_guest_entry(page, i);
+        }
         if (!ahead_rights(b, page, entry, &rights))
             continue;
         key = page->role & (ROLE_32 | ROLE_PAE) ? 0 : entry & SPTE_KEY;
@@ -284,9 +315,9 @@ static enum virtx_fault_result make_leaf(struct build *b, struct shadow_page *pa
 
 /* ---- The way down ---- */
 
-/* The page that entry `index` of a table has to point to. NULL: no memory. */
-static struct shadow_page *next_table(struct build *b, struct shadow_page *page, unsigned level,
-                                      unsigned step)
+/* The role and frame of the page that the entry of a table has to point to. */
+static uint32_t next_role(const struct build *b, const struct shadow_page *page, unsigned level,
+                          unsigned step, uint64_t *gfn)
 {
     uint32_t role = b->v->role & ROLE_MODE, access = page->role & ROLE_ACCESS;
     uint64_t entry;
@@ -294,12 +325,13 @@ static struct shadow_page *next_table(struct build *b, struct shadow_page *page,
     if ((page->role & ROLE_DIRECT) || step >= b->path.count ||
         (step + 1u == b->path.count && !(page->role & ROLE_ROOT))) {
         /* Direct from here on: the guest has no tables below. */
-        role = ROLE_DIRECT | b->rights | (uint32_t)(b->key >> 59) << ROLE_KEY | (level - 1);
-        return shadow_page_get(b->sv, (b->gpa & ~(shadow_span(level) - 1)) >> 12, role);
+        *gfn = (b->gpa & ~(shadow_span(level) - 1)) >> 12;
+        return ROLE_DIRECT | b->rights | (uint32_t)(b->key >> 59) << ROLE_KEY | (level - 1);
     }
     if (page->role & ROLE_ROOT) {
-        role |= (role & ROLE_32 ? (uint32_t)(b->gva >> 30 & 3) << ROLE_QUADRANT : 0) | 2;
-        return shadow_page_get(b->sv, b->path.root >> 12, role | ROLE_ACCESS);
+        *gfn = b->path.root >> 12;
+        role |= role & ROLE_32 ? (uint32_t)(b->gva >> 30 & 3) << ROLE_QUADRANT : 0;
+        return role | ROLE_ACCESS | 2;
     }
     entry = b->path.entry[step];
     if (!(entry & GPTE_W))
@@ -308,11 +340,12 @@ static struct shadow_page *next_table(struct build *b, struct shadow_page *page,
         access &= ~(uint32_t)ROLE_U;
     if (b->path.width == 8 && (entry & GPTE_NX))
         access &= ~(uint32_t)ROLE_X;
-    if (role & ROLE_32)
-        return shadow_page_get(b->sv, (entry & 0xfffff000) >> 12,
-                               role | access | (uint32_t)(b->gva >> 21 & 1) << ROLE_QUADRANT |
-                                   (level - 1));
-    return shadow_page_get(b->sv, (entry & SPTE_ADDRESS) >> 12, role | access | (level - 1));
+    if (role & ROLE_32) {
+        *gfn = (entry & 0xfffff000) >> 12;
+        return role | access | (uint32_t)(b->gva >> 21 & 1) << ROLE_QUADRANT | (level - 1);
+    }
+    *gfn = (entry & SPTE_ADDRESS) >> 12;
+    return role | access | (level - 1);
 }
 
 /* Makes entry `index` point to the right table. NULL: no memory. */
@@ -320,19 +353,23 @@ static struct shadow_page *descend(struct build *b, struct virtx_vcpu *vcpu,
                                    struct shadow_page *page, unsigned index, unsigned level,
                                    unsigned step)
 {
-    uint64_t entry = page->entry[index], copy = copy_of(b, page, step);
-    struct shadow_page *child = next_table(b, page, level, step);
+    uint64_t entry = page->entry[index], copy = copy_of(b, page, step), gfn;
+    uint32_t role = next_role(b, page, level, step, &gfn);
+    struct shadow_page *child = page->child[index];
 
-    if (unlikely(!child))
-        return NULL;
-    /* Another access may have been found for it: entries that were made then are old. */
+    /* A table is used whatever its dirty flag says; where ours is for a large page it counts. */
     if (step + 1u < b->path.count || (page->role & ROLE_DIRECT))
         copy &= ~GPTE_D;
-    if (shadow_maps(b->sv, entry) && !shadow_is_leaf(entry, level) && page->child[index] == child) {
+    if (likely(shadow_maps(b->sv, entry) && !shadow_is_leaf(entry, level) && child->gfn == gfn &&
+               child->role == role)) {
+        child->stamp = b->sv->stamp;
         if (page->copy)
             page->copy[index] = copy;
         return child;
     }
+    child = shadow_page_get(b->sv, gfn, role);
+    if (unlikely(!child))
+        return NULL;
     /* A table that was out of sight may have been changed by other means than the guest's. */
     if (!child->parents && !child->fresh && child->guest)
         shadow_compare(b->sv, child);
@@ -528,6 +565,177 @@ static enum virtx_fault_result walk_and_map(struct build *b, struct virtx_vcpu *
     return map(b, vcpu, fault);
 }
 
+/* ---- The quick way ---- */
+
+/*
+ * Most faults come where the tables above the last have been met: then the guest's are read beside
+ * ours, and where each entry is the one that ours was made from, the walk is as good as done.
+ * 4-level tables with CR0.WP; whatever else is unusual is left to the walk.
+ */
+enum way { WAY_FOUND, WAY_ABSENT, WAY_UNKNOWN };
+
+static inline uint64_t table_entry(const uint8_t *table, unsigned index)
+{
+    return __atomic_load_n((const uint64_t *)(const void *)table + index, __ATOMIC_RELAXED);
+}
+
+/* Host address of a table that we have not met, for the sake of faults below it. */
+static const uint8_t *unknown_table(struct build *b, uint64_t entry)
+{
+    const struct slot_entry *slot;
+    const uint8_t *table;
+
+    if (entry & (b->v->reserved | GPTE_PS))
+        return NULL;
+    slot = virtx_slot_find(virtx_slots(b->vm), entry & SPTE_ADDRESS);
+    if (!slot)
+        return NULL;
+    table = slot->memory + ((entry & SPTE_ADDRESS) - slot->gpa);
+    return virtx_hpa(b->vm->virtx, table) == UINT64_MAX ? NULL : table;
+}
+
+/* Down to the page whose entry is the last. WAY_ABSENT: an entry of the guest's is not present. */
+static enum way find_way(struct build *b, struct shadow_page **out)
+{
+    const struct shadow_vm *sv = b->sv;
+    struct shadow_page *page = b->v->root, *child;
+    const uint8_t *table = page->guest;
+
+    for (unsigned level = 4; level > 1; level--) {
+        unsigned index = shadow_index(b->gva, level);
+        uint64_t entry, ignored;
+
+        if (page && (page->role & ROLE_DIRECT)) {
+            if (!shadow_maps(sv, page->entry[index]) || shadow_is_leaf(page->entry[index], level))
+                return WAY_UNKNOWN;
+            page = page->child[index];
+            continue;
+        }
+        if (unlikely(!table))
+            return WAY_UNKNOWN;
+        entry = table_entry(table, index);
+        if (!(entry & GPTE_P))
+            return WAY_ABSENT;
+        ignored = entry & GPTE_PS ? 0 : GPTE_D;
+        child = page ? page->child[index] : NULL;
+        if (likely(child && shadow_maps(sv, page->entry[index]) &&
+                   !((entry ^ page->copy[index]) & page->relevant & ~ignored))) {
+            page = child;
+            table = page->guest;
+        } else {
+            page = NULL;
+            table = unknown_table(b, entry);
+        }
+    }
+    *out = page;
+    if (page && (page->role & ROLE_DIRECT))
+        return WAY_FOUND;
+    if (table && !(table_entry(table, shadow_index(b->gva, 1)) & GPTE_P))
+        return WAY_ABSENT;
+    return page && table ? WAY_FOUND : WAY_UNKNOWN;
+}
+
+/* Whether such rights allow the access; with SMAP and keys more counts than those. */
+static bool plainly_allowed(const struct build *b, const struct virtx_page_fault *fault)
+{
+    uint32_t rights = b->rights;
+    bool user = fault->error & PF_USER;
+
+    if (!(b->v->role & ROLE_WP) || (b->v->mode.cr4 & (CR4_SMAP | CR4_PKE)))
+        return false;
+    if ((user && !(rights & ROLE_U)) || (b->write && !(rights & ROLE_W)))
+        return false;
+    return fault->access != VIRTX_EXECUTE ||
+           ((rights & ROLE_X) && (user || !(rights & ROLE_U) || !(b->v->mode.cr4 & CR4_SMEP)));
+}
+
+/* The last entry of a table of the guest's: rights, flags, address. */
+static bool take_entry(struct build *b, struct shadow_page *page, unsigned index,
+                       const struct virtx_page_fault *fault)
+{
+    uint64_t *at = (uint64_t *)(uintptr_t)page->guest + index;
+    uint64_t entry = __atomic_load_n(at, __ATOMIC_RELAXED);
+    uint64_t wanted = entry | GPTE_A | (b->write ? GPTE_D : 0);
+
+    if (!(entry & GPTE_P) || (entry & b->v->reserved))
+        return false;
+    b->rights = page->role & ROLE_ACCESS;
+    if (!(entry & GPTE_U))
+        b->rights &= ~(uint32_t)ROLE_U;
+    if (!(entry & GPTE_W))
+        b->rights &= ~(uint32_t)ROLE_W;
+    if (entry & GPTE_NX)
+        b->rights &= ~(uint32_t)ROLE_X;
+    if (!plainly_allowed(b, fault))
+        return false;
+    if (entry != wanted) {
+        const struct slot_entry *slot = virtx_slot_find(virtx_slots(b->vm), page->gfn << 12);
+
+        if (!slot || !(slot->rights & VIRTX_WRITE) || slot->dirty ||
+            !__atomic_compare_exchange_n(at, &entry, wanted, false, __ATOMIC_SEQ_CST,
+                                         __ATOMIC_RELAXED))
+            return false;
+    }
+    if (!(wanted & GPTE_D))
+        b->rights &= ~(uint32_t)ROLE_W;
+    b->gpa = (wanted & SPTE_ADDRESS) | (b->gva & 0xfff);
+    b->key = wanted & SPTE_KEY;
+    b->path.entry[0] = wanted;
+    return true;
+}
+
+/* The guest's own fault on an entry that is not present, as its processor reports it. */
+static void absent(const struct build *b, struct virtx_page_fault *fault)
+{
+    fault->error &= PF_WRITE | PF_USER | PF_FETCH;
+    if (!(b->v->mode.efer & EFER_NXE) && !(b->v->mode.cr4 & CR4_SMEP))
+        fault->error &= ~PF_FETCH;
+}
+
+/* True: `*result` is the answer. */
+static bool quick_fault(struct build *b, struct virtx_vcpu *vcpu, struct virtx_page_fault *fault,
+                        enum virtx_fault_result *result)
+{
+    struct shadow_page *page;
+    unsigned index = shadow_index(fault->gva, 1);
+    uint64_t hpa;
+
+    b->gva = fault->gva;
+    switch (find_way(b, &page)) {
+    case WAY_ABSENT:
+        absent(b, fault);
+        *result = VIRTX_FAULT_REFLECT;
+        return true;
+    case WAY_UNKNOWN:
+        return false;
+    case WAY_FOUND:
+        break;
+    }
+    if (page->role & ROLE_DIRECT) {
+        b->rights = page->role & ROLE_ACCESS;
+        b->gpa = (page->gfn + index) << 12 | (b->gva & 0xfff);
+        b->key = (uint64_t)(page->role >> ROLE_KEY & 15) << 59;
+        if (!plainly_allowed(b, fault))
+            return false;
+    } else if (!take_entry(b, page, index, fault)) {
+        return false;
+    }
+    b->slot = virtx_slot_find(virtx_slots(b->vm), b->gpa);
+    if (!b->slot || (fault->access & ~b->slot->rights))
+        return false;
+    hpa = virtx_hpa(b->vm->virtx, b->slot->memory + ((b->gpa & SPTE_ADDRESS) - b->slot->gpa));
+    if (!usable(b->sv, hpa))
+        return false;
+    page->stamp = b->sv->stamp;
+    fault->gpa = b->gpa;
+    *result = make_leaf(b, page, index, 0, 1, hpa);
+    if (likely(b->changed))
+        b->v->spurious = 0;
+    else
+        *result = unchanged(b, vcpu, fault);
+    return true;
+}
+
 enum virtx_fault_result shadow_fault(struct virtx_vcpu *vcpu, struct virtx_page_fault *fault)
 {
     struct shadow_vm *sv = shadow_vm_of(vcpu->vm);
@@ -544,7 +752,8 @@ enum virtx_fault_result shadow_fault(struct virtx_vcpu *vcpu, struct virtx_page_
         result = VIRTX_FAULT_NOT_MEMORY;
     } else {
         sv->stamp++;
-        result = walk_and_map(&b, vcpu, fault);
+        if (shadow_level(v->root) != 4 || !quick_fault(&b, vcpu, fault, &result))
+            result = walk_and_map(&b, vcpu, fault);
     }
     shadow_settle(sv);
     if (sv->narrowed) {

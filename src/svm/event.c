@@ -8,6 +8,7 @@
  */
 #include "insn/insn.h"
 #include "svm/svm.h"
+#include "x86/cpu.h"
 
 static void step_done(struct svm_vcpu *sv);
 
@@ -38,6 +39,11 @@ void svm_inject(struct hw_vcpu *hv, const struct virtx_event *event)
     }
     if (event->has_error)
         info |= VMCB_EVENT_ERROR;
+    if (event->type == VIRTX_EVENT_EXCEPTION && event->vector == VECTOR_PF) {
+        sv->vmcb.save.cr2 = event->address;
+        x86_write_cr2(event->address); /* one engine's VMRUN does not */
+        svm_dirty(sv, VMCB_CLEAN_CR2);
+    }
     /* What a software event pushes is the address behind its instruction; VMRUN pushes the RIP it
      * loads, or the next RIP where it has one. */
     if (event->type >= VIRTX_EVENT_SOFT_INTERRUPT) {

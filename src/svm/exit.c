@@ -210,6 +210,16 @@ static const struct {
 /* The less frequent exits. */
 static void decode_other(struct svm_vcpu *sv, struct virtx_exit *exit, uint64_t code)
 {
+    if (code < VMEXIT_INTR) {
+        raw(sv, exit);
+        if (code < VMEXIT_DR0_READ)
+            svm_decode_cr(sv, exit);
+        else if (code < VMEXIT_EXCEPTION)
+            svm_decode_dr(sv, exit);
+        else
+            decode_exception(sv, exit, (uint8_t)(code - VMEXIT_EXCEPTION));
+        return;
+    }
     for (size_t i = 0; i < ARRAY_SIZE(plain_instructions); i++) {
         if (plain_instructions[i].code == code) {
             decode_instruction(sv, exit, plain_instructions[i].which);
@@ -217,15 +227,7 @@ static void decode_other(struct svm_vcpu *sv, struct virtx_exit *exit, uint64_t 
         }
     }
     raw(sv, exit);
-    if (code < VMEXIT_DR0_READ) {
-        svm_decode_cr(sv, exit);
-    } else if (code < VMEXIT_EXCEPTION) {
-        svm_decode_dr(sv, exit);
-    } else if (code < VMEXIT_INTR) {
-        decode_exception(sv, exit, (uint8_t)(code - VMEXIT_EXCEPTION));
-    } else {
-        exit->reason = VIRTX_EXIT_UNKNOWN;
-    }
+    exit->reason = VIRTX_EXIT_UNKNOWN;
 }
 
 /* All exits but the most frequent one. */

@@ -151,9 +151,13 @@ void svm_set_root(struct hw_vcpu *hv, uint64_t hpa)
     if (sv->nested) {
         sv->vmcb.control.nested_cr3 = hpa;
         svm_dirty(sv, VMCB_CLEAN_NP);
-    } else {
+    } else if (sv->vmcb.save.cr3 != hpa || !(sv->vmcb.save.efer & EFER_LMA)) {
+        /* No reason to expect that the entry is refused. In PAE format CR3 is loaded for the
+         * entries' sake. */
         sv->vmcb.save.cr3 = hpa;
-        svm_dirty(sv, VMCB_CLEAN_CR);
+        sv->vmcb.control.clean &= ~(uint32_t)VMCB_CLEAN_CR;
+        svm_attend(sv);
+        hv->vcpu->stats.control_writes++;
     }
 }
 

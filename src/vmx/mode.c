@@ -174,6 +174,11 @@ enum vmx_mode vmx_mode_wanted(struct vmx_vcpu *v)
 
     if (!(v->hw.dirty & groups))
         return (enum vmx_mode)v->mode;
+    /* Paged protected mode as before: the common changes of control registers are no reason to read
+     * the segments. */
+    if (!(v->hw.dirty & groups & ~(uint32_t)VIRTX_STATE_CR) && v->mode == VMX_MODE_NATIVE &&
+        !(~v->hw.state.cr0 & v->cr0 & (CR0_PE | CR0_PG)) && (v->hw.state.cr0 & CR0_PE))
+        return VMX_MODE_NATIVE;
     return mode_of(hw_state(&v->hw, groups));
 }
 

@@ -252,6 +252,11 @@ void world_enter(unsigned cpu)
         hv->work |= HW_WORK_ROOT;
         atomic_store(&vcpu->settled, atomic_load(&world.vm.generation));
     }
+    hv->valid = VIRTX_STATE_ALL;
+    hv->state.cr0 = world.mode[cpu].cr0;
+    hv->state.cr3 = world.mode[cpu].cr3;
+    hv->state.cr4 = world.mode[cpu].cr4;
+    hv->state.efer = world.mode[cpu].efer;
     if (hv->work & HW_WORK_ROOT)
         world.root[cpu] = virtx_paging_shadow.root(vcpu);
     hv->work = 0;

@@ -29,11 +29,12 @@ enum format { UNPAGED, TWO_LEVEL, PAE, FOUR_LEVEL, FORMATS };
 static const char *const format_names[] = {"unpaged", "32-bit", "PAE", "4-level"};
 static enum format format;
 
-static void changed(void)
+static void changed(bool mode_changed)
 {
     virtx_paging_shadow.control_changed(&world.vcpu[cpu], 0, 0, 0);
     world.hv[cpu].work |= HW_WORK_ROOT;
-    world.hv[cpu].flush |= HW_FLUSH_TAG;
+    if (mode_changed)
+        world.hv[cpu].flush |= HW_FLUSH_TAG; /* as src/hw does for CR0 and CR4 */
     world_enter(cpu);
 }
 
@@ -97,7 +98,7 @@ static void change_mode(void)
         mode->cr0 |= CR0_WP;
         break;
     }
-    changed();
+    changed(true);
     world_audit_fresh(cpu);
 }
 
@@ -375,7 +376,6 @@ static void invlpg(void)
     uint64_t gva = some_gva();
 
     virtx_paging_shadow.invlpg(&world.vcpu[cpu], gva);
-    world.hv[cpu].flush |= HW_FLUSH_TAG;
     world_enter(cpu);
     for (unsigned kind = 0; kind < 8; kind++) {
         struct ref_access access = {.write = kind & 1, .fetch = kind >> 1 & 1, .cpl3 = kind >> 2};
@@ -395,7 +395,7 @@ static void switch_space(void)
     load_root(world_below(4));
     if (world_below(4) == 0)
         link_pipe(world.mode[cpu].cr3 / PAGE);
-    changed();
+    changed(false);
     if (world_below(4) == 0)
         world_audit_fresh(cpu);
 }
@@ -466,7 +466,7 @@ static void new_format(enum format to)
         link_pipe(world.mode[cpu].cr3 / PAGE);
     if (to == PAE)
         load_root(world.mode[cpu].cr3 / PAGE);
-    changed();
+    changed(true);
     world_audit_fresh(cpu);
 }
 
