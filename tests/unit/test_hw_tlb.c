@@ -21,7 +21,7 @@
  * - lifecycle.c: tags go on where they were when a CPU is turned on again; a new vcpu is at home on
  *   CPU 0; cpu.c: a CPU that refuses to be turned on again is forgotten
  * - run.c: no debt for VIRTX_REQUEST_MEMORY, or the wrong one; debts forgotten when run is left
- *   first, paid with nothing, or still owed when paid; settled one generation too early
+ *   first, paid with nothing, or still owed when paid
  * - cr.c: no debt for CR3, for CR0.PG, for CR4.PGE, for registers that the embedder sets; one for
  * CR3 without paging; instruction.c: none for INVLPG
  * - retire.c: no request, or one only for vcpus in run; those in run count as settled
