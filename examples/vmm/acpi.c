@@ -37,12 +37,12 @@ static void finish(uint8_t *table, const char *signature, unsigned bytes, uint8_
     checksum(table, bytes, 9);
 }
 
-static void build_fadt(uint8_t *t)
+static void build_fadt(uint8_t *t, uint32_t base)
 {
     static const uint8_t reset_register[] = {1, 8, 0, 1, 0xf9, 0x0c}; /* a byte at port 0xcf9 */
 
-    put32(t + 36, ACPI_TABLES + FACS);
-    put32(t + 40, ACPI_TABLES + DSDT);
+    put32(t + 36, base + FACS);
+    put32(t + 40, base + DSDT);
     put16(t + 46, ACPI_SCI);
     put32(t + 56, ACPI_PORTS);     /* PM1a event block */
     put32(t + 64, ACPI_PORTS + 4); /* PM1a control block */
@@ -58,8 +58,8 @@ static void build_fadt(uint8_t *t)
     put32(t + 112, 1 | 4 | 0x10 | 0x20 | 0x40 | 0x100 | 0x400);
     memcpy(t + 116, reset_register, sizeof(reset_register));
     t[128] = 6;
-    put64(t + 132, ACPI_TABLES + FACS);
-    put64(t + 140, ACPI_TABLES + DSDT);
+    put64(t + 132, base + FACS);
+    put64(t + 140, base + DSDT);
     finish(t, "FACP", 244, 4);
 }
 
@@ -108,28 +108,29 @@ static void build_madt(uint8_t *t, unsigned cpus)
     finish(t, "APIC", (unsigned)(p - t), 3);
 }
 
-uint64_t acpi_build(uint8_t *low, unsigned cpus)
+uint64_t acpi_build(uint8_t *low, uint64_t at, unsigned cpus)
 {
-    uint8_t *t = low + ACPI_TABLES;
+    uint32_t base = (uint32_t)at;
+    uint8_t *t = low + base;
 
     memset(t, 0, TABLES_END);
-    build_fadt(t + FADT);
+    build_fadt(t + FADT, base);
     build_dsdt(t + DSDT);
     build_madt(t + MADT, cpus);
     memcpy(t + FACS, "FACS", 4);
     put32(t + FACS + 4, 64);
     t[FACS + 32] = 2; /* version */
-    put64(t + XSDT + HEADER, ACPI_TABLES + FADT);
-    put64(t + XSDT + HEADER + 8, ACPI_TABLES + MADT);
+    put64(t + XSDT + HEADER, base + FADT);
+    put64(t + XSDT + HEADER + 8, base + MADT);
     finish(t + XSDT, "XSDT", HEADER + 16, 1);
     memcpy(t, "RSD PTR ", 8);
     memcpy(t + 9, "VIRTX ", 6);
     t[15] = 2;
     put32(t + 20, 36);
-    put64(t + 24, ACPI_TABLES + XSDT);
+    put64(t + 24, base + XSDT);
     checksum(t, 20, 8);
     checksum(t, 36, 32);
-    return ACPI_TABLES;
+    return base;
 }
 
 /* ---- Fixed hardware ---- */

@@ -6,13 +6,14 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define ACPI_TABLES   0xe0000u /* guest address of the root pointer; the tables follow */
+#define ACPI_TABLES   0xe0000u /* where the tables are without a firmware */
 #define ACPI_PORTS    0x600u   /* PM1 event, PM1 control and PM timer: 12 ports */
 #define ACPI_PORTS_LAST 0x60bu
 #define ACPI_SCI      9u
 
-/* Builds the tables for `cpus` processors in guest memory; returns the root pointer's address. */
-uint64_t acpi_build(uint8_t *low, unsigned cpus);
+/* Builds the tables for `cpus` processors in guest memory at address `at`, below 4 GiB; returns the root
+ * pointer's address. */
+uint64_t acpi_build(uint8_t *low, uint64_t at, unsigned cpus);
 
 struct acpi_pm {
     uint64_t tsc_hz;

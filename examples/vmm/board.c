@@ -8,11 +8,15 @@
 enum {
     COM1 = 0x3f8,
     IRQ_TIMER = 0,
+    IRQ_KEYBOARD = 1,
     IRQ_COM1 = 4,
+    IRQ_DISK = 14,
     DEBUG_EXIT = 0xf4,
     RESET_CONTROL = 0xcf9,
     SYSTEM_CONTROL_A = 0x92,
-    KEYBOARD_COMMAND = 0x64,
+    DEBUG_CONSOLE = 0x402,
+    DEBUG_CONSOLE_MARK = 0xe9,
+    A20 = 2,               /* in port 0x92 and in the keyboard controller's output port */
 };
 
 static void set_line(struct board *board, unsigned irq, bool level)
@@ -78,6 +82,16 @@ static uint8_t read_byte(struct board *board, uint16_t port, uint64_t now)
         return pit_read(&board->pit, port, now);
     if (port == 0x70 || port == 0x71)
         return rtc_read(&board->rtc, port, now);
+    if (port == I8042_DATA || port == I8042_STATUS)
+        return i8042_read(&board->keyboard, port);
+    if (port == SYSTEM_CONTROL_A)
+        return board->keyboard.output & A20;
+    if (port == ATA_CONTROL)
+        return ata_read_control(&board->ata);
+    if (board->has_firmware && port == FWCFG_DATA)
+        return fwcfg_read(&board->fwcfg);
+    if (board->has_firmware && port == DEBUG_CONSOLE)
+        return DEBUG_CONSOLE_MARK;
     return 0xff;
 }
 
@@ -89,6 +103,10 @@ static uint32_t read_port(struct board *board, uint16_t port, unsigned size)
 
     if (port >= ACPI_PORTS && port + size - 1 <= ACPI_PORTS_LAST)
         return acpi_pm_read(&board->pm, port, size, now);
+    if (port >= ATA_PORTS && port < ATA_PORTS + 8 && (size == 1 || port == ATA_PORTS))
+        return ata_read(&board->ata, port - ATA_PORTS, size);
+    if (board->has_firmware && port >= PCI_ADDRESS && port < PCI_ADDRESS + 8)
+        return pci_read(&board->pci, port, size);
     for (unsigned i = 0; i < size; i++)
         value |= (uint32_t)read_byte(board, (uint16_t)(port + i), now) << 8 * i;
     return value;
@@ -110,14 +128,39 @@ static void write_byte(struct board *board, uint16_t port, uint8_t value, uint64
         pit_write(&board->pit, port, value, now);
     } else if (port == 0x70 || port == 0x71) {
         rtc_write(&board->rtc, port, value, now);
+    } else if (port == I8042_DATA || port == I8042_STATUS) {
+        i8042_write(&board->keyboard, port, value);
+    } else if (port == SYSTEM_CONTROL_A) {
+        board->keyboard.output = (uint8_t)((board->keyboard.output & ~A20) | (value & A20));
+    } else if (port == ATA_CONTROL) {
+        ata_write_control(&board->ata, value);
+    } else if (port == DEBUG_CONSOLE && board->show_debug) {
+        bare_printf("%c", value);
     }
+}
+
+/* Devices whose registers are wider than a byte; false: there is none at this port. */
+static bool write_wide(struct board *board, uint16_t port, unsigned size, uint32_t value)
+{
+    if (port >= ATA_PORTS && port < ATA_PORTS + 8 && (size == 1 || port == ATA_PORTS)) {
+        ata_write(&board->ata, port - ATA_PORTS, size, value);
+    } else if (board->has_firmware && port >= PCI_ADDRESS && port < PCI_ADDRESS + 8) {
+        pci_write(&board->pci, port, size, value);
+        if (firmware_map(&board->firmware, pci_pam(&board->pci)))
+            end(board, BOARD_ERROR, 0);
+    } else if (board->has_firmware && port == FWCFG_SELECT && size == 2) {
+        fwcfg_select(&board->fwcfg, (uint16_t)value);
+    } else {
+        return false;
+    }
+    return true;
 }
 
 /* Only bytes do: a wide write at 0xcf8 is an address for PCI configuration. */
 static bool asks_for_reset(uint16_t port, uint32_t value)
 {
     return (port == RESET_CONTROL && value & 4) || (port == SYSTEM_CONTROL_A && value & 1) ||
-           (port == KEYBOARD_COMMAND && value == 0xfe);
+           (port == I8042_STATUS && value == 0xfe);
 }
 
 static void write_port(struct board *board, uint16_t port, unsigned size, uint32_t value)
@@ -132,7 +175,7 @@ static void write_port(struct board *board, uint16_t port, unsigned size, uint32
         acpi_pm_write(&board->pm, port, size, value);
         if (board->pm.off)
             end(board, BOARD_POWERED_OFF, 0);
-    } else {
+    } else if (!write_wide(board, port, size, value)) {
         for (unsigned i = 0; i < size; i++)
             write_byte(board, (uint16_t)(port + i), (uint8_t)(value >> 8 * i), now);
     }
@@ -152,6 +195,8 @@ void board_io(struct board *board, const struct virtx_exit_io *io, void *data)
             memcpy(bytes, &value, io->size);
         }
     }
+    set_line(board, IRQ_KEYBOARD, i8042_interrupt(&board->keyboard));
+    set_line(board, IRQ_DISK, ata_interrupt(&board->ata));
 }
 
 /* ---- Time ---- */
@@ -217,6 +262,7 @@ enum virtx_status board_init(struct board *board, struct virtx_vm *vm, uint64_t 
     board->pm.tsc_hz = tsc_hz;
     pit_init(&board->pit, tsc_hz);
     rtc_init(&board->rtc, tsc_hz, bare_tsc(), machine_time(), low, memory_bytes - low);
+    i8042_init(&board->keyboard);
     uart_init(&board->uart, transmit, com1_line, board);
     virtx_apic_bus_init(&board->bus, board->lapic_table, BOARD_CPUS);
     virtx_pic_init(&board->pic, pic_output, board);

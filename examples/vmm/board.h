@@ -8,7 +8,11 @@
 #include <virtx/ioapic.h>
 #include <virtx/pic.h>
 #include "acpi.h"
+#include "ata.h"
 #include "bare.h"
+#include "firmware.h"
+#include "i8042.h"
+#include "pci.h"
 #include "pit.h"
 #include "rtc.h"
 #include "uart.h"
@@ -21,6 +25,7 @@ enum board_end {
     BOARD_RUNNING,
     BOARD_POWERED_OFF, /* through ACPI */
     BOARD_DEBUG_EXIT,  /* wrote to port 0xf4 */
+    BOARD_ERROR,       /* the board could not do what the guest asks for */
     BOARD_RESET,       /* asked for a reset: port 0xcf9 or 0x92, keyboard controller */
 };
 
@@ -37,6 +42,13 @@ struct board {
     struct pit pit;
     struct rtc rtc;
     struct acpi_pm pm;
+    struct i8042 keyboard;
+    struct ata ata;
+    bool has_firmware; /* then there are PCI and fw_cfg as well, which kernels do not look for */
+    bool show_debug;   /* what the firmware says at the debug port goes to the log */
+    struct firmware firmware;
+    struct pci pci;
+    struct fwcfg fwcfg;
     uint64_t tsc_hz;
     enum board_end end;
     uint32_t exit_value;       /* with BOARD_DEBUG_EXIT */

@@ -267,6 +267,9 @@ static void serve_io(const struct host_cpu *host, struct virtx_vcpu *vcpu,
     case BOARD_DEBUG_EXIT:
         end_simply("debug-exit", the_board->exit_value);
         return;
+    case BOARD_ERROR:
+        end_simply("error", 0);
+        return;
     case BOARD_RESET:
         end_simply("reset", 0);
         return;

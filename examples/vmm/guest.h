@@ -13,6 +13,7 @@
 #define GUEST_HIGH     0x100000000ull
 #define GUEST_LOW_END  0x9fc00u /* below the extended BIOS data area */
 #define GUEST_HOLE     0xa0000u /* a screen and option ROMs would be here … */
+#define GUEST_BIOS_END 0x100000u
 #define GUEST_FIRMWARE 0xe0000u /* … and the ACPI tables are here */
 
 struct guest_ram {
@@ -39,6 +40,8 @@ struct guest_start {
 
 struct guest_image {
     struct guest_file kernel;
+    struct guest_file firmware; /* starts in place of a kernel */
+    struct guest_file disk;
     struct guest_file module[GUEST_MAX_FILES];
     unsigned modules;
     uint64_t rsdp; /* address of the ACPI tables, 0: none */

@@ -2,8 +2,9 @@
 /*
  * A bare virtual machine monitor: boots Linux and multiboot kernels in a little PC.
  *
- * Command line: memory=256M cpus=1 paging=nested hide=xsavec stats. Modules, by the first word of their strings: "kernel NAME
- * ARGUMENTS" and "module NAME ARGUMENTS". How the guest ended is told in one line of the log,
+ * Command line: memory=256M cpus=1 paging=nested hide=xsavec stats debugcon. Modules, by the first
+ * word of their strings: "kernel NAME ARGUMENTS" and "module NAME ARGUMENTS", or "firmware NAME";
+ * "disk NAME". How the guest ended is told in one line of the log,
  * which tools/virtx-run turns into an exit status.
  */
 #include "bare.h"
@@ -11,6 +12,8 @@
 #include "cpus.h"
 #include "guest.h"
 #include "stats.h"
+
+#define FIRMWARE_MAX (8u << 20)
 
 static struct board board;
 
@@ -73,6 +76,14 @@ static bool find_files(struct guest_image *image)
             image->kernel = file;
             continue;
         }
+        if (after(m->string, "firmware")) {
+            image->firmware = file;
+            continue;
+        }
+        if (after(m->string, "disk")) {
+            image->disk = file;
+            continue;
+        }
         file.string = after(m->string, "module");
         if (!file.string)
             continue;
@@ -97,14 +108,16 @@ static const char *load(const struct guest_ram *ram, const struct guest_image *i
 
 /* ---- Machine ---- */
 
-/* Memory below and above the hole for a screen and option ROMs, and above 4 GiB. */
-static enum virtx_status add_slots(struct virtx_vm *vm, const struct guest_ram *ram)
+/* Memory below and above the hole for a screen and option ROMs, and above 4 GiB. With a firmware, the
+ * hole goes on to 1 MiB: the firmware decides what is there. */
+static enum virtx_status add_slots(struct virtx_vm *vm, const struct guest_ram *ram,
+                                   uint64_t hole_end)
 {
     const struct {
         uint64_t gpa, bytes, offset;
     } parts[] = {
         {0, GUEST_HOLE, 0},
-        {GUEST_FIRMWARE, ram->low_bytes - GUEST_FIRMWARE, GUEST_FIRMWARE},
+        {hole_end, ram->low_bytes - hole_end, hole_end},
         {GUEST_HIGH, ram->high_bytes, ram->low_bytes},
     };
     struct virtx_memslot *unused;
@@ -122,7 +135,8 @@ static enum virtx_status add_slots(struct virtx_vm *vm, const struct guest_ram *
     return status;
 }
 
-static enum virtx_status add_memory(struct virtx_vm *vm, uint64_t bytes, struct guest_ram *ram)
+static enum virtx_status add_memory(struct virtx_vm *vm, uint64_t bytes, uint64_t hole_end,
+                                    struct guest_ram *ram)
 {
     uint64_t low = bytes < GUEST_LOW_MAX ? bytes : GUEST_LOW_MAX;
     uint8_t *memory = bare_pages_alloc(bytes / BARE_PAGE_SIZE, 512);
@@ -131,7 +145,33 @@ static enum virtx_status add_memory(struct virtx_vm *vm, uint64_t bytes, struct 
         return VIRTX_E_NO_MEMORY;
     memset(memory, 0, bytes);
     *ram = (struct guest_ram){.low = memory, .low_bytes = low, .high_bytes = bytes - low};
-    return add_slots(vm, ram);
+    return add_slots(vm, ram, hole_end);
+}
+
+/* The firmware in ROM, and the machine around it that it expects. NULL, or why not. */
+static const char *add_firmware(struct virtx_vm *vm, const struct guest_ram *ram,
+                                const struct guest_image *image, unsigned cpus)
+{
+    const struct guest_file *file = &image->firmware;
+    uint64_t bytes = (file->bytes + BARE_PAGE_SIZE - 1) & ~(uint64_t)(BARE_PAGE_SIZE - 1);
+    uint8_t *rom;
+
+    if (!bytes || bytes > FIRMWARE_MAX)
+        return "the firmware is empty or larger than 8M";
+    rom = bare_pages_alloc(bytes / BARE_PAGE_SIZE, 1);
+    if (!rom)
+        return "not enough memory in this machine for the firmware";
+    memset(rom, 0xff, bytes);
+    memcpy(rom + bytes - file->bytes, file->data, file->bytes); /* its end is the reset vector's */
+    board.has_firmware = true;
+    board.show_debug = bare_option("debugcon") != NULL;
+    pci_init(&board.pci, image->disk.data != NULL);
+    fwcfg_init(&board.fwcfg, cpus);
+    if (firmware_init(&board.firmware, vm, ram, rom, bytes))
+        return "no memory slot for the firmware";
+    if (!firmware_describe(&board.firmware, ram, cpus, &board.fwcfg))
+        return "too many files for fw_cfg";
+    return NULL;
 }
 
 /* Takes XSAVEC and XSAVES out of the guest's CPUID: an embedder's own policy over the library's
@@ -155,7 +195,7 @@ static enum virtx_status set_start(struct virtx_vcpu *vcpu, const struct guest_s
 
     if (!status)
         status = virtx_vcpu_get(vcpu, VIRTX_STATE_ALL, &state);
-    if (status)
+    if (status || start->preset == VIRTX_PRESET_RESET)
         return status;
     state.rip = start->rip;
     state.gpr[VIRTX_RSP] = start->rsp;
@@ -197,7 +237,7 @@ int bare_main(void)
     uint64_t bytes = memory ? parse_size(memory) & ~0x1fffffull : 256ull << 20;
     struct guest_image image = {0};
     struct guest_ram ram;
-    struct guest_start start;
+    struct guest_start start = {.preset = VIRTX_PRESET_RESET};
     struct virtx_error error;
     struct virtx *virtx;
     struct virtx_vm *vm;
@@ -221,14 +261,20 @@ int bare_main(void)
         return failed("virtx_vm_create", virtx_last_error(virtx));
     if (bare_option("hide") && after(bare_option("hide"), "xsavec") && hide_xsavec(vm))
         return failed("hide=xsavec", virtx_vm_last_error(vm));
-    if (add_memory(vm, bytes, &ram))
+    if (add_memory(vm, bytes, image.firmware.data ? GUEST_BIOS_END : GUEST_FIRMWARE, &ram))
         return finish("error", 0, "not enough memory in this machine for memory=");
-    image.rsdp = acpi_build(ram.low, (unsigned)cpus);
-    why = load(&ram, &image, &start);
+    if (image.firmware.data) {
+        why = add_firmware(vm, &ram, &image, (unsigned)cpus);
+    } else {
+        image.rsdp = acpi_build(ram.low, ACPI_TABLES, (unsigned)cpus);
+        why = load(&ram, &image, &start);
+    }
     if (why)
         return finish("error", 0, why);
     if (board_init(&board, vm, vm_config.tsc_hz, bytes))
         return failed("board_init", virtx_vm_last_error(vm));
+    /* The module is the VMM's own memory: the guest writes there. */
+    ata_init(&board.ata, (uint8_t *)(uintptr_t)image.disk.data, image.disk.bytes);
     for (uint32_t i = 0; i < cpus; i++) {
         struct virtx_vcpu *vcpu;
 

@@ -53,7 +53,7 @@ static uint64_t find_table(const char *signature)
 static void build(unsigned cpus)
 {
     memset(memory, 0xa5, sizeof(memory));
-    ck_assert_uint_eq(acpi_build(memory, cpus), find_root());
+    ck_assert_uint_eq(acpi_build(memory, ACPI_TABLES, cpus), find_root());
 }
 
 START_TEST(root_pointer)
