@@ -822,6 +822,31 @@ static void host_access(void)
     CHECK_EQUAL(where.error, 0);
 }
 
+/* ---- F3, F4: the guest reads its tables, and CR3, as they are ---- */
+
+static void guest_reads_tables(uint64_t cr3)
+{
+    uint64_t sum = 0;
+
+    for (unsigned round = 0; round < 2; round++) {
+        for (unsigned i = 0; i < 512; i++)
+            sum += ((volatile uint64_t *)guest_pml4)[i] + ((volatile uint64_t *)guest_pdpt)[i] +
+                   ((volatile uint64_t *)guest_pd)[i];
+        guest_done(bare_read_cr3() == cr3 && sum != 0);
+    }
+}
+
+static void reads_tables(void)
+{
+    machine_open();
+    CHECK_EQUAL(GUEST_RESULT(guest_reads_tables, (uintptr_t)guest_pml4), 1);
+    uint64_t before = guest_exits();
+    CHECK_EQUAL(GUEST_CONTINUE(), 1);
+    /* The OUT that ends it, and with shadow paging the look at CR3. */
+    CHECK_EQUAL(guest_exits() - before, paging_is_nested() ? 1 : 2);
+    CHECK_EQUAL(guest_state().cr3, (uintptr_t)guest_pml4);
+}
+
 /* ---- The paging engine is exchanged while the guest lives ---- */
 
 static enum virtx_status status_in_handler;
@@ -898,7 +923,8 @@ static void exchange_engines(void)
     }
 }
 
-GUEST_CASES({"gva-2000-gpa-50000", g1}, {"exchange-of-the-engine", exchange_engines}, {"guest-edits-tables-without-exits", edits_tables},
+GUEST_CASES({"gva-2000-gpa-50000", g1}, {"exchange-of-the-engine", exchange_engines},
+            {"guest-reads-its-tables-and-cr3", reads_tables}, {"guest-edits-tables-without-exits", edits_tables},
             {"ring-3-reads-a-kernel-page", kernel_page}, {"mmio-sizes", mmio_sizes},
             {"mmio-instruction-forms", mmio_forms}, {"ram-then-mmio-in-one-access", straddle},
             {"mmio-then-ram-in-one-access", straddle_to_ram},

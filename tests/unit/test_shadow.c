@@ -20,7 +20,16 @@ enum {
     PIPE = 30 /* frame of the tables that map all memory for the guest's writes */
 };
 
+/* Most of them in low memory; the last lie in the slot that comes and goes, where large leaves are.
+ */
+static uint64_t table_frame(unsigned n)
+{
+    return n < TABLES - 6 ? n : HIGH / PAGE + (n - (TABLES - 6)) * 97;
+}
+
 static unsigned cpu;
+static bool high = true, logging; /* the slot at HIGH */
+static uint32_t high_rights = 7;
 static uint64_t touched; /* operations that changed something, for a test that must not be idle */
 
 /* ---- The guest's registers ---- */
@@ -68,7 +77,7 @@ static void change_mode(void)
 {
     struct walk_mode *mode = &world.mode[cpu];
 
-    switch (world_below(9)) {
+    switch (world_below(12)) {
     case 0:
         mode->cr0 ^= CR0_WP;
         break;
@@ -94,8 +103,9 @@ static void change_mode(void)
     case 7:
         mode->cr4 ^= CR4_PGE;
         break;
-    default:
+    default: /* what guests have most of the time */
         mode->cr0 |= CR0_WP;
+        mode->cr4 &= ~(CR4_SMAP | CR4_PKE);
         break;
     }
     changed(true);
@@ -134,7 +144,7 @@ static uint64_t random_entry(void)
         frame = ROM_PAGE;
         break;
     default:
-        frame = world_below(TABLES);
+        frame = table_frame(world_below(TABLES));
         break;
     }
     entry |= frame << 12;
@@ -226,10 +236,10 @@ static bool may_be_old(uint64_t gva)
     }
 }
 
-static void access_memory(void)
+static void access_at(uint64_t gva)
 {
-    uint64_t gva = some_gva(), hpa;
     struct ref_access access = random_access();
+    uint64_t hpa;
     enum outcome outcome = world_access(cpu, gva, &access, &hpa);
     struct ref_result guest = world_guest(cpu, gva, &access);
     bool rom = false, old = world.vm.vcpu_count > 1 || may_be_old(gva);
@@ -257,7 +267,8 @@ static void access_memory(void)
         break;
     case REFUSED:
         for (unsigned i = 0; i < guest.count; i++) /* a flag that cannot be set */
-            rom |= guest.entry[i].address / PAGE == ROM_PAGE;
+            rom |= guest.entry[i].address / PAGE == ROM_PAGE ||
+                   (guest.entry[i].address >= HIGH && !(high_rights & VIRTX_WRITE));
         EXPECT(guest.kind == REF_NO_MEMORY || rom ||
                (guest.kind == REF_OK && (access.write || access.fetch)));
         break;
@@ -274,7 +285,7 @@ static void access_memory(void)
  * host does it for it (as src/insn does, or a device). */
 static void write_entry(void)
 {
-    uint64_t frame = world_below(TABLES), value = random_entry();
+    uint64_t frame = table_frame(world_below(TABLES)), value = random_entry();
     unsigned bytes = entry_bytes();
     uint64_t gpa = frame * PAGE + random_index() * bytes;
     struct ref_access access = {.write = true};
@@ -304,13 +315,14 @@ static void write_entry(void)
 /* Through a mapping that is always there: tables of their own, which random edits leave alone. */
 static uint64_t pipe_gva(uint64_t gpa)
 {
+    uint64_t offset = gpa < HIGH ? gpa : 512 * PAGE + (gpa - HIGH);
+
     switch (format) {
     case TWO_LEVEL:
-        return 0xa0000000u + gpa;
     case PAE:
-        return 0xa0000000u + gpa;
+        return 0xa0000000u + offset;
     case FOUR_LEVEL:
-        return 0xffffc00000000000ull + gpa;
+        return 0xffffc00000000000ull + offset;
     default:
         return gpa;
     }
@@ -324,7 +336,7 @@ static void link_pipe(uint64_t root)
     memset(table, 0, 4 * PAGE);
     if (format == TWO_LEVEL) {
         for (uint32_t i = 0; i < RAM_PAGES; i++) {
-            uint32_t pte = i * 4096u | 3;
+            uint32_t pte = (i < 512 ? i * 4096u : (uint32_t)HIGH + (i - 512) * 4096u) | 3;
 
             memcpy(table + 4 * i, &pte, 4);
         }
@@ -333,8 +345,9 @@ static void link_pipe(uint64_t root)
         virtx_paging_shadow.written(&world.vm, root * PAGE, PAGE);
     } else {
         for (uint64_t i = 0; i < RAM_PAGES; i++) {
-            entry = i * PAGE | 3;
-            memcpy(table + 8 * i, &entry, 8); /* two tables */
+            /* Two tables: of low memory, and the whole slot at HIGH behind it. */
+            entry = (i < 512 ? i * PAGE : HIGH + (i - 512) * PAGE) | 3;
+            memcpy(table + 8 * i, &entry, 8);
         }
         for (unsigned i = 0; i < 2; i++) {
             entry = (PIPE + i) * PAGE | 3;
@@ -355,11 +368,10 @@ static void link_pipe(uint64_t root)
 }
 
 /* The guest's kernel writes an entry by its own map of memory. */
-static void write_by_pipe(void)
+static void write_at(uint64_t gpa, uint64_t value)
 {
-    uint64_t frame = world_below(TABLES), value = random_entry(), hpa;
     unsigned bytes = entry_bytes();
-    uint64_t gpa = frame * PAGE + random_index() * bytes;
+    uint64_t hpa;
     struct ref_access access = {.write = true};
     struct ref_result guest = world_guest(cpu, pipe_gva(gpa), &access);
 
@@ -371,10 +383,14 @@ static void write_by_pipe(void)
     }
 }
 
-static void invlpg(void)
+static void write_by_pipe(void)
 {
-    uint64_t gva = some_gva();
+    write_at(table_frame(world_below(TABLES)) * PAGE + random_index() * entry_bytes(),
+             random_entry());
+}
 
+static void invlpg(uint64_t gva)
+{
     virtx_paging_shadow.invlpg(&world.vcpu[cpu], gva);
     world_enter(cpu);
     for (unsigned kind = 0; kind < 8; kind++) {
@@ -399,9 +415,6 @@ static void switch_space(void)
     if (world_below(4) == 0)
         world_audit_fresh(cpu);
 }
-
-static bool high = true, logging;
-static uint32_t high_rights = 7;
 
 static void change_slots(void)
 {
@@ -450,9 +463,11 @@ static void fill_tables(void)
         for (unsigned i = 0; i < 6; i++) {
             uint64_t value = random_entry();
 
-            memcpy(world_ram(frame * PAGE) + few[i] * entry_bytes(), &value, entry_bytes());
+            memcpy(world_ram(table_frame(frame) * PAGE) + few[i] * entry_bytes(), &value,
+                   entry_bytes());
         }
     virtx_paging_shadow.written(&world.vm, 0, TABLES * PAGE);
+    virtx_paging_shadow.written(&world.vm, HIGH, HIGH_PAGES * PAGE);
     for (unsigned i = 0; i < 256; i++)
         known_gva[i] = random_gva();
 }
@@ -470,20 +485,42 @@ static void new_format(enum format to)
     world_audit_fresh(cpu);
 }
 
+/* What operating systems do: change the last entry of an address, flush it, use it. */
+static void edit_and_use(void)
+{
+    uint64_t gva = some_gva(), value = random_entry();
+    struct ref_access access = {0};
+    struct ref_result guest = world_guest(cpu, gva, &access);
+    const struct ref_entry *last;
+
+    if (guest.count == 0)
+        return;
+    last = &guest.entry[guest.count - 1];
+    if (world_below(4)) /* other flags only */
+        value = (last->value & ~0xfffull) | (value & 0xfff) | (world_below(2) ? 0 : value & 63);
+    write_at(last->address, value);
+    if (world_below(2))
+        invlpg(gva);
+    for (unsigned i = 0; i < 3; i++)
+        access_at(gva);
+}
+
 static void operation(void)
 {
     unsigned what = world_below(1000);
 
     world.operations++;
     cpu = world.vm.vcpu_count > 1 ? world_below(world.vm.vcpu_count) : 0;
-    if (what < 600)
-        access_memory();
+    if (what < 500)
+        access_at(some_gva());
+    else if (what < 680)
+        edit_and_use();
     else if (what < 780)
         write_by_pipe();
     else if (what < 880)
         write_entry();
     else if (what < 940)
-        invlpg();
+        invlpg(some_gva());
     else if (what < 980)
         switch_space();
     else if (what < 990)

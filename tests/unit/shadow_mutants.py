@@ -1,0 +1,132 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: BSD-2-Clause
+"""Break the shadow engine on purpose, one rule at a time: the audit must fail for each.
+
+    tests/unit/shadow_mutants.py SOURCE_ROOT
+
+A mutant is a text of a file of src/paging and what stands there instead. One whose text is not
+found any more is an error too: mend this list along with the engine.
+"""
+
+import glob
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+
+OPERATIONS = "2000000"
+
+MUTANTS = [
+    ('dirty flag ignored', 'shadow_fault.c',
+     '    if (!(leaf & GPTE_D))\n        b->rights &= ~(uint32_t)ROLE_W;\n    return true;',
+     '    return true;'),
+    ('dirty flag ignored, quick way', 'shadow_fault.c',
+     '    if (!(wanted & GPTE_D))\n        b->rights &= ~(uint32_t)ROLE_W;\n',
+     ''),
+    ('tables not write-protected when made', 'shadow_page.c',
+     'shadow_protect(sv, page->gfn) && !shadow_alone(sv)',
+     '!shadow_alone(sv)'),
+    ('tables not protected again at a flush', 'shadow_sync.c',
+     '            shadow_protect(sv, page->gfn);\n',
+     ''),
+    ('no comparison at a flush', 'shadow_sync.c',
+     '        shadow_compare(sv, page);\n    }\n}',
+     '    }\n}'),
+    ('comparison misses cleared accessed flags', 'shadow_sync.c',
+     '    if ((change & ~flags) || (change & page->copy[index]))',
+     '    if (change & ~flags)'),
+    ('INVLPG leaves tables above alone', 'shadow.c',
+     '    if (sv->unsync[SHADOW_TABLES])\n        shadow_sync(sv, SHADOW_TABLES);\n    if (sv->unsync[SHADOW_LEAVES] && page',
+     '    if (sv->unsync[SHADOW_LEAVES] && page'),
+    ('INVLPG leaves the entry', 'shadow.c',
+     '        if (page->unsync)\n            shadow_compare_entry(sv, page, index);',
+     '        (void)index;'),
+    ('rights of the tables above not in the role', 'shadow_fault.c',
+     '    if (!(entry & GPTE_W))\n        access &= ~(uint32_t)ROLE_W;\n    if (!(entry & GPTE_U))\n        access &= ~(uint32_t)ROLE_U;\n    if (b->path.width',
+     '    if (b->path.width'),
+    ('CR0.WP not in the role', 'shadow_fault.c',
+     '        return role | ROLE_WP;',
+     '        return role;'),
+    ('no flush owed when an entry loses rights', 'shadow_entry.c',
+     '    sv->narrowed = true;\n    list_remove',
+     '    list_remove'),
+    ('kernel write under WP=0 leaves the page to users', 'shadow_fault.c',
+     '            b->rights = (b->rights & ~(uint32_t)ROLE_U) | ROLE_W;',
+     '            b->rights |= ROLE_W;'),
+    ('SMEP forgotten under WP=0', 'shadow_fault.c',
+     '            if (b->v->role & ROLE_SMEP)\n                b->rights &= ~(uint32_t)ROLE_X;\n',
+     ''),
+    ('large leaf over a table', 'shadow_fault.c',
+     ' || b->sv->region[gpa >> 21 & (SHADOW_REGIONS - 1)]',
+     ''),
+    ('slot rights ignored', 'shadow_fault.c',
+     'if ((rights & ROLE_W) && (slot->rights & VIRTX_WRITE))',
+     'if (rights & ROLE_W)'),
+    ('markers stay when memory comes', 'shadow_slots.c',
+     '    case VIRTX_MEMORY_ADDED:\n        drop_markers(sv, gfn, count);\n',
+     '    case VIRTX_MEMORY_ADDED:\n'),
+    ('write to a logged page not marked', 'shadow_fault.c',
+     '                virtx_slot_mark(b->slot, gfn << 12, VIRTX_PAGE_SIZE);',
+     '                (void)0;'),
+    ('tables stay when their memory goes', 'shadow_slots.c',
+     '        drop_tables(sv, gfn, count);\n        shadow_for',
+     '        shadow_for'),
+    ('eviction forgets parents', 'shadow_page.c',
+     '        shadow_entry_clear(sv, parent, page->parents % SHADOW_ENTRIES);',
+     '        page->parents = parent->link[page->parents % SHADOW_ENTRIES].next;'),
+    ('reserved bits overlooked, quick way', 'shadow_fault.c',
+     '    if (!(entry & GPTE_P) || (entry & b->v->reserved))\n        return false;\n    b->rights',
+     '    if (!(entry & GPTE_P))\n        return false;\n    b->rights'),
+    ('quadrant of a 32-bit directory wrong', 'shadow_fault.c',
+     '(uint32_t)(b->gva >> 30 & 3) << ROLE_QUADRANT : 0;\n        return',
+     '0u : 0;\n        return'),
+    ('marker tells no rights', 'shadow_fault.c',
+     '    if (rights & ROLE_U ? (v->mode.cr4 & (CR4_SMAP | CR4_PKE)) : fault->error & PF_USER)\n        return false;\n',
+     ''),
+]
+
+
+def audit(root, folder, mutant):
+    """None: it could not be made; else whether the audit passed."""
+    shutil.rmtree(folder + "/src", ignore_errors=True)
+    shutil.copytree(root + "/src", folder + "/src")
+    if mutant:
+        _, name, old, new = mutant
+        path = folder + "/src/paging/" + name
+        with open(path) as file:
+            text = file.read()
+        if old not in text:
+            return None
+        with open(path, "w") as file:
+            file.write(text.replace(old, new, 1))
+    sources = glob.glob(folder + "/src/paging/shadow*.c")
+    sources += [folder + "/src/paging/walk.c", folder + "/src/core/error.c"]
+    sources += [root + "/tests/unit/" + name
+                for name in ("test_shadow.c", "shadow_world.c", "ref_walk.c")]
+    done = subprocess.run(
+        ["cc", "-O1", "-w", "-std=gnu11", "-DVIRTX_UNIT", "-I" + root + "/include",
+         "-I" + folder + "/src", "-I" + root + "/tests/unit"] + sources +
+        ["-o", folder + "/test", "-lcheck", "-lsubunit", "-lrt", "-lm", "-lpthread"])
+    if done.returncode:
+        return None
+    done = subprocess.run([folder + "/test", OPERATIONS], stdout=subprocess.DEVNULL, timeout=600)
+    return done.returncode == 0
+
+
+def main():
+    root = os.path.abspath(sys.argv[1])
+    bad = 0
+    with tempfile.TemporaryDirectory() as folder:
+        if not audit(root, folder, None):
+            sys.exit("the audit fails without a mutant")
+        for mutant in MUTANTS:
+            passed = audit(root, folder, mutant)
+            verdict = "killed" if passed is False else "NOT MADE" if passed is None else "SURVIVED"
+            print("%s: %s" % (mutant[0], verdict), flush=True)
+            bad += passed is not False
+    sys.exit("%d of %d" % (bad, len(MUTANTS)) if bad else 0)
+
+
+if __name__ == "__main__":
+    main()
