@@ -127,6 +127,11 @@ static inline bool is_simple(struct hw_vcpu *hv, const struct hw_line *line)
     return line->mov.access == hv->fault.access && starts_here(hv, line);
 }
 
+_Static_assert(offsetof(struct virtx_exit_mmio, access) ==
+                       offsetof(struct virtx_exit_mmio, size) + 1 &&
+                   offsetof(struct hw_mov, access) == offsetof(struct hw_mov, size) + 1,
+               "copied at once");
+
 static inline void describe(struct hw_vcpu *hv, const struct hw_line *line)
 {
     struct virtx_exit *exit = &hv->vcpu->exit;
@@ -134,8 +139,8 @@ static inline void describe(struct hw_vcpu *hv, const struct hw_line *line)
     exit->reason = VIRTX_EXIT_MMIO;
     exit->length = line->insn.length;
     exit->mmio.gpa = hv->fault.gpa;
-    exit->mmio.size = line->mov.size;
-    exit->mmio.access = line->mov.access;
+    /* size and access, which stand side by side in both */
+    __builtin_memcpy(&exit->mmio.size, &line->mov.size, 2);
     exit->mmio.value = line->mov.access == VIRTX_WRITE ? value_written(hv, line) : UINT64_MAX;
 }
 
@@ -240,7 +245,10 @@ enum virtx_status hw_mmio_complete(struct hw_vcpu *hv, const void *value)
 
         complete_read(hv, mov, value ? load(value, mov->size) : mmio->value);
     }
-    hw_retire(hv);
+    if (likely(hv->cpu))
+        hv->ops->advance(hv);
+    else
+        hw_retire(hv);
     return VIRTX_OK;
 }
 

@@ -193,20 +193,33 @@ static unsigned descriptor_table(struct virtx_exit *exit, const uint8_t *which)
     return 3;
 }
 
+_Static_assert(offsetof(struct virtx_page_fault, present) ==
+                       offsetof(struct virtx_page_fault, access) + 1 &&
+                   offsetof(struct virtx_page_fault, gva_valid) ==
+                       offsetof(struct virtx_page_fault, access) + 2 &&
+                   offsetof(struct virtx_page_fault, table_walk) ==
+                       offsetof(struct virtx_page_fault, access) + 3,
+               "stored at once");
+
 static inline void ept_fault(struct hw_vcpu *hv, struct virtx_exit *exit, uint64_t qualification)
 {
     struct virtx_page_fault *fault = &hv->fault;
-    bool linear = qualification & EPT_QUALIFICATION_LINEAR;
+    /* access, present, gva_valid and table_walk: one store for the four */
+    uint32_t flags = (uint32_t)(qualification & EPT_QUALIFICATION_ACCESS) |
+                     (uint32_t)(qualification >> EPT_QUALIFICATION_RIGHTS_SHIFT & 7) << 8;
 
+    fault->gva = 0;
+    if (qualification & EPT_QUALIFICATION_LINEAR) {
+        fault->gva = vmcs_guest_linear();
+        flags |= 1u << 16;
+        if (unlikely(!(qualification & EPT_QUALIFICATION_TRANSLATION)))
+            flags |= 1u << 24;
+    }
     exit->reason = HW_EXIT_PAGE_FAULT;
     exit->raw.qualification = qualification;
     exit->raw.address = fault->gpa = vmcs_guest_physical();
-    fault->gva = linear ? vmcs_guest_linear() : 0;
     fault->error = 0;
-    fault->access = qualification & EPT_QUALIFICATION_ACCESS;
-    fault->present = qualification >> EPT_QUALIFICATION_RIGHTS_SHIFT & 7;
-    fault->gva_valid = linear;
-    fault->table_walk = linear && !(qualification & EPT_QUALIFICATION_TRANSLATION);
+    __builtin_memcpy(&fault->access, &flags, sizeof(flags));
     fault->misconfigured = false;
 }
 
