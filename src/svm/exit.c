@@ -137,16 +137,23 @@ static void decode_task_switch(struct svm_vcpu *sv, struct virtx_exit *exit)
         exit->task_switch.source = sv->vmcb.control.exit_int_info & VMCB_EVENT_VALID ? 3 : 0;
 }
 
-static void decode_instruction(struct svm_vcpu *sv, struct virtx_exit *exit,
+/* All but the length. */
+static inline void instruction(struct svm_vcpu *sv, struct virtx_exit *exit,
                                enum virtx_instruction which)
 {
     exit->reason = VIRTX_EXIT_INSTRUCTION;
     raw(sv, exit);
-    length(sv, exit);
     exit->instruction.which = which;
     exit->instruction.pad = 0;
     exit->instruction.operand = 0;
     exit->instruction.value = 0;
+}
+
+static void decode_instruction(struct svm_vcpu *sv, struct virtx_exit *exit,
+                               enum virtx_instruction which)
+{
+    instruction(sv, exit, which);
+    length(sv, exit);
 }
 
 static void decode_window(struct svm_vcpu *sv, struct virtx_exit *exit)
@@ -274,11 +281,11 @@ static __attribute__((noinline)) enum virtx_status decode(struct svm_vcpu *sv,
         decode_iret(sv, exit);
         break;
     case VMEXIT_INVLPG:
-        decode_instruction(sv, exit, VIRTX_INSN_INVLPG);
+        instruction(sv, exit, VIRTX_INSN_INVLPG);
         svm_decode_invlpg(sv, exit);
         break;
     case VMEXIT_WBINVD:
-        decode_instruction(sv, exit, VIRTX_INSN_WBINVD);
+        instruction(sv, exit, VIRTX_INSN_WBINVD);
         svm_decode_wbinvd(sv, exit);
         break;
     case VMEXIT_XSETBV:

@@ -176,6 +176,7 @@ void svm_decode_invlpg(struct svm_vcpu *sv, struct virtx_exit *exit)
 
     if (sv->decode_assist) {
         exit->instruction.operand = sv->vmcb.control.exit_info1;
+        exit->length = (uint8_t)(sv->vmcb.control.next_rip - exit->rip);
         return;
     }
     insn = decode(sv, exit);
