@@ -101,6 +101,7 @@ struct virtx_backend {
     /** virtx_vcpu_get(). */
     enum virtx_status (*get)(struct virtx_vcpu *vcpu, uint32_t groups, struct virtx_state *state);
     /** virtx_vcpu_set(); the groups are valid bits. */
+    void (*wake)(struct virtx_vcpu *vcpu); /**< Ends ::VIRTX_HALTED; nothing in another activity. */
     enum virtx_status (*set)(struct virtx_vcpu *vcpu, uint32_t groups,
                              const struct virtx_state *state);
     /** virtx_vcpu_gpr(). */

@@ -30,7 +30,7 @@ enum virtx_exit_reason {
     VIRTX_EXIT_HYPERCALL,   /**< `hypercall`; pending. VMCALL or VMMCALL, only where intercepted. */
     VIRTX_EXIT_HLT,         /**< The vcpu is halted and nothing is pending for it. RIP is behind HLT; run
                                  again when something may be: a run of a vcpu that is still halted
-                                 returns this at once. */
+                                 returns this at once. virtx_vcpu_wake() ends the halt without it. */
     VIRTX_EXIT_EXCEPTION,   /**< `exception`; pending. An intercepted exception: complete drops it and
                                  re-executes; virtx_vcpu_fault() with the same event reflects it. */
     VIRTX_EXIT_CR,          /**< `cr`; pending. An intercepted control-register access. */

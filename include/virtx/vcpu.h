@@ -184,6 +184,15 @@ void virtx_vcpu_irq_changed(struct virtx_vcpu *vcpu);
 enum virtx_status virtx_vcpu_window(struct virtx_vcpu *vcpu);
 
 /**
+ * @brief Lets a halted vcpu go on behind its HLT although nothing has come for it.
+ *
+ * For embedders who decide by themselves what wakes: an event in the queue, or one that the attached
+ * source has, needs no such call. No effect on a vcpu that is not halted.
+ * @return ::VIRTX_OK, ::VIRTX_E_PENDING, ::VIRTX_E_BUSY, ::VIRTX_E_DEAD
+ */
+enum virtx_status virtx_vcpu_wake(struct virtx_vcpu *vcpu);
+
+/**
  * @brief Whether something waits that a halted vcpu, or one that waits for a SIPI, would be run for:
  * a kick, an INIT, a SIPI, an NMI that is not blocked, or an interrupt with RFLAGS.IF set.
  *

@@ -98,41 +98,49 @@ static __attribute__((noinline)) const struct rule *find_page_fault(struct virtx
     return NULL;
 }
 
-/* There are rules of the kind, at the vcpu or its VM. */
-static __attribute__((noinline)) enum virtx_verdict dispatch(struct virtx_vcpu *vcpu, uint32_t kind)
+static __attribute__((noinline)) const struct rule *find(struct virtx_vcpu *vcpu,
+                                                         const struct question *q)
 {
-    struct virtx_exit *exit = &vcpu->exit;
-    struct question q = {.kind = kind};
-    enum virtx_verdict verdict;
     const struct rule *rule;
 
-    ask(exit, &q);
-    rule = virtx_rule_in(virtx_vcpu_rules(vcpu), kind, q.value, q.access);
+    if (!virtx_rule_kind(vcpu, q->kind))
+        return NULL;
+    rule = virtx_rule_in(virtx_vcpu_rules(vcpu), q->kind, q->value, q->access);
     if (!rule)
-        rule = virtx_rule_in(virtx_vm_rules(vcpu->vm), kind, q.value, q.access);
-    if (unlikely(q.kind == VIRTX_INTERCEPT_EXCEPTION && q.value == PAGE_FAULT))
-        rule = find_page_fault(vcpu, exit->exception.error);
-    else if (unlikely(q.span > 1) && (!rule || rule->action != VIRTX_ACTION_EXIT))
-        rule = find_wide(vcpu, &q);
-    if (!rule || rule->action != VIRTX_ACTION_EXIT)
-        return VIRTX_DEFAULT;
-    if (!rule->handler)
-        return VIRTX_TO_LOOP;
-    atomic_store_explicit(&vcpu->handler, true, memory_order_relaxed);
-    atomic_signal_fence(memory_order_seq_cst);
-    verdict = rule->handler(vcpu, exit, rule->ctx);
-    atomic_signal_fence(memory_order_seq_cst);
-    atomic_store_explicit(&vcpu->handler, false, memory_order_relaxed);
-    /* Anything else is a mistake of the handler's, which the loop had better see. */
-    return (unsigned)verdict <= VIRTX_FAULT ? verdict : VIRTX_TO_LOOP;
+        rule = virtx_rule_in(virtx_vm_rules(vcpu->vm), q->kind, q->value, q->access);
+    if (q->span > 1 && (!rule || rule->action != VIRTX_ACTION_EXIT))
+        rule = find_wide(vcpu, q);
+    return rule;
+}
+
+/* Accesses come again and again, and what is intercepted changes seldom. */
+static inline const struct rule *find_again(struct virtx_vcpu *vcpu, const struct question *q)
+{
+    struct rule_found *line = virtx_found_line(vcpu, q->kind, q->value);
+
+    if (!virtx_found_is(line, q->kind, q->value, q->access, q->span)) {
+        line->rule = find(vcpu, q);
+        line->value = q->value;
+        line->key = virtx_found_key(q->kind, q->access, q->span);
+    }
+    return line->rule;
 }
 
 enum virtx_verdict virtx_backend_dispatch(struct virtx_vcpu *vcpu)
 {
-    uint32_t reason = vcpu->exit.reason;
-    uint32_t kind = likely(reason < VIRTX_EXIT_REASON_COUNT) ? kind_of[reason] : 0;
+    struct virtx_exit *exit = &vcpu->exit;
+    uint32_t kind = likely(exit->reason < VIRTX_EXIT_REASON_COUNT) ? kind_of[exit->reason] : 0;
+    struct question q = {.kind = kind - 1};
+    const struct rule *rule;
 
-    if (!kind || !virtx_rule_kind(vcpu, kind - 1))
+    if (!kind)
         return VIRTX_DEFAULT;
-    return dispatch(vcpu, kind - 1);
+    ask(exit, &q);
+    if (unlikely(q.kind == VIRTX_INTERCEPT_EXCEPTION && q.value == PAGE_FAULT))
+        rule = find_page_fault(vcpu, exit->exception.error);
+    else
+        rule = find_again(vcpu, &q);
+    if (!rule || rule->action != VIRTX_ACTION_EXIT)
+        return VIRTX_DEFAULT;
+    return rule->handler ? virtx_rule_call(vcpu, rule) : VIRTX_TO_LOOP;
 }

@@ -179,6 +179,14 @@ struct event_queue {
     bool want_window;
 };
 
+/* What dispatch.c has found before: the rule for an access, NULL if none. */
+#define VIRTX_FOUND_LINES 8u
+struct rule_found {
+    uint32_t key; /* kind, access and span; 0: nothing */
+    uint64_t value;
+    const struct rule *rule;
+};
+
 struct virtx_vcpu {
     struct virtx_vm *vm;       /* [const] */
     struct virtx *virtx;       /* [const] */
@@ -189,6 +197,8 @@ struct virtx_vcpu {
     struct virtx_exit exit;    /* [vcpu] */
     _Atomic(struct rule_table *)
         rules; /* this vcpu's own, NULL if none; published under the lock */
+
+    struct rule_found found[VIRTX_FOUND_LINES]; /* [vcpu] emptied with each look at the requests */
 
     struct event_queue events;
     const struct virtx_irq_source *irq;
@@ -409,6 +419,38 @@ static inline bool virtx_cpuid_varies(uint32_t leaf, uint32_t subleaf)
     default:
         return false;
     }
+}
+
+/* dispatch.c: the rule for an access as it was found last time. */
+static inline uint32_t virtx_found_key(uint32_t kind, uint32_t access, uint32_t span)
+{
+    return 1u << 31 | kind << 16 | access << 8 | span;
+}
+
+static inline struct rule_found *virtx_found_line(struct virtx_vcpu *vcpu, uint32_t kind,
+                                                  uint64_t value)
+{
+    return &vcpu->found[(value + kind) % VIRTX_FOUND_LINES];
+}
+
+static inline bool virtx_found_is(const struct rule_found *line, uint32_t kind, uint64_t value,
+                                  uint32_t access, uint32_t span)
+{
+    return line->key == virtx_found_key(kind, access, span) && line->value == value;
+}
+
+/* Calls the handler of a rule for the exit in the record. */
+static inline enum virtx_verdict virtx_rule_call(struct virtx_vcpu *vcpu, const struct rule *rule)
+{
+    enum virtx_verdict verdict;
+
+    atomic_store_explicit(&vcpu->handler, true, memory_order_relaxed);
+    atomic_signal_fence(memory_order_seq_cst);
+    verdict = rule->handler(vcpu, &vcpu->exit, rule->ctx);
+    atomic_signal_fence(memory_order_seq_cst);
+    atomic_store_explicit(&vcpu->handler, false, memory_order_relaxed);
+    /* Anything else is a mistake of the handler's, which the loop had better see. */
+    return (unsigned)verdict <= VIRTX_FAULT ? verdict : VIRTX_TO_LOOP;
 }
 
 /* event.c: the queue. */

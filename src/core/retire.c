@@ -117,6 +117,8 @@ uint32_t virtx_backend_requests(struct virtx_vcpu *vcpu, uint32_t mask)
 {
     uint32_t taken = atomic_fetch_and(&vcpu->requests, ~mask) & mask;
 
+    /* Tables that were replaced before this number may be freed from here on. */
+    memset(vcpu->found, 0, sizeof(vcpu->found));
     /* What the vcpu reads from here on is at least as new as this number. */
     atomic_store_explicit(&vcpu->quiescent, atomic_load(&vcpu->vm->generation),
                           memory_order_release);

@@ -725,6 +725,25 @@ enum virtx_status virtx_vcpu_window(struct virtx_vcpu *vcpu)
     return VIRTX_OK;
 }
 
+enum virtx_status virtx_vcpu_wake(struct virtx_vcpu *vcpu)
+{
+    const struct virtx *virtx = vcpu->virtx;
+    enum virtx_status status = VIRTX_OK;
+
+    if (unlikely(atomic_exchange(&vcpu->running, true)))
+        return busy(vcpu);
+    if (unlikely(vcpu->dead || atomic_load_explicit(&vcpu->cpu, memory_order_relaxed) !=
+                                   virtx->ops.this_cpu(virtx->ctx)))
+        status = check_place(vcpu);
+    if (unlikely(status == VIRTX_OK && vcpu->exit.pending))
+        status = virtx_fail(&vcpu->error, VIRTX_E_PENDING, "vcpu",
+                            "has completed the access of its last exit", vcpu->exit.reason);
+    if (likely(status == VIRTX_OK))
+        virtx->backend->wake(vcpu);
+    atomic_store_explicit(&vcpu->running, false, memory_order_release);
+    return status;
+}
+
 bool virtx_vcpu_wakeable(struct virtx_vcpu *vcpu)
 {
     const struct event_queue *queue = &vcpu->events;

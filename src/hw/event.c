@@ -193,6 +193,25 @@ static enum hw_next not_active(struct hw_vcpu *hv)
     return HW_ENTER;
 }
 
+void hw_wake(struct virtx_vcpu *vcpu)
+{
+    struct hw_vcpu *hv = hw_of(vcpu);
+
+    if (hv->state.activity == VIRTX_HALTED) {
+        hv->state.activity = VIRTX_ACTIVE;
+        hv->work &= ~(uint32_t)HW_WORK_HALTED;
+    }
+}
+
+/* Whether anything at all waits for the vcpu, deliverable or not. */
+bool hw_event_waits(struct hw_vcpu *hv)
+{
+    const struct event_queue *queue = &hv->vcpu->events;
+
+    return hv->has_reinject | queue->has_exception | queue->nmis | queue->want_window ||
+           interrupt_waiting(hv->vcpu) >= 0;
+}
+
 /* Decides once. */
 static enum hw_next decide(struct hw_vcpu *hv)
 {

@@ -5,17 +5,9 @@
  */
 #include "hw/service.h"
 
-/* Offers the record to its intercept. */
-bool hw_offer(struct hw_vcpu *hv, enum virtx_status *status)
+/* What a handler's answer leads to. */
+bool hw_verdict(struct hw_vcpu *hv, enum virtx_verdict verdict, enum virtx_status *status)
 {
-    enum virtx_verdict verdict;
-
-    hv->vcpu->exit.pending = false; /* a handler may read and write registers */
-    if (unlikely(hv->soft->cr8_shadow))
-        hw_tpr_pull(hv);
-    verdict = virtx_backend_dispatch(hv->vcpu);
-    if (unlikely(hv->soft->cr8_shadow))
-        hw_tpr_push(hv);
     switch (verdict) {
     case VIRTX_HANDLED:
         hw_complete_record(hv);
@@ -29,6 +21,20 @@ bool hw_offer(struct hw_vcpu *hv, enum virtx_status *status)
     default:
         return hw_exit_default(hv, status);
     }
+}
+
+/* Offers the record to its intercept. */
+bool hw_offer(struct hw_vcpu *hv, enum virtx_status *status)
+{
+    enum virtx_verdict verdict;
+
+    hv->vcpu->exit.pending = false; /* a handler may read and write registers */
+    if (unlikely(hv->soft->cr8_shadow))
+        hw_tpr_pull(hv);
+    verdict = virtx_backend_dispatch(hv->vcpu);
+    if (unlikely(hv->soft->cr8_shadow))
+        hw_tpr_push(hv);
+    return hw_verdict(hv, verdict, status);
 }
 
 static bool io_exit(struct hw_vcpu *hv, enum virtx_status *status)
@@ -177,11 +183,21 @@ static bool instruction_exit(struct hw_vcpu *hv, enum virtx_status *status)
     return hw_offer(hv, status);
 }
 
-static void halt(struct hw_vcpu *hv)
+/* Straight to the loop if nothing waits; what does is hw_events()'s to judge. */
+static bool halt(struct hw_vcpu *hv)
 {
+    struct virtx_exit *exit = &hv->vcpu->exit;
+    uint32_t work = hv->work;
+
     hv->ops->advance(hv);
     hv->state.activity = VIRTX_HALTED;
     hv->work |= HW_WORK_HALTED;
+    if (work || atomic_load_explicit(&hv->vcpu->requests, memory_order_relaxed) ||
+        hw_event_waits(hv))
+        return true;
+    exit->length = 0;
+    exit->rip = hv->state.rip;
+    return hw_to_loop(hv, false);
 }
 
 /* Exits that end inside src/hw, counted under the nearest public reason. */
@@ -230,8 +246,7 @@ bool hw_exit(struct hw_vcpu *hv, enum virtx_status *status)
     case VIRTX_EXIT_HYPERCALL:
         return hypercall_exit(hv, status);
     case VIRTX_EXIT_HLT:
-        halt(hv);
-        return true;
+        return halt(hv);
     case VIRTX_EXIT_INTERRUPT:
         return interrupt_exit(hv);
     case VIRTX_EXIT_CPUID:

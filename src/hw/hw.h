@@ -307,7 +307,7 @@ const struct insn *hw_insn(struct hw_vcpu *hv);
         .vm_destroy = hw_vm_destroy, .vcpu_create = hw_vcpu_create,                                \
         .vcpu_destroy = hw_vcpu_destroy, .load = hw_load, .put = hw_put, .run = hw_run,            \
         .complete = hw_complete, .fault = hw_fault, .reset = hw_reset, .get = hw_get,              \
-        .set = hw_set, .gpr = hw_gpr, .fpu_size = hw_fpu_size, .fpu_get = hw_fpu_get,              \
+        .wake = hw_wake, .set = hw_set, .gpr = hw_gpr, .fpu_size = hw_fpu_size, .fpu_get = hw_fpu_get,              \
         .fpu_set = hw_fpu_set, .interpret = hw_interpret_always, .kick = hw_kick, .intercept_check = hw_intercept_check,             \
         .intercept_changed = hw_intercept_changed, .memory = hw_memory,                            \
         .collect_dirty = hw_collect_dirty, .engine_changed = hw_engine_changed, .hw = hw_table,                                         \
@@ -331,6 +331,7 @@ enum virtx_status hw_reset(struct virtx_vcpu *vcpu, enum virtx_preset preset);
 enum virtx_status hw_get(struct virtx_vcpu *vcpu, uint32_t groups, struct virtx_state *state);
 enum virtx_status hw_set(struct virtx_vcpu *vcpu, uint32_t groups,
                          const struct virtx_state *state);
+void hw_wake(struct virtx_vcpu *vcpu);
 uint64_t *hw_gpr(struct virtx_vcpu *vcpu);
 size_t hw_fpu_size(const struct virtx_vcpu *vcpu);
 enum virtx_status hw_fpu_get(struct virtx_vcpu *vcpu, void *area);

@@ -133,6 +133,95 @@ static __attribute__((noinline)) void after_exit(struct hw_vcpu *hv)
         hw_events_delivered(hv);
 }
 
+/* The rule for an access that has exited before, if it has a handler; else NULL. */
+static inline const struct rule *met_before(struct hw_vcpu *hv, uint32_t kind, uint64_t value,
+                                            uint32_t access, uint32_t span)
+{
+    const struct rule_found *line = virtx_found_line(hv->vcpu, kind, value);
+
+    if (unlikely(!virtx_found_is(line, kind, value, access, span) || !line->rule ||
+                 line->rule->action != VIRTX_ACTION_EXIT || hv->soft->cr8_shadow) ||
+        !line->rule->handler)
+        return NULL;
+    return line->rule;
+}
+
+/* What an exit comes to that is not for hw_exit() to judge. */
+enum quick { QUICK_NO, QUICK_ENTER, QUICK_LEAVE };
+
+static inline enum quick quick_verdict(struct hw_vcpu *hv, const struct rule *rule)
+{
+    enum virtx_verdict verdict;
+
+    hv->vcpu->exit.pending = false; /* a handler may read and write registers */
+    verdict = virtx_rule_call(hv->vcpu, rule);
+    if (likely(verdict == VIRTX_HANDLED))
+        return QUICK_NO;
+    return hw_verdict(hv, verdict, &hv->soft->status) ? QUICK_ENTER : QUICK_LEAVE;
+}
+
+static inline enum quick quick_hypercall(struct hw_vcpu *hv)
+{
+    struct virtx_exit *exit = &hv->vcpu->exit;
+    const struct rule *rule = met_before(hv, VIRTX_INTERCEPT_HYPERCALL, 0, 0, 1);
+    enum quick next;
+
+    if (!rule)
+        return QUICK_NO;
+    exit->hypercall.number = hv->state.gpr[VIRTX_RAX];
+    next = quick_verdict(hv, rule);
+    if (likely(next == QUICK_NO)) {
+        hv->state.gpr[VIRTX_RAX] = exit->hypercall.number;
+        hv->ops->advance(hv);
+        return QUICK_ENTER;
+    }
+    return next;
+}
+
+/* A plain port access; the record is filled in. */
+static inline enum quick quick_port(struct hw_vcpu *hv)
+{
+    struct virtx_exit *exit = &hv->vcpu->exit;
+    const struct rule *rule;
+    enum quick next;
+
+    if (!hv->rules_port) {
+        exit->pending = true;
+        return QUICK_LEAVE;
+    }
+    rule = met_before(hv, VIRTX_INTERCEPT_PORT, exit->io.port, exit->io.access, exit->io.size);
+    if (!rule)
+        return QUICK_NO;
+    next = quick_verdict(hv, rule);
+    if (likely(next == QUICK_NO)) {
+        if (exit->io.access == VIRTX_READ)
+            hw_gpr_write(hv, VIRTX_RAX, exit->io.value, exit->io.size);
+        hv->ops->advance(hv);
+        return QUICK_ENTER;
+    }
+    return next;
+}
+
+/* An MSR that no intercept is set for and that the library knows. */
+static inline enum quick quick_msr(struct hw_vcpu *hv)
+{
+    uint64_t *gpr = hv->state.gpr, value = 0;
+    uint32_t index = (uint32_t)gpr[VIRTX_RCX];
+
+    if (hv->vcpu->exit.msr.access == VIRTX_READ) {
+        if (unlikely(hw_msr_read(hv, index, &value) != HW_MSR_OK))
+            return QUICK_NO;
+        gpr[VIRTX_RAX] = (uint32_t)value;
+        gpr[VIRTX_RDX] = value >> 32;
+    } else {
+        value = gpr[VIRTX_RDX] << 32 | (uint32_t)gpr[VIRTX_RAX];
+        if (unlikely(hw_msr_write(hv, index, value) != HW_MSR_OK))
+            return QUICK_NO;
+    }
+    hv->ops->advance(hv);
+    return QUICK_ENTER;
+}
+
 /* The exits that come by the million are served right here; hw_exit() knows them all. */
 static enum virtx_status loop(struct hw_vcpu *hv)
 {
@@ -141,6 +230,7 @@ static enum virtx_status loop(struct hw_vcpu *hv)
 
     for (;;) {
         enum virtx_status status;
+        enum quick quick;
         uint32_t reason;
 
         if (unlikely(atomic_load_explicit(&vcpu->requests, memory_order_relaxed) | hv->work)) {
@@ -177,13 +267,19 @@ static enum virtx_status loop(struct hw_vcpu *hv)
         }
         if (likely(reason < ARRAY_SIZE(vcpu->stats.exits)))
             vcpu->stats.exits[reason]++;
+        quick = QUICK_NO;
         if (reason == VIRTX_EXIT_IO && !vcpu->exit.io.string) {
             hw_io_record(hv);
-            if (!hv->rules_port) {
-                vcpu->exit.pending = true;
-                return VIRTX_OK;
-            }
+            quick = quick_port(hv);
+        } else if (reason == VIRTX_EXIT_MSR && !hv->rules_msr) {
+            quick = quick_msr(hv);
+        } else if (reason == VIRTX_EXIT_HYPERCALL) {
+            quick = quick_hypercall(hv);
         }
+        if (quick == QUICK_ENTER)
+            continue;
+        if (quick == QUICK_LEAVE)
+            return hv->soft->status;
         if (!hw_exit(hv, &hv->soft->status))
             return hv->soft->status;
     }

@@ -142,6 +142,8 @@ static inline bool hw_to_loop(struct hw_vcpu *hv, bool pending)
     hv->vcpu->exit.pending = pending;
     return false;
 }
+/* Goes on by the verdict of the record's handler. As hw_exit(). */
+bool hw_verdict(struct hw_vcpu *hv, enum virtx_verdict verdict, enum virtx_status *status);
 /* Offers the record to its intercept, and goes on by the verdict. As hw_exit(). */
 bool hw_offer(struct hw_vcpu *hv, enum virtx_status *status);
 /* The library's own service of an exit, as if no intercept were set. As hw_exit(). */
@@ -155,6 +157,7 @@ enum hw_next { HW_ENTER, HW_LEAVE, HW_EXECUTE };
 /* Decides what the coming entry injects and which windows it asks for. HW_LEAVE: the vcpu may not be
  * entered, the record says why. */
 enum hw_next hw_events(struct hw_vcpu *hv);
+bool hw_event_waits(struct hw_vcpu *hv);
 /* After an exit: takes note of what became of the injected event. */
 void hw_events_delivered(struct hw_vcpu *hv);
 /* Raises an exception for the instruction at RIP, merging with an interrupted delivery. */

@@ -183,7 +183,6 @@ static bool loop_until_done(struct virtx_vcpu *vcpu)
 {
     const struct virtx_exit *exit;
     enum virtx_status status;
-    static struct virtx_state state;
     uint64_t value = 0x55;
 
     while ((status = virtx_vcpu_run(vcpu, &exit)) == VIRTX_OK) {
@@ -197,10 +196,7 @@ static bool loop_until_done(struct virtx_vcpu *vcpu)
             status = virtx_vcpu_complete(vcpu, &value);
             break;
         case VIRTX_EXIT_HLT:
-            state.activity = VIRTX_ACTIVE;
-            state.interruptibility = 0;
-            state.pending_debug = 0;
-            status = virtx_vcpu_set(vcpu, VIRTX_STATE_INTR, &state);
+            status = virtx_vcpu_wake(vcpu);
             break;
         default: {
             char text[120];

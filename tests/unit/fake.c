@@ -365,6 +365,14 @@ static enum virtx_status b_get(struct virtx_vcpu *vcpu, uint32_t groups, struct 
     return status;
 }
 
+static void b_wake(struct virtx_vcpu *vcpu)
+{
+    struct virtx_state *state = &((struct fake_vcpu *)vcpu->backend_data)->state;
+
+    if (state->activity == VIRTX_HALTED)
+        state->activity = VIRTX_ACTIVE;
+}
+
 static enum virtx_status b_set(struct virtx_vcpu *vcpu, uint32_t groups,
                                const struct virtx_state *state)
 {
@@ -467,6 +475,7 @@ const struct virtx_backend fake_backend = {
     .fault = b_fault,
     .reset = b_reset,
     .get = b_get,
+    .wake = b_wake,
     .set = b_set,
     .gpr = b_gpr,
     .fpu_size = b_fpu_size,

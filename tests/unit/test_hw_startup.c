@@ -187,6 +187,34 @@ START_TEST(arrivals_wake)
 }
 END_TEST
 
+/* The loop's own reason to go on; HLT is not executed again, and nothing is injected. */
+START_TEST(woken_by_the_loop)
+{
+    const struct virtx_exit *exit;
+
+    world_play(exit_hlt);
+    exit = world_run();
+    ck_assert_uint_eq(exit->reason, VIRTX_EXIT_HLT);
+    ck_assert(!exit->pending);
+    ck_assert_uint_eq(exit->rip, get().rip);
+    ck_assert_uint_eq(get().activity, VIRTX_HALTED);
+    ck_assert_uint_eq(world_run()->reason, VIRTX_EXIT_HLT);
+    ck_assert_uint_eq(world.entries, 1);
+    ck_assert_int_eq(virtx_vcpu_wake(world.vcpu), VIRTX_OK);
+    ck_assert_uint_eq(get().activity, VIRTX_ACTIVE);
+    world_play(exit_cpuid);
+    world_play(exit_hlt);
+    ck_assert_uint_eq(world_run()->reason, VIRTX_EXIT_HLT);
+    ck_assert_uint_eq(world.entries, 3);
+    ck_assert_uint_eq(world.injections, 0);
+    /* Not from other activities. */
+    virtx_vcpu_signal_init(world.vcpu);
+    world_run();
+    ck_assert_int_eq(virtx_vcpu_wake(world.vcpu), VIRTX_OK);
+    ck_assert_uint_eq(get().activity, VIRTX_WAIT_FOR_SIPI);
+}
+END_TEST
+
 static void init_arrives(struct hw_vcpu *hv)
 {
     unsigned before = world.kicks;
@@ -224,6 +252,7 @@ static Suite *suite(void)
     tcase_add_test(c, the_loop_does_it);
     tcase_add_test(c, arrivals_wake);
     tcase_add_test(c, arrives_while_the_guest_runs);
+    tcase_add_test(c, woken_by_the_loop);
     suite_add_tcase(s, c);
     return s;
 }

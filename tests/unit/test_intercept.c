@@ -344,7 +344,12 @@ static void expect(enum virtx_verdict verdict, void *ctx)
 {
     called_with = NULL;
     calls = 0;
+    virtx_backend_requests(vcpu, UINT32_MAX); /* as before every entry when something has changed */
     ck_assert_int_eq(virtx_backend_dispatch(vcpu), verdict);
+    ck_assert_int_eq(calls, ctx != NULL);
+    called_with = NULL;
+    calls = 0;
+    ck_assert_int_eq(virtx_backend_dispatch(vcpu), verdict); /* as it was found before */
     ck_assert_int_eq(calls, ctx != NULL);
     ck_assert_ptr_eq(called_with, ctx);
 }
