@@ -303,12 +303,18 @@ static struct insn_msrs *system_msrs(void *context)
     return &em->msrs;
 }
 
+static bool vector_register(void *context, unsigned reg, void *data, bool write, bool wide)
+{
+    return hw_fpu_vector(context, reg, data, write, wide);
+}
+
 static const struct insn_ops memory_ops = {
     .read = read_memory,
     .write = write_memory,
     .compare_exchange = compare_exchange,
     .descriptors = true,
     .msrs = system_msrs,
+    .vector = vector_register,
 };
 
 /* ---- Registers ---- */
@@ -346,6 +352,7 @@ static void registers_out(struct hw_vcpu *hv, struct insn_cpu *cpu)
     cpu->mode = (uint8_t)hw_insn_mode(hv);
     cpu->cpl = (uint8_t)hw_cpl(hv);
     cpu->amd = hv->soft->policy.amd;
+    cpu->avx = (state->cr4 & CR4_OSXSAVE) && (hv->state.xcr0 & 6) == 6;
     cpu->shadow = INSN_SHADOW_NONE;
     ((struct hw_emulation *)hv->emulation)->has_msrs = false;
 }
@@ -635,8 +642,7 @@ bool hw_execute(struct hw_vcpu *hv, enum virtx_status *status)
     if (line) {
         if (unlikely(!within_code(hv, line->insn.length)))
             return raise_vector(hv, VECTOR_GP, status);
-        return line->result == INSN_OK ? hw_execute_insn(hv, &line->insn, status)
-                                       : emulation_exit_fetch(hv);
+        return hw_execute_insn(hv, &line->insn, status);
     }
     switch (fetch.result) {
     case INSN_MORE:

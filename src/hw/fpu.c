@@ -93,6 +93,64 @@ static void fpu_close(struct hw_vcpu *hv, const struct fpu_access *access)
         x86_write_cr0(access->cr0);
 }
 
+#ifndef VIRTX_UNIT
+#define VECTOR(n)                                                                                  \
+    case n:                                                                                        \
+        if (!write)                                                                                \
+            __asm__ volatile("movups %%xmm" #n ", (%0)" : : "r"(data) : "memory");                 \
+        else if (wide)                                                                             \
+            __asm__ volatile("vmovups (%0), %%xmm" #n : : "r"(data) : "memory");                   \
+        else                                                                                       \
+            __asm__ volatile("movups (%0), %%xmm" #n : : "r"(data) : "memory");                    \
+        break
+
+/* The registers are the guest's own, so the compiler is not told that one changes: it uses none. */
+static void vector_access(unsigned reg, void *data, bool write, bool wide)
+{
+    switch (reg & 15) {
+        VECTOR(0);
+        VECTOR(1);
+        VECTOR(2);
+        VECTOR(3);
+        VECTOR(4);
+        VECTOR(5);
+        VECTOR(6);
+        VECTOR(7);
+        VECTOR(8);
+        VECTOR(9);
+        VECTOR(10);
+        VECTOR(11);
+        VECTOR(12);
+        VECTOR(13);
+        VECTOR(14);
+        VECTOR(15);
+    }
+}
+#else
+static void vector_access(unsigned reg, void *data, bool write, bool wide)
+{
+    (void)reg, (void)data, (void)write, (void)wide;
+}
+#endif
+
+bool hw_fpu_vector(struct hw_vcpu *hv, unsigned reg, void *data, bool write, bool wide)
+{
+    struct fpu_access access;
+    uint64_t flags;
+    bool good;
+
+    if (!hv->fpu_loaded)
+        return false;
+    flags = x86_irq_save();
+    fpu_open(hv, &access);
+    good = !wide || (hv->soft->policy.xcr0 && (xgetbv() & 6) == 6);
+    if (good)
+        vector_access(reg, data, write, wide);
+    fpu_close(hv, &access);
+    x86_irq_restore(flags);
+    return good;
+}
+
 static uint32_t standard_bytes(struct hw_vcpu *hv)
 {
     uint64_t components = hv->soft->policy.xcr0;

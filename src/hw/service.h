@@ -291,6 +291,9 @@ enum virtx_status hw_fpu_create(struct hw_vcpu *hv);
 void hw_fpu_destroy(struct hw_vcpu *hv);
 void hw_fpu_reset(struct hw_vcpu *hv);
 void hw_fpu_load(struct hw_vcpu *hv);
+/* 16 bytes of an XMM register of the guest; `wide` clears the rest on a write. False: the guest's
+ * registers are not in the processor. */
+bool hw_fpu_vector(struct hw_vcpu *hv, unsigned reg, void *data, bool write, bool wide);
 void hw_fpu_unload(struct hw_vcpu *hv, bool restore_host);
 void hw_fpu_xcr0(struct hw_vcpu *hv); /* state.xcr0 has changed */
 void hw_switch_plan(struct hw_vcpu *hv);

@@ -72,6 +72,7 @@ struct step insn_decode_vex(struct insn *insn, const uint8_t *at)
     bool valid = !insn->rex && !(insn->prefixes & rejected);
 
     valid &= vex_prefix(insn, at);
+    insn->imm2 = at[*at == 0xc5 ? 1 : 2]; /* W, vvvv, L, pp */
     at += *at == 0xc5 ? 2 : *at == 0x62 ? 4 : 3;
     if (insn->mode != INSN_64)
         insn->rex = 0;

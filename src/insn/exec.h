@@ -38,12 +38,15 @@ enum {
     VECTOR_OF = 4,
     VECTOR_BR = 5,
     VECTOR_UD = 6,
+    VECTOR_NM = 7,
     VECTOR_SS = 12,
     VECTOR_GP = 13,
 };
 
 enum {
     CR0_PE = 1u << 0,
+    CR0_EM = 1u << 2,
+    CR4_OSFXSR = 1u << 9,
     CR4_VME = 1u << 0,
     CR4_PVI = 1u << 1,
     CR0_TS = 1u << 3,
@@ -222,6 +225,7 @@ enum insn_result execute_interrupt(struct exec *exec);
 enum insn_result deliver(struct exec *exec, const struct insn_event *event, uint64_t rip);
 enum insn_result execute_system(struct exec *exec);
 enum insn_result execute_virtualization(struct exec *exec);
+enum insn_result execute_vector(struct exec *exec);
 enum insn_result execute_system_call(struct exec *exec);
 enum insn_result execute_segment_base(struct exec *exec);
 enum insn_result execute_access_flag(struct exec *exec);

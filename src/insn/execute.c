@@ -201,6 +201,7 @@ static enum insn_result execute_undefined(struct exec *exec)
 
 /* What is neither here nor in compute_of is not modelled. */
 static const execute_fn functions[INSN_OP_COUNT] = {
+    [INSN_OP_UNKNOWN] = execute_vector,
     [INSN_OP_NOP] = execute_nop,
     [INSN_OP_PAUSE] = execute_nop,
     [INSN_OP_FENCE] = execute_nop,

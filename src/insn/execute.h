@@ -56,6 +56,7 @@ struct insn_cpu {
     struct insn_seg tr;   /**< likewise */
     uint8_t mode;   /**< enum insn_mode; changes with CS, by far transfers in protected mode */
     uint8_t cpl;    /**< current privilege level; 3 in virtual-8086 mode */
+    bool avx;       /**< CR4.OSXSAVE and XCR0 let AVX instructions run */
     bool amd;       /**< an AMD processor, where the two vendors' differ */
     uint8_t shadow; /**< out: enum insn_shadow, set when an instruction retires */
     uint64_t operand; /**< out, with INSN_SYSTEM: LMSW's operand; the linear address of INVLPG and
@@ -136,6 +137,11 @@ struct insn_ops {
      * SWAPGS are INSN_UNSUPPORTED.
      */
     struct insn_msrs *(*msrs)(void *context);
+    /**
+     * Reads or writes the 16 bytes of XMM register reg; with wide, a write clears the upper half of the
+     * YMM register. False: it cannot be had now. Without it, SSE and AVX moves are INSN_UNSUPPORTED.
+     */
+    bool (*vector)(void *context, unsigned reg, void *data, bool write, bool wide);
 };
 
 /** Kinds of access in the replay log. */

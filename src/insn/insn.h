@@ -316,7 +316,8 @@ struct insn {
     uint8_t encoding;     /**< enum insn_encoding */
     uint8_t has_modrm;    /**< 1 if there is a ModRM byte */
     uint8_t operands;     /**< how many of operand[] are used */
-    uint16_t imm2;        /**< second immediate of ENTER; far pointer's selector */
+    uint16_t imm2;        /**< second immediate of ENTER; far pointer's selector; of VEX the byte
+                               with vvvv, L and pp */
     struct insn_mem mem;  /**< if an operand is INSN_MEM */
     struct insn_operand operand[3];
 };

@@ -309,6 +309,54 @@ static void kicks(bool interpret)
     box_close();
 }
 
+/* ---- SSE ---- */
+
+static void guest_sse_mmio(uint64_t at)
+{
+    uint64_t out[2];
+
+    __asm__ volatile("movups (%1), %%xmm5\n"
+                     "paddq %%xmm5, %%xmm5\n"
+                     "movups %%xmm5, (%1)\n"
+                     "movd (%1), %%xmm6\n"
+                     "movups %%xmm6, %0"
+                     : "=m"(out)
+                     : "r"(at)
+                     : "memory");
+    guest_done(out[0] == 0x11223344 && out[1] == 0);
+}
+
+/* A driver may use SSE on a device's registers: 16 bytes go to the bus in two pieces. */
+static void sse_to_mmio(void)
+{
+    static const uint64_t reads[] = {0x1111111122222222, 0x3333333344444444, 0xff11223344};
+    static const struct {
+        uint64_t value;
+        uint8_t offset, size, access;
+    } expected[] = {{0, 0, 8, VIRTX_READ},
+                    {0, 8, 8, VIRTX_READ},
+                    {0x2222222244444444, 0, 8, VIRTX_WRITE},
+                    {0x6666666688888888, 8, 8, VIRTX_WRITE},
+                    {0, 0, 4, VIRTX_READ}};
+    enum virtx_status status = VIRTX_OK;
+
+    machine_open();
+    guest_prepare(guest_sse_mmio, GUEST_HOLE + 0x40);
+    for (unsigned i = 0, read = 0; i < 5; i++) {
+        if (status != VIRTX_AGAIN && !CHECK(EXPECT_EXIT(VIRTX_EXIT_MMIO)))
+            return;
+        CHECK_EQUAL(machine.exit->mmio.gpa, GUEST_HOLE + 0x40 + expected[i].offset);
+        CHECK_EQUAL(machine.exit->mmio.size, expected[i].size);
+        CHECK_EQUAL(machine.exit->mmio.access, expected[i].access);
+        if (expected[i].access == VIRTX_WRITE)
+            CHECK_EQUAL(machine.exit->mmio.value, expected[i].value);
+        status = virtx_vcpu_complete(machine.vcpu,
+                                     expected[i].access == VIRTX_READ ? &reads[read++] : NULL);
+        CHECK_EQUAL(status, i == 0 || i == 2 ? VIRTX_AGAIN : VIRTX_OK);
+    }
+    CHECK_EQUAL(GUEST_CONTINUE(), 1);
+}
+
 #define BOTH(name)                                                                                 \
     static void name##_hardware(void)                                                              \
     {                                                                                              \
@@ -335,4 +383,4 @@ GUEST_CASES(CASES("real-mode-flags-and-interrupts", flags), CASES("real-mode-fau
             CASES("real-mode-system-instructions", system_instructions),
             CASES("real-protected-big-real", changes),
             CASES("real-mode-to-64-bit-and-back", long_mode), CASES("real-mode-events", events),
-            CASES("kicks-in-big-real-mode", kicks));
+            CASES("kicks-in-big-real-mode", kicks), {"sse-moves-to-mmio", sse_to_mmio});

@@ -1,0 +1,171 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * SSE moves between a register and memory (or, of MOVD and MOVQ, a general register), and their AVX
+ * forms of 128 bits: what drivers use on MMIO. The decoder gives them no name, so they are found by
+ * opcode and mandatory prefix here (Intel SDM, "Instruction Set Reference", the instructions' own
+ * pages).
+ */
+#include "insn/exec.h"
+
+enum { PREFIX_NONE, PREFIX_66, PREFIX_F3, PREFIX_F2 };
+enum {
+    LOAD = 1 << 0, /* memory to register */
+    STORE = 1 << 1,
+    ALIGNED = 1 << 2,
+    HIGH = 1 << 3,    /* the upper 8 bytes, the lower ones stay */
+    MERGE = 1 << 4,   /* the other bytes stay; without: they become 0 */
+    GENERAL = 1 << 5, /* ModRM.rm may be a general register; 4 or 8 bytes by W */
+};
+
+struct vector_move {
+    uint8_t opcode, prefix, size, flags;
+};
+
+static const struct vector_move moves[] = {
+    {0x10, PREFIX_NONE, 16, LOAD},
+    {0x10, PREFIX_66, 16, LOAD},
+    {0x10, PREFIX_F3, 4, LOAD},
+    {0x10, PREFIX_F2, 8, LOAD},
+    {0x11, PREFIX_NONE, 16, STORE},
+    {0x11, PREFIX_66, 16, STORE},
+    {0x11, PREFIX_F3, 4, STORE},
+    {0x11, PREFIX_F2, 8, STORE},
+    {0x12, PREFIX_NONE, 8, LOAD | MERGE},
+    {0x12, PREFIX_66, 8, LOAD | MERGE},
+    {0x13, PREFIX_NONE, 8, STORE},
+    {0x13, PREFIX_66, 8, STORE},
+    {0x16, PREFIX_NONE, 8, LOAD | HIGH},
+    {0x16, PREFIX_66, 8, LOAD | HIGH},
+    {0x17, PREFIX_NONE, 8, STORE | HIGH},
+    {0x17, PREFIX_66, 8, STORE | HIGH},
+    {0x28, PREFIX_NONE, 16, LOAD | ALIGNED},
+    {0x28, PREFIX_66, 16, LOAD | ALIGNED},
+    {0x29, PREFIX_NONE, 16, STORE | ALIGNED},
+    {0x29, PREFIX_66, 16, STORE | ALIGNED},
+    {0x2b, PREFIX_NONE, 16, STORE | ALIGNED},
+    {0x2b, PREFIX_66, 16, STORE | ALIGNED},
+    {0x6e, PREFIX_66, 4, LOAD | GENERAL},
+    {0x7e, PREFIX_66, 4, STORE | GENERAL},
+    {0x7e, PREFIX_F3, 8, LOAD},
+    {0xd6, PREFIX_66, 8, STORE},
+    {0x6f, PREFIX_66, 16, LOAD | ALIGNED},
+    {0x6f, PREFIX_F3, 16, LOAD},
+    {0x7f, PREFIX_66, 16, STORE | ALIGNED},
+    {0x7f, PREFIX_F3, 16, STORE},
+    {0xe7, PREFIX_66, 16, STORE | ALIGNED},
+    {0xf0, PREFIX_F2, 16, LOAD},
+};
+
+static unsigned mandatory(const struct insn *insn)
+{
+    if (insn->encoding == INSN_VEX)
+        return (unsigned[]){PREFIX_NONE, PREFIX_66, PREFIX_F3, PREFIX_F2}[insn->imm2 & 3];
+    if (insn->prefixes & INSN_PREFIX_REP)
+        return PREFIX_F3;
+    if (insn->prefixes & INSN_PREFIX_REPNE)
+        return PREFIX_F2;
+    return insn->prefixes & INSN_PREFIX_OPSIZE ? PREFIX_66 : PREFIX_NONE;
+}
+
+static const struct vector_move *find(const struct insn *insn)
+{
+    bool vex = insn->encoding == INSN_VEX;
+
+    if ((insn->encoding != INSN_LEGACY && !vex) || insn->map != INSN_MAP_0F || !insn->has_modrm)
+        return NULL;
+    /* Of 256 bits; with a second source, which those have that merge. */
+    if (vex && ((insn->imm2 & 4) || (insn->imm2 & 0x78) != 0x78))
+        return NULL;
+    for (unsigned i = 0; i < sizeof(moves) / sizeof(moves[0]); i++) {
+        const struct vector_move *move = &moves[i];
+
+        if (move->opcode != insn->opcode || move->prefix != mandatory(insn))
+            continue;
+        if (insn->modrm >= 0xc0 && !(move->flags & GENERAL))
+            return NULL;
+        return vex && (move->flags & (MERGE | HIGH)) && (move->flags & LOAD) ? NULL : move;
+    }
+    return NULL;
+}
+
+/* What forbids the instruction altogether. */
+static enum insn_result check(struct exec *exec)
+{
+    const struct insn_cpu *cpu = exec->cpu;
+
+    if (exec->insn->encoding == INSN_VEX) {
+        if (real_segments(cpu) || !cpu->avx)
+            return raise(exec, VECTOR_UD);
+    } else if ((cpu->cr0 & CR0_EM) || !(cpu->cr4 & CR4_OSFXSR)) {
+        return raise(exec, VECTOR_UD);
+    }
+    return cpu->cr0 & CR0_TS ? raise(exec, VECTOR_NM) : INSN_OK;
+}
+
+static enum insn_result with_register(struct exec *exec, const struct vector_move *move,
+                                      unsigned reg, unsigned size, uint64_t *value)
+{
+    unsigned general = (exec->insn->modrm & 7u) | (exec->insn->rex & 1u) << 3;
+    bool wide = exec->insn->encoding == INSN_VEX;
+
+    if (move->flags & LOAD) {
+        value[0] = read_gpr(exec, general, size);
+        value[1] = 0;
+    }
+    if (!exec->ops->vector(exec->context, reg, value, move->flags & LOAD, wide))
+        return INSN_UNSUPPORTED;
+    if (move->flags & STORE)
+        stage_gpr(exec, general, size, value[0]);
+    return INSN_OK;
+}
+
+static enum insn_result with_memory(struct exec *exec, const struct vector_move *move, unsigned reg,
+                                    unsigned size, uint64_t *value)
+{
+    bool wide = exec->insn->encoding == INSN_VEX, store = move->flags & STORE;
+    uint64_t loaded[2] = {0, 0}, linear;
+    enum insn_result result = operand_address(exec, size, store, &linear);
+    unsigned half = move->flags & HIGH ? 1 : 0;
+
+    if (!result && (move->flags & ALIGNED) && (linear & (size - 1)))
+        return raise_code(exec, VECTOR_GP, 0);
+    /* What the log holds need not be had again. */
+    if (!result && (store ? !exec->replay->count : move->flags & (MERGE | HIGH)) &&
+        !exec->ops->vector(exec->context, reg, value, false, wide))
+        return INSN_UNSUPPORTED;
+    if (result)
+        return result;
+    if (store)
+        return write_memory(exec, linear, &value[half], size, 0);
+    result = read_memory(exec, linear, loaded, size, 0);
+    if (result)
+        return result;
+    if (move->flags & (MERGE | HIGH)) {
+        value[half] = loaded[0];
+    } else {
+        value[0] = loaded[0];
+        value[1] = loaded[1];
+    }
+    return exec->ops->vector(exec->context, reg, value, true, wide) ? INSN_OK : INSN_UNSUPPORTED;
+}
+
+/* All that has no name. */
+enum insn_result execute_vector(struct exec *exec)
+{
+    const struct insn *insn = exec->insn;
+    const struct vector_move *move = find(insn);
+    uint64_t value[2] = {0, 0};
+    enum insn_result result;
+    unsigned reg, size;
+
+    if (!move || !exec->ops->vector)
+        return INSN_UNSUPPORTED;
+    result = check(exec);
+    if (result)
+        return result;
+    reg = (insn->modrm >> 3 & 7u) | (insn->rex & 4u) << 1;
+    size = move->flags & GENERAL && insn->rex & 8 ? 8 : move->size;
+    if (insn->modrm >= 0xc0)
+        return with_register(exec, move, reg, size, value);
+    return with_memory(exec, move, reg, size, value);
+}
