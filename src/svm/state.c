@@ -73,7 +73,9 @@ static void read_segments(struct svm_vcpu *sv)
     /* SVM keeps the privilege level apart, and leaves SS.DPL to chance. */
     seg[VIRTX_SS].attributes = (seg[VIRTX_SS].attributes & ~(uint32_t)VIRTX_SEG_DPL) |
                                (save->cpl & 3u) << VIRTX_SEG_DPL_SHIFT;
-    /* LTR marks the descriptor in memory busy; not every processor marks its own copy. */
+    /* LTR marks the descriptor in memory busy; not every processor marks its own copy, and one
+     * engine dies of a copy that is marked. */
+    sv->tr_unmarked = !(save->tr.attributes & 2);
     seg[VIRTX_TR].attributes |= 2;
 }
 
@@ -202,6 +204,8 @@ static void write_segments(struct svm_vcpu *sv)
     segment_write(&save->gs, &seg[VIRTX_GS]);
     segment_write(&save->ldtr, &seg[VIRTX_LDTR]);
     segment_write(&save->tr, &seg[VIRTX_TR]);
+    if (sv->tr_unmarked)
+        save->tr.attributes &= (uint16_t)~2u;
     save->cpl = seg[VIRTX_SS].attributes >> VIRTX_SEG_DPL_SHIFT & 3;
     svm_dirty(sv, VMCB_CLEAN_SEG);
 }

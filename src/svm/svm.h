@@ -72,6 +72,7 @@ struct svm_vcpu {
     bool nmi_blocked; /* between the delivery of an NMI and its IRET */
     bool window_interrupt, window_nmi;
     bool step_tf;              /* the guest's own TF while stepping */
+    bool tr_unmarked;          /* this processor's copy of TR is not busy */
     bool hides_cr0, hides_cr4; /* the real register is not what the guest wrote */
     uint8_t rewind;    /* the entry delivers a software event: RIP was moved this far, behind it */
     uint32_t clean;    /* VMCB_CLEAN_ALL, or 0 where the processor has no clean bits */
