@@ -64,7 +64,7 @@ static void com1_line(void *ctx, bool level)
 
 static void receive(struct board *board)
 {
-    while (uart_can_receive(&board->uart) && bare_com1_ready() & BARE_COM1_INPUT) {
+    while (uart_wants_byte(&board->uart) && bare_com1_ready() & BARE_COM1_INPUT) {
         int c = bare_com1_getc();
         if (c < 0)
             break;
@@ -76,8 +76,10 @@ static void receive(struct board *board)
 
 static uint8_t read_byte(struct board *board, uint16_t port, uint64_t now)
 {
-    if (port >= COM1 && port < COM1 + 8)
+    if (port >= COM1 && port < COM1 + 8) {
+        receive(board); /* a guest that polls need not wait until time passes */
         return uart_read(&board->uart, port - COM1);
+    }
     if ((port >= 0x40 && port <= 0x43) || port == 0x61)
         return pit_read(&board->pit, port, now);
     if (port == 0x70 || port == 0x71)

@@ -94,6 +94,16 @@ bool uart_can_receive(const struct uart *uart)
     return !(uart->mcr & MCR_LOOP) && uart->count < capacity(uart);
 }
 
+bool uart_wants_byte(const struct uart *uart)
+{
+    bool by_interrupt = uart->ier & IER_RECEIVED && uart->mcr & MCR_OUT2;
+
+    if (uart->lcr & LCR_DLAB || !uart_can_receive(uart))
+        return false;
+    /* Who polls takes byte after byte; one that lies there longer may be thrown away. */
+    return by_interrupt || (uart->looks >= UART_PATIENCE && uart->count == 0);
+}
+
 static void take_in(struct uart *uart, uint8_t byte)
 {
     if (uart->count < capacity(uart)) {
@@ -168,6 +178,10 @@ uint8_t uart_read(struct uart *uart, unsigned reg)
     bool divisor = uart->lcr & LCR_DLAB;
     uint8_t value;
 
+    if (reg != LSR)
+        uart->looks = 0;
+    else if (uart->looks < UART_PATIENCE)
+        uart->looks++;
     switch (reg) {
     case RBR_THR:
         value = divisor ? uart->dll : take_received(uart);
@@ -231,6 +245,7 @@ void uart_write(struct uart *uart, unsigned reg, uint8_t value)
 {
     bool divisor = uart->lcr & LCR_DLAB;
 
+    uart->looks = 0;
     switch (reg) {
     case RBR_THR:
         if (divisor)

@@ -273,6 +273,43 @@ START_TEST(loop_back_is_shut_off_from_outside)
 }
 END_TEST
 
+/* Input waits outside until the guest's driver has finished trying out the port. */
+START_TEST(bytes_are_wanted_by_who_reads)
+{
+    ck_assert(!uart_wants_byte(&uart));
+    in(5); /* once before each byte is sent */
+    out(0, 'x');
+    in(5);
+    in(5);
+    in(0);
+    ck_assert(!uart_wants_byte(&uart));
+    for (unsigned i = 0; i < UART_PATIENCE; i++) {
+        ck_assert(!uart_wants_byte(&uart));
+        in(5);
+    }
+    ck_assert(uart_wants_byte(&uart)); /* polls */
+    uart_receive(&uart, 'a');
+    ck_assert(!uart_wants_byte(&uart));
+    in(5);
+    in(0);
+    ck_assert(!uart_wants_byte(&uart));
+    out(1, 1);
+    ck_assert(!uart_wants_byte(&uart)); /* the interrupt does not reach the bus */
+    out(4, 8);
+    ck_assert(uart_wants_byte(&uart));
+    out(3, 0x80);
+    ck_assert(!uart_wants_byte(&uart));
+    out(3, 3);
+    out(4, 0x18);
+    ck_assert(!uart_wants_byte(&uart));
+    out(4, 8);
+    uart_receive(&uart, 'b');
+    ck_assert(!uart_wants_byte(&uart)); /* without FIFOs there is room for one */
+    out(2, 1);
+    ck_assert(uart_wants_byte(&uart));
+}
+END_TEST
+
 START_TEST(modem_lines_and_their_changes)
 {
     static const struct {
@@ -312,6 +349,7 @@ int main(void)
     tcase_add_test(tc, fifo_control);
     tcase_add_test(tc, out2_gates_the_line);
     tcase_add_test(tc, loop_back_is_shut_off_from_outside);
+    tcase_add_test(tc, bytes_are_wanted_by_who_reads);
     tcase_add_test(tc, modem_lines_and_their_changes);
     suite_add_tcase(suite, tc);
     runner = srunner_create(suite);
