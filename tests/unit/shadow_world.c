@@ -15,13 +15,18 @@ static uint8_t *pool;
 static enum { PAGE_FREE, PAGE_USED } page_state[POOL_PAGES];
 static unsigned page_next;
 static uint64_t seed;
-static struct {
-    struct slot_table table;
-    struct slot_entry entry[4];
-} slots[2];
+/* Room for two tables of four entries each. */
+#define SLOT_ENTRIES 4u
+static _Alignas(struct slot_table) uint8_t
+    slot_room[2][sizeof(struct slot_table) + SLOT_ENTRIES * sizeof(struct slot_entry)];
 static unsigned slots_now;
 static struct virtx_hw hw;
 static struct virtx_backend backend;
+
+static struct slot_table *slots_of(unsigned which)
+{
+    return (struct slot_table *)(void *)slot_room[which];
+}
 
 uint64_t world_random(void)
 {
@@ -85,7 +90,7 @@ uint64_t *world_table(uint64_t hpa)
 
 static bool read_guest(void *ctx, uint64_t gpa, unsigned width, uint64_t *value)
 {
-    const struct slot_entry *slot = virtx_slot_find(&slots[slots_now].table, gpa);
+    const struct slot_entry *slot = virtx_slot_find(slots_of(slots_now), gpa);
 
     (void)ctx;
     *value = 0;
@@ -361,8 +366,8 @@ void world_slots(bool high, uint32_t rights, bool logging)
     struct slot_entry *entry;
 
     slots_now ^= 1;
-    entry = slots[slots_now].entry;
-    memset(&slots[slots_now], 0, sizeof(slots[0]));
+    entry = slots_of(slots_now)->entry;
+    memset(slot_room[slots_now], 0, sizeof(slot_room[0]));
     *entry++ =
         (struct slot_entry){.gpa = 0, .end = ROM_PAGE * PAGE, .memory = world.ram, .rights = 7};
     *entry++ = (struct slot_entry){.gpa = ROM_PAGE * PAGE,
@@ -379,11 +384,11 @@ void world_slots(bool high, uint32_t rights, bool logging)
                                        .memory = world.ram + RAM_PAGES * PAGE,
                                        .dirty = logging ? world.log : NULL,
                                        .rights = rights};
-    slots[slots_now].table.count = (uint32_t)(entry - slots[slots_now].entry);
-    for (unsigned i = 0; i < slots[slots_now].table.count; i++)
-        slots[slots_now].entry[i].type = VIRTX_MEMORY_WB;
+    slots_of(slots_now)->count = (uint32_t)(entry - slots_of(slots_now)->entry);
+    for (unsigned i = 0; i < slots_of(slots_now)->count; i++)
+        slots_of(slots_now)->entry[i].type = VIRTX_MEMORY_WB;
     world.logging = logging;
-    atomic_store(&world.vm.slots, &slots[slots_now].table);
+    atomic_store(&world.vm.slots, slots_of(slots_now));
 }
 
 void world_begin(unsigned vcpus, uint64_t pool_limit, unsigned physical_bits)
@@ -439,7 +444,7 @@ void world_end(void)
 
 static const struct slot_entry *slot_at(uint64_t gpa)
 {
-    return virtx_slot_find(&slots[slots_now].table, gpa);
+    return virtx_slot_find(slots_of(slots_now), gpa);
 }
 
 bool world_is_memory(uint64_t gpa)
