@@ -237,7 +237,7 @@ static void guest_db_storm(uint64_t argument)
     __asm__ volatile("movq %0, %%dr1" : : "r"(stack - 128));
     __asm__ volatile("movq %0, %%dr7" : : "r"(0x99000aul | argument)); /* writes of 4 and 8 bytes */
     for (;;)
-        __asm__ volatile("pushfq; orl $0x100, (%%rsp); popfq; int3; int1" : : : "memory");
+        __asm__ volatile("pushfq; orl $0x100, (%%rsp); popfq; int3; .byte 0xf1" : : : "memory"); /* INT1 */
 }
 
 /* #AC in ring 3 whose handler returns to it. */

@@ -189,14 +189,20 @@ bool hostile_check(struct virtx_vcpu *vcpu)
 
     CHECK_OK(virtx_vcpu_put(vcpu));
     read_host(&after);
-    good = CHECK_EQUAL(after.cr0, before.cr0) & CHECK_EQUAL(after.cr3, before.cr3) &
-           CHECK_EQUAL(after.cr4, before.cr4) & CHECK_EQUAL(after.dr7, before.dr7) &
-           CHECK_EQUAL(after.xcr0, before.xcr0) & CHECK_EQUAL(after.mxcsr, before.mxcsr) &
-           CHECK_EQUAL(after.x87, before.x87) & CHECK_EQUAL(after.gdtr.base, before.gdtr.base) &
-           CHECK_EQUAL(after.gdtr.limit, before.gdtr.limit) &
-           CHECK_EQUAL(after.idtr.base, before.idtr.base) &
-           CHECK_EQUAL(after.idtr.limit, before.idtr.limit) & CHECK_EQUAL(after.ldt, before.ldt) &
-           CHECK_EQUAL(after.tr, before.tr);
+    good = true;
+    good = CHECK_EQUAL(after.cr0, before.cr0) && good;
+    good = CHECK_EQUAL(after.cr3, before.cr3) && good;
+    good = CHECK_EQUAL(after.cr4, before.cr4) && good;
+    good = CHECK_EQUAL(after.dr7, before.dr7) && good;
+    good = CHECK_EQUAL(after.xcr0, before.xcr0) && good;
+    good = CHECK_EQUAL(after.mxcsr, before.mxcsr) && good;
+    good = CHECK_EQUAL(after.x87, before.x87) && good;
+    good = CHECK_EQUAL(after.gdtr.base, before.gdtr.base) && good;
+    good = CHECK_EQUAL(after.gdtr.limit, before.gdtr.limit) && good;
+    good = CHECK_EQUAL(after.idtr.base, before.idtr.base) && good;
+    good = CHECK_EQUAL(after.idtr.limit, before.idtr.limit) && good;
+    good = CHECK_EQUAL(after.ldt, before.ldt) && good;
+    good = CHECK_EQUAL(after.tr, before.tr) && good;
     for (unsigned i = 0; i < 4; i++)
         good &= CHECK_EQUAL(after.dr[i], before.dr[i]);
     for (unsigned i = 0; i < 6; i++)

@@ -6,7 +6,8 @@
  */
 #include "modes.h"
 
-#define A(label) ((label) - program + CODE)
+/* 90: is where the program begins. */
+#define A(label) ((label) - 90b + CODE)
 #define NOTE(n)  (NOTES + 4 * (n))
 
     .section .rodata
@@ -15,7 +16,7 @@
     .balign 16
     .code16
 \name:
-    .set program, \name
+90:
     .endm
     .macro end name
 \name\()_end:
@@ -257,7 +258,8 @@ begin mode_changes
     lidtl A(9f)
     movl $100, %ecx
 6:  incl NOTE(8)
-    loopl 6b
+    .byte 0x67              /* counts in ECX */
+    loop 6b
     vector 0x30, 77f
     movl $0x80000001, %eax
     int $0x30
