@@ -7,6 +7,8 @@
  */
 #include "hw/emulation.h"
 
+enum { WRITE_BYTES = 16 }; /* what hw_linear_write() takes at once */
+
 static uint64_t address_mask(unsigned bytes)
 {
     return bytes == 8 ? UINT64_MAX : (1ull << bytes * 8) - 1;
@@ -50,17 +52,44 @@ static bool unit_address(struct hw_vcpu *hv, const struct insn *insn, bool write
                               event);
 }
 
+/* How many units from `i` lie behind each other in at most `bytes` of one page, upwards, with no limit
+ * between them: what the first and the last may do, all may. 1: the unit is looked at by itself. */
+static unsigned stretch(struct hw_vcpu *hv, const struct insn *insn, bool write, unsigned i,
+                        unsigned units, size_t bytes, uint64_t *linear)
+{
+    unsigned size = hv->vcpu->exit.io.size, count;
+    struct virtx_event event;
+    uint64_t last;
+
+    if (hw_state(hv, VIRTX_STATE_RFLAGS)->rflags & RFLAGS_DF ||
+        !unit_address(hv, insn, write, i, linear, &event))
+        return 1;
+    bytes = (size_t)min_u64(bytes, VIRTX_PAGE_SIZE - *linear % VIRTX_PAGE_SIZE);
+    count = (unsigned)min_u64(units - i, bytes / size);
+    if (count < 2 || !unit_address(hv, insn, write, i + count - 1, &last, &event) ||
+        last != *linear + (uint64_t)(count - 1) * size)
+        return 1;
+    return count;
+}
+
 /* Fetches what OUTS writes, or makes sure that what INS reads can be stored. Returns the units that
  * can be done; 0: *event or *result says why. */
 static unsigned gather(struct hw_vcpu *hv, const struct insn *insn, unsigned units, bool in,
                        struct virtx_event *event, enum hw_access_result *result)
 {
-    unsigned size = hv->vcpu->exit.io.size, i;
+    unsigned size = hv->vcpu->exit.io.size, i, count;
 
     *result = HW_ACCESS_OK;
-    for (i = 0; i < units; i++) {
+    for (i = 0; i < units; i += count) {
         uint64_t linear;
 
+        count = stretch(hv, insn, in, i, units, VIRTX_PAGE_SIZE, &linear);
+        if (count > 1 &&
+            (in ? hw_linear_probe_write(hv, linear, (size_t)count * size, event)
+                : hw_linear_read(hv, linear, hv->io_buffer + i * size, (size_t)count * size,
+                                 event)) == HW_ACCESS_OK)
+            continue;
+        count = 1; /* what is wrong is found unit by unit */
         if (!unit_address(hv, insn, in, i, &linear, event))
             *result = HW_ACCESS_FAULT;
         else if (in)
@@ -121,11 +150,18 @@ static bool store(struct hw_vcpu *hv, unsigned units, unsigned *done)
     const struct virtx_exit_io *io = &hv->vcpu->exit.io;
     struct insn insn = {.address_size = hv->soft->string.address_size};
     struct virtx_event event;
+    unsigned count;
 
-    for (*done = 0; *done < units; ++*done) {
+    for (*done = 0; *done < units; *done += count) {
         uint64_t linear;
         enum hw_access_result result = HW_ACCESS_FAULT;
 
+        count = stretch(hv, &insn, true, *done, units, WRITE_BYTES, &linear);
+        if (count > 1 &&
+            hw_linear_write(hv, linear, hv->io_buffer + *done * io->size,
+                            (size_t)count * io->size, &event) == HW_ACCESS_OK)
+            continue;
+        count = 1;
         if (unit_address(hv, &insn, true, *done, &linear, &event))
             result = hw_linear_write(hv, linear, hv->io_buffer + *done * io->size, io->size,
                                      &event);
