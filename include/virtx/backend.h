@@ -100,8 +100,9 @@ struct virtx_backend {
     enum virtx_status (*reset)(struct virtx_vcpu *vcpu, enum virtx_preset preset);
     /** virtx_vcpu_get(). */
     enum virtx_status (*get)(struct virtx_vcpu *vcpu, uint32_t groups, struct virtx_state *state);
+    /** virtx_vcpu_wake(): ends ::VIRTX_HALTED, and does nothing in another activity. */
+    void (*wake)(struct virtx_vcpu *vcpu);
     /** virtx_vcpu_set(); the groups are valid bits. */
-    void (*wake)(struct virtx_vcpu *vcpu); /**< Ends ::VIRTX_HALTED; nothing in another activity. */
     enum virtx_status (*set)(struct virtx_vcpu *vcpu, uint32_t groups,
                              const struct virtx_state *state);
     /** virtx_vcpu_gpr(). */

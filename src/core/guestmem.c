@@ -64,7 +64,7 @@ static void copy(struct virtx_vm *vm, const struct slot_table *slots, uint64_t g
 
         if (to) {
             memcpy((uint8_t *)to + done, at, part);
-        } else {
+        } else if (from) {
             memcpy(at, (const uint8_t *)from + done, part);
             virtx_slot_mark(entry, gpa, part);
             virtx_gpa_written(vm, gpa, part);

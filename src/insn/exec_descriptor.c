@@ -121,7 +121,7 @@ static bool data_allowed(const struct exec *exec, unsigned segment, const struct
 
 enum insn_result load_data(struct exec *exec, unsigned segment, uint16_t selector, unsigned vector)
 {
-    struct descriptor descriptor;
+    struct descriptor descriptor = {0};
     enum insn_result result = read_descriptor(exec, selector, vector, 0, &descriptor);
 
     if (result)
@@ -176,7 +176,7 @@ enum insn_result stage_code(struct exec *exec, struct descriptor *descriptor, ui
 
 static enum insn_result load_system(struct exec *exec, uint16_t selector, bool task)
 {
-    struct descriptor descriptor;
+    struct descriptor descriptor = {0};
     struct insn_seg *to = task ? &exec->tr : &exec->ldtr;
     enum insn_result result;
     unsigned type;
@@ -255,7 +255,7 @@ static enum insn_result look_at(struct exec *exec)
 {
     const struct insn *insn = exec->insn;
     bool load = insn->op == INSN_OP_LAR || insn->op == INSN_OP_LSL, visible;
-    struct descriptor descriptor;
+    struct descriptor descriptor = {0};
     enum insn_result result;
     uint64_t selector;
 

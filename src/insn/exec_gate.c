@@ -52,7 +52,7 @@ enum insn_result inner_stack(struct exec *exec, unsigned cpl, unsigned ist, unsi
     struct descriptor descriptor;
     enum insn_result result;
     uint32_t words[2] = {0, 0};
-    uint16_t half[2];
+    uint16_t half[2] = {0, 0};
 
     if (long_mode(exec))
         return inner_stack_64(exec, cpl, ist, ext, stack);

@@ -34,6 +34,7 @@ static bool make_heads(struct shadow_vm *sv)
         if (!sv->rmap[i])
             return false;
     }
+    /* NOLINTNEXTLINE(bugprone-sizeof-expression): the hash is of pointers */
     sv->hash_mask = hash * (VIRTX_PAGE_SIZE / (uint32_t)sizeof(*sv->hash[0])) - 1;
     sv->rmap_mask = rmap * (VIRTX_PAGE_SIZE / (uint32_t)sizeof(*sv->rmap[0])) - 1;
     return true;

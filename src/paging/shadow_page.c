@@ -217,9 +217,8 @@ static bool evict(struct shadow_vm *sv)
     for (uint32_t looked = 0; page && done < EVICT && looked < sv->pages; looked++) {
         struct shadow_page *next = page->newer;
 
-        if (page->pins || page->stamp == sv->stamp) {
-            shadow_page_touch(sv, page);
-        } else if (looked < sv->pages / 2 && shadow_page_used(sv, page)) {
+        if (page->pins || page->stamp == sv->stamp ||
+            (looked < sv->pages / 2 && shadow_page_used(sv, page))) {
             shadow_page_touch(sv, page);
         } else {
             shadow_page_drop(sv, page);
