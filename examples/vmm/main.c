@@ -255,8 +255,6 @@ int bare_main(void)
     ops.wake = cpus_wake;
     if (virtx_open(&config, &virtx, &error))
         return failed("virtx_open", &error);
-    if (virtx_cpu_enable(virtx))
-        return failed("virtx_cpu_enable", virtx_last_error(virtx));
     if (virtx_vm_create(virtx, &vm_config, &vm))
         return failed("virtx_vm_create", virtx_last_error(virtx));
     if (bare_option("hide") && after(bare_option("hide"), "xsavec") && hide_xsavec(vm))
