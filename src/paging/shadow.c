@@ -153,9 +153,9 @@ static uint64_t shadow_root(struct virtx_vcpu *vcpu)
         shadow_root_make(vcpu);
     hpa = v->root ? v->root->hpa : sv->empty_hpa;
     shadow_settle(sv);
-    if (sv->narrowed || hpa != v->root_hpa || v->root == v->pae)
+    if (sv->narrowed != v->narrowed || hpa != v->root_hpa || v->root == v->pae)
         hw_owe(hw_of(vcpu), HW_FLUSH_TAG);
-    sv->narrowed = false;
+    v->narrowed = sv->narrowed;
     v->root_hpa = hpa;
     virtx_unlock(&sv->lock);
     return hpa;
@@ -190,8 +190,8 @@ static void shadow_invlpg(struct virtx_vcpu *vcpu, uint64_t gva)
             shadow_compare_entry(sv, page, index);
     }
     shadow_settle(sv);
-    if (sv->narrowed) {
-        sv->narrowed = false;
+    if (sv->narrowed != v->narrowed) {
+        v->narrowed = sv->narrowed;
         hw_owe(hw_of(vcpu), HW_FLUSH_TAG);
     }
     virtx_unlock(&sv->lock);

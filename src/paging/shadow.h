@@ -152,7 +152,7 @@ struct shadow_vm {
     uint32_t hash_mask, rmap_mask;
     uint32_t freed; /* pages that processors may still walk */
     uint32_t stamp; /* of the fault that is being answered */
-    bool narrowed;  /* an entry has lost rights: a vcpu on whose thread that was owes a flush */
+    uint64_t narrowed; /* how often an entry has lost rights */
     struct shadow_page **hash[SHADOW_HASH]; /* pages of heads */
     uint32_t *rmap[SHADOW_RMAP];            /* pages of heads */
     struct shadow_page **directory[SHADOW_DIRECTORY];
@@ -164,6 +164,7 @@ struct shadow_vcpu {
     struct shadow_page *root; /* NULL: none yet, or the empty one is in use */
     struct shadow_page *pae;  /* this vcpu's own four entries */
     uint64_t root_hpa;        /* what the processor has */
+    uint64_t narrowed;        /* the VM's as of the last flush: older translations may be stale */
     uint64_t reserved;        /* bits that must be 0 in the guest's 4-level entries */
     uint32_t role;            /* ROLE_MODE of the tree */
     bool flush;               /* the guest has flushed its TLB: what is unsync must be looked at */

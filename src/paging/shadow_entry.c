@@ -67,7 +67,7 @@ void shadow_entry_clear(struct shadow_vm *sv, struct shadow_page *page, unsigned
     store(page, index, 0);
     if (!shadow_maps(sv, entry))
         return;
-    sv->narrowed = true;
+    sv->narrowed++;
     list_remove(sv, &page->link[index]);
     if (!shadow_is_leaf(entry, shadow_level(page)))
         page->child[index] = NULL;
@@ -101,7 +101,7 @@ void shadow_entry_leaf(struct shadow_vm *sv, struct shadow_page *page, unsigned 
     if (same_frame(sv, page, index, entry, gfn)) {
         if ((page->entry[index] & ~entry & (SPTE_W | SPTE_U)) ||
             ((page->entry[index] ^ entry) & (SPTE_NX | SPTE_KEY)))
-            sv->narrowed = true;
+            sv->narrowed++;
     } else {
         shadow_entry_clear(sv, page, index);
         list_add(sv, (uint32_t)LINK_HEAD | bucket_of(sv, gfn), page, index);
@@ -226,16 +226,13 @@ static void protect(struct shadow_vm *sv, struct shadow_page *page, unsigned ind
         shadow_entry_clear(sv, page, index);
     else
         store(page, index, entry & ~SPTE_W);
-    sv->narrowed = true;
+    sv->narrowed++;
 }
 
 bool shadow_protect(struct shadow_vm *sv, uint64_t gfn)
 {
-    bool before = sv->narrowed, any;
+    uint64_t before = sv->narrowed;
 
-    sv->narrowed = false;
     shadow_for_leaves(sv, gfn, 1, protect);
-    any = sv->narrowed;
-    sv->narrowed |= before;
-    return any;
+    return sv->narrowed != before;
 }

@@ -742,8 +742,10 @@ enum virtx_fault_result shadow_fault(struct virtx_vcpu *vcpu, struct virtx_page_
     struct shadow_vcpu *v = shadow_vcpu_of(vcpu);
     struct build b = {.sv = sv, .v = v, .vm = vcpu->vm, .write = fault->access == VIRTX_WRITE};
     enum virtx_fault_result result;
+    uint64_t before;
 
     virtx_lock(&sv->lock);
+    before = sv->narrowed;
     if (unlikely(!v->root || v->stale || v->root->state != SHADOW_LIVE)) {
         hw_of(vcpu)->work |= HW_WORK_ROOT;
         result = shadow_root_make(vcpu) ? VIRTX_FAULT_RESUME : no_memory(&b);
@@ -756,8 +758,9 @@ enum virtx_fault_result shadow_fault(struct virtx_vcpu *vcpu, struct virtx_page_
             result = walk_and_map(&b, vcpu, fault);
     }
     shadow_settle(sv);
-    if (sv->narrowed) {
-        sv->narrowed = false;
+    /* What others have narrowed may wait until this vcpu's guest flushes. */
+    if (sv->narrowed != before) {
+        v->narrowed = sv->narrowed;
         hw_owe(hw_of(vcpu), HW_FLUSH_TAG);
     }
     virtx_unlock(&sv->lock);

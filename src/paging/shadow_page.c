@@ -394,7 +394,7 @@ void shadow_settle(struct shadow_vm *sv)
     if (likely(!sv->freed))
         return;
     sv->freed = 0;
-    sv->narrowed = true;
+    sv->narrowed++;
     if (shadow_alone(sv))
         return;
     generation = virtx_generation_next(sv->vm);

@@ -18,7 +18,7 @@ static void protect_leaf(struct shadow_vm *sv, struct shadow_page *page, unsigne
 {
     if (page->entry[index] & SPTE_W) {
         __atomic_fetch_and(&page->entry[index], ~SPTE_W, __ATOMIC_RELAXED);
-        sv->narrowed = true;
+        sv->narrowed++;
     }
 }
 

@@ -49,8 +49,12 @@ MUTANTS = [
      '        return role | ROLE_WP;',
      '        return role;'),
     ('no flush owed when an entry loses rights', 'shadow_entry.c',
-     '    sv->narrowed = true;\n    list_remove',
+     '    sv->narrowed++;\n    list_remove',
      '    list_remove'),
+    ('what another vcpu has taken away is not flushed', 'shadow.c',
+     '    if (sv->narrowed != v->narrowed) {\n        v->narrowed = sv->narrowed;\n',
+     '    if (sv->narrowed != v->narrowed) {\n        for (struct virtx_vcpu *o = vcpu->vm->vcpus; o; o = o->next)\n'
+     '            shadow_vcpu_of(o)->narrowed = sv->narrowed;\n'),
     ('kernel write under WP=0 leaves the page to users', 'shadow_fault.c',
      '            b->rights = (b->rights & ~(uint32_t)ROLE_U) | ROLE_W;',
      '            b->rights |= ROLE_W;'),

@@ -17,8 +17,8 @@ static unsigned page_next;
 static uint64_t seed;
 /* Room for two tables of four entries each. */
 #define SLOT_ENTRIES 4u
-static _Alignas(struct slot_table) uint8_t
-    slot_room[2][sizeof(struct slot_table) + SLOT_ENTRIES * sizeof(struct slot_entry)];
+static _Alignas(struct slot_table)
+    uint8_t slot_room[2][sizeof(struct slot_table) + SLOT_ENTRIES * sizeof(struct slot_entry)];
 static unsigned slots_now;
 static struct virtx_hw hw;
 static struct virtx_backend backend;
@@ -273,6 +273,27 @@ void world_enter(unsigned cpu)
 static unsigned kind_of(const struct ref_access *access)
 {
     return access->write | access->fetch << 1 | access->cpl3 << 2;
+}
+
+void world_audit_tlb(unsigned cpu, uint64_t gva)
+{
+    for (unsigned i = 0; i < TLB; i++) {
+        const struct tlb_line *line = &tlb[cpu][i];
+
+        if (!line->gva || (gva != WORLD_ALL && line->gva != (gva | 0xfff)))
+            continue;
+        for (unsigned kind = 0; kind < 8; kind++) {
+            struct ref_access access = {
+                .write = kind & 1, .fetch = kind >> 1 & 1, .cpl3 = kind >> 2};
+            struct ref_result guest;
+
+            if (!(line->allowed >> kind & 1))
+                continue;
+            guest = world_guest(cpu, line->gva & ~0xfffull, &access);
+            EXPECT(guest.kind == REF_OK);
+            EXPECT(line->hpa == world_hpa(guest.address));
+        }
+    }
 }
 
 /* By the TLB, else by a walk that fills it. A fault takes the page's entry away (Intel SDM

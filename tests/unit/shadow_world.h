@@ -71,5 +71,9 @@ enum outcome world_access(unsigned cpu, uint64_t gva, const struct ref_access *a
 void world_audit(void);
 /* What holds after the guest has flushed its TLB: nothing is older than the guest's tables. */
 void world_audit_fresh(unsigned cpu);
+/* What holds of a processor's TLB after the guest has flushed it on that vcpu, all of it or one page,
+ * and the vcpu has been entered: nothing is older than the guest's tables, whoever has seen to them. */
+#define WORLD_ALL UINT64_MAX
+void world_audit_tlb(unsigned cpu, uint64_t gva);
 
 #endif

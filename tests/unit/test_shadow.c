@@ -393,6 +393,7 @@ static void invlpg(uint64_t gva)
 {
     virtx_paging_shadow.invlpg(&world.vcpu[cpu], gva);
     world_enter(cpu);
+    world_audit_tlb(cpu, gva);
     for (unsigned kind = 0; kind < 8; kind++) {
         struct ref_access access = {.write = kind & 1, .fetch = kind >> 1 & 1, .cpl3 = kind >> 2};
         struct ref_result host, guest;
@@ -412,6 +413,7 @@ static void switch_space(void)
     if (world_below(4) == 0)
         link_pipe(world.mode[cpu].cr3 / PAGE);
     changed(false);
+    world_audit_tlb(cpu, WORLD_ALL);
     if (world_below(4) == 0)
         world_audit_fresh(cpu);
 }
@@ -615,7 +617,7 @@ START_TEST(test_two_vcpus)
     for (unsigned round = 0; round < 16; round++) {
         for (cpu = 0; cpu < 2; cpu++)
             new_format(FOUR_LEVEL);
-        audit_run(operations / 16 / 16, 127);
+        audit_run(operations / 4 / 16, 127);
     }
     world_end();
 }
