@@ -48,7 +48,11 @@ enum virtx_memslot_flag {
 struct virtx_memslot_config {
     uint32_t size;    /**< sizeof(struct virtx_memslot_config). */
     uint32_t rights;  /**< ::virtx_access bits; ::VIRTX_READ is required. */
-    uint32_t type;    /**< ::virtx_memory_type. Other than WB it overrides the guest's PAT. */
+    uint32_t type;    /**< ::virtx_memory_type: WB for RAM, UC for pages of a device. With EPT any other than WB
+                           overrides the guest's PAT (Intel SDM "EPT and Memory Typing"); WB leaves it its say.
+                           With NPT the processor combines it with the guest's PAT, always (AMD APM "Combining
+                           Memory Types, MTRRs"), and a type that the host's PAT lacks is UC. With shadow paging
+                           any other than WB is UC, and the guest's PAT is not used. Guest MTRRs never count. */
     uint32_t flags;   /**< ::virtx_memslot_flag. */
     uint64_t gpa;     /**< Page-aligned start. */
     uint64_t bytes;   /**< Page-aligned length, not 0; the end is within the guest-physical width. */

@@ -34,6 +34,7 @@ struct virtx {
     const struct virtx_backend *backend;
     const struct virtx_paging *const *paging;
     struct virtx_caps caps;
+    uint64_t pat; /* the host's IA32_PAT, where translation tables refer to it */
     uint64_t disable;
     uint32_t max_cpus;
     uint32_t pages;          /* of this structure with the array of CPUs */

@@ -24,9 +24,11 @@ struct table_format {
     uint64_t no_execute; /* set when not executable (0: see execute) */
     uint64_t accessed;   /* 0 where the format or processor has none */
     uint64_t dirty;
-    uint64_t ignore_pat;    /* set to make the slot's memory type final (0: cannot) */
-    uint64_t type[8];       /* by virtx_memory_type: bits of a 4 KiB leaf */
-    uint64_t type_large[8]; /* by virtx_memory_type: bits of a large leaf */
+    uint64_t ignore_pat; /* set to make the slot's memory type final (0: cannot) */
+    uint64_t type[8];    /* by virtx_memory_type: bits of a leaf, if … */
+    /* … these are 0. Else they are the bits of a 4-KiB and of a large leaf that select an entry of
+     * the host's PAT, the lowest first. */
+    uint64_t pat_index[3], pat_index_large[3];
 };
 
 #endif

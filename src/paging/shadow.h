@@ -150,9 +150,9 @@ struct shadow_vm {
     uint32_t large;   /* large leaves */
     uint32_t markers; /* live pages that have some, or had */
     uint32_t hash_mask, rmap_mask;
-    uint32_t freed; /* pages that processors may still walk */
-    uint32_t stamp; /* of the fault that is being answered */
-    uint64_t narrowed; /* how often an entry has lost rights */
+    uint32_t freed;                         /* pages that processors may still walk */
+    uint32_t stamp;                         /* of the fault that is being answered */
+    uint64_t narrowed;                      /* how often an entry has lost rights */
     struct shadow_page **hash[SHADOW_HASH]; /* pages of heads */
     uint32_t *rmap[SHADOW_RMAP];            /* pages of heads */
     struct shadow_page **directory[SHADOW_DIRECTORY];

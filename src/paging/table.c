@@ -3,7 +3,48 @@
 #include "paging/table.h"
 
 /* Subtrees that one piece of table_unmap() takes out before it frees them without the lock. */
-#define DETACHED 16u
+#define DETACHED     16u
+
+#define PAT_UC_MINUS 7u
+
+/* The PAT's entry for a memory type, -1: it has none. */
+static int pat_entry(uint64_t pat, unsigned type)
+{
+    for (int i = 0; i < 8; i++)
+        if ((pat >> 8 * i & 0xff) == type)
+            return i;
+    return -1;
+}
+
+/*
+ * Where leaves name an entry of the host's PAT (AMD APM "Combining Memory Types, MTRRs"), the entry
+ * is looked for, since hosts arrange theirs as they like. What the host's PAT lacks becomes
+ * uncacheable, which is stricter than all, or UC-, which is the same under write-back MTRRs.
+ */
+static bool types_create(struct table *table, uint64_t pat)
+{
+    const struct table_format *format = table->format;
+    int strictest = pat_entry(pat, VIRTX_MEMORY_UC);
+
+    memcpy(table->type, format->type, sizeof(table->type));
+    memcpy(table->type_large, format->type, sizeof(table->type_large));
+    if (!format->pat_index[0])
+        return true;
+    if (strictest < 0)
+        strictest = pat_entry(pat, PAT_UC_MINUS);
+    if (strictest < 0)
+        return false;
+    for (unsigned type = 0; type < 8; type++) {
+        int found = pat_entry(pat, type), entry = found < 0 ? strictest : found;
+
+        for (unsigned bit = 0; bit < 3; bit++)
+            if (entry >> bit & 1) {
+                table->type[type] |= format->pat_index[bit];
+                table->type_large[type] |= format->pat_index_large[bit];
+            }
+    }
+    return true;
+}
 
 enum virtx_status table_create(struct table *table, struct virtx_vm *vm,
                                const struct table_format *format, bool dirty_flags)
@@ -22,6 +63,8 @@ enum virtx_status table_create(struct table *table, struct virtx_vm *vm,
         bits |= rights & VIRTX_EXECUTE ? format->execute : format->no_execute;
         table->rights[rights] = bits;
     }
+    if (!types_create(table, vm->virtx->pat))
+        return VIRTX_E_HOST_STATE;
     table->root = virtx_pool_get(vm);
     if (!table->root)
         return VIRTX_E_NO_MEMORY;

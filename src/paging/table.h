@@ -36,14 +36,16 @@ struct table {
     const struct table_format *format;
     uint64_t *root;
     uint64_t root_hpa;
-    uint64_t rights[8]; /* bits of a leaf by virtx_access */
-    uint64_t written;   /* what tells that a logged page was written: the dirty flag, or, where the
-                           hardware keeps none, the right to write, given at the first write */
+    uint64_t rights[8];              /* bits of a leaf by virtx_access */
+    uint64_t type[8], type_large[8]; /* bits of a 4-KiB and of a large leaf by virtx_memory_type */
+    uint64_t written; /* what tells that a logged page was written: the dirty flag, or, where the
+                         hardware keeps none, the right to write, given at the first write */
     _Atomic uint64_t sequence; /* [page_lock] */
     bool has_logged;           /* [lock] a leaf may be TABLE_LOGGED; never taken back */
 };
 
-/* `dirty_flags`: the hardware sets format->dirty. */
+/* `dirty_flags`: the hardware sets format->dirty. VIRTX_E_HOST_STATE: the host's PAT has no type
+ * that could be used for the ones it lacks. */
 enum virtx_status table_create(struct table *table, struct virtx_vm *vm,
                                const struct table_format *format, bool dirty_flags);
 /* No processor uses the tables any more. */
@@ -90,9 +92,9 @@ static inline uint64_t table_leaf(const struct table *table, uint64_t hpa, unsig
     const struct table_format *format = table->format;
     uint64_t leaf = hpa | table->rights[rights & 7];
     if (likely(level == 1))
-        leaf |= format->type[type & 7];
+        leaf |= table->type[type & 7];
     else
-        leaf |= format->type_large[type & 7] | format->large;
+        leaf |= table->type_large[type & 7] | format->large;
     if (unlikely(type != VIRTX_MEMORY_WB))
         leaf |= format->ignore_pat;
     if (unlikely(logged))

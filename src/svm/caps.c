@@ -112,7 +112,6 @@ enum virtx_status svm_probe(struct virtx *virtx, uint64_t disable, struct virtx_
 {
     struct cpuid_regs extended, svm;
 
-    (void)virtx;
     if (x86_cpuid(LEAF_MAX_EXTENDED, 0).eax < LEAF_SVM)
         return virtx_fail(error, VIRTX_E_UNSUPPORTED, "CPUID 8000_000A",
                           "the processor has no SVM leaf", 0);
@@ -126,6 +125,7 @@ enum virtx_status svm_probe(struct virtx *virtx, uint64_t disable, struct virtx_
     svm = x86_cpuid(LEAF_SVM, 0);
     caps->hardware = hardware_features(svm.edx, svm.ebx) | guest_features(extended.edx);
     if (svm.edx & SVM_EDX_NP) {
+        virtx->pat = x86_rdmsr(MSR_PAT); /* nested tables refer to it: npt.c */
         caps->hardware |= VIRTX_FEATURE_NESTED_PAGING | VIRTX_FEATURE_LARGE_2M |
                           VIRTX_FEATURE_NESTED_AD | VIRTX_FEATURE_PAT_SWITCH;
         if (extended.edx & EXTENDED_EDX_1G)

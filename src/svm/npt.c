@@ -3,31 +3,26 @@
 #include "paging/format.h"
 #include "svm/svm.h"
 
-#define NPT_P   (1ull << 0)
-#define NPT_RW  (1ull << 1)
-#define NPT_US  (1ull << 2)
-#define NPT_PWT (1ull << 3)
-#define NPT_PCD (1ull << 4)
-#define NPT_A   (1ull << 5)
-#define NPT_D   (1ull << 6)
-#define NPT_PS  (1ull << 7)
-#define NPT_NX  (1ull << 63)
+#define NPT_P         (1ull << 0)
+#define NPT_RW        (1ull << 1)
+#define NPT_US        (1ull << 2)
+#define NPT_PWT       (1ull << 3)
+#define NPT_PCD       (1ull << 4)
+#define NPT_A         (1ull << 5)
+#define NPT_D         (1ull << 6)
+#define NPT_PS        (1ull << 7)
+#define NPT_PAT       (1ull << 7) /* of a 4-KiB leaf */
+#define NPT_PAT_LARGE (1ull << 12)
+#define NPT_NX        (1ull << 63)
 
 /*
  * Entries have the layout of the host's own long-mode tables. All guest accesses are user accesses
  * to them ("Nested versus Guest Page Faults"), so U is always set.
  *
- * Memory types come from the host's PAT, of which this constant may only assume what all hosts
- * share: entry 0 (no bit) is write-back and entry 3 (PCD and PWT) is uncacheable, after reset and
- * in every kernel known. Types between the two become uncacheable, which is the stricter.
+ * A leaf's memory type is the entry of the host's PAT that it selects. The processor combines it
+ * with the type that the guest's tables and G_PAT say ("Combining Memory Types, MTRRs"); there is
+ * no "ignore PAT".
  */
-#define NPT_WB 0
-#define NPT_UC (NPT_PCD | NPT_PWT)
-#define NPT_TYPES                                                                                  \
-    {                                                                                              \
-        [VIRTX_MEMORY_UC] = NPT_UC, [VIRTX_MEMORY_WC] = NPT_UC, [VIRTX_MEMORY_WT] = NPT_UC,        \
-        [VIRTX_MEMORY_WP] = NPT_UC, [VIRTX_MEMORY_WB] = NPT_WB,                                    \
-    }
 
 const struct table_format svm_npt = {
     .name = "NPT",
@@ -43,6 +38,6 @@ const struct table_format svm_npt = {
     .accessed = NPT_A,
     .dirty = NPT_D,
     .ignore_pat = 0,
-    .type = NPT_TYPES,
-    .type_large = NPT_TYPES,
+    .pat_index = {NPT_PWT, NPT_PCD, NPT_PAT},
+    .pat_index_large = {NPT_PWT, NPT_PCD, NPT_PAT_LARGE},
 };

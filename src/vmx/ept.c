@@ -37,5 +37,4 @@ const struct table_format vmx_ept = {
     .dirty = EPT_DIRTY,
     .ignore_pat = EPT_IPAT,
     .type = EPT_TYPES,
-    .type_large = EPT_TYPES,
 };

@@ -710,6 +710,94 @@ static void memory_types(void)
     CHECK_STATUS(virtx_memslot_add(machine.vm, &config, &slot), VIRTX_E_INVALID);
 }
 
+/* MTRRs and PAT are the guest's own: it reads what it wrote, is refused what a processor refuses
+ * (Intel SDM "Memory Type Range Registers (MTRRs)"), and the host's stay as they are. */
+enum {
+    MSR_MTRRCAP = 0xfe,
+    MSR_MTRR_PHYSBASE0 = 0x200,
+    MSR_MTRR_FIX_FIRST = 0x250,
+    MSR_MTRR_FIX_LAST = 0x26f,
+    MSR_MTRR_DEF_TYPE = 0x2ff,
+    MSR_PAT = 0x277,
+    MTRR_VARIABLE = 8,
+};
+
+static const uint32_t mtrr_fixed[] = {0x250, 0x258, 0x259, 0x268, 0x269, 0x26a,
+                                      0x26b, 0x26c, 0x26d, 0x26e, 0x26f};
+
+static uint64_t msr_pattern(uint32_t index)
+{
+    if (index == MSR_PAT)
+        return 0x0001040506070600;
+    if (index == MSR_MTRR_DEF_TYPE)
+        return 0xc06;
+    if (index >= MSR_MTRR_FIX_FIRST && index <= MSR_MTRR_FIX_LAST)
+        return index & 1 ? 0x0605040100060504 : 0x0606060600000101;
+    return index & 1 ? 0x0000000ffff00800 : (uint64_t)(index & 15) << 20 | VIRTX_MEMORY_WC;
+}
+
+static bool type_msr(unsigned i, uint32_t *index)
+{
+    if (i < 2 * MTRR_VARIABLE)
+        *index = MSR_MTRR_PHYSBASE0 + i;
+    else if (i < 2 * MTRR_VARIABLE + sizeof(mtrr_fixed) / sizeof(mtrr_fixed[0]))
+        *index = mtrr_fixed[i - 2 * MTRR_VARIABLE];
+    else if (i == 2 * MTRR_VARIABLE + sizeof(mtrr_fixed) / sizeof(mtrr_fixed[0]))
+        *index = MSR_MTRR_DEF_TYPE;
+    else if (i == 2 * MTRR_VARIABLE + sizeof(mtrr_fixed) / sizeof(mtrr_fixed[0]) + 1)
+        *index = MSR_PAT;
+    else
+        return false;
+    return true;
+}
+
+static void guest_types(uint64_t write)
+{
+    uint64_t bad = 0;
+    uint32_t index;
+
+    if (write) {
+        for (unsigned i = 0; type_msr(i, &index); i++)
+            bare_wrmsr(index, msr_pattern(index));
+        bad += (bare_rdmsr(MSR_MTRRCAP) & 0xff) != MTRR_VARIABLE;
+        bad += GUEST_TRY("wrmsr", : "c"(MSR_MTRRCAP), "a"(0), "d"(0)) != 13;
+        bad += GUEST_TRY("wrmsr", : "c"(MSR_PAT), "a"(0x00000002), "d"(0)) != 13;
+        bad += GUEST_TRY("wrmsr", : "c"(MSR_MTRR_DEF_TYPE), "a"(7), "d"(0)) != 13; /* UC- */
+        bad += GUEST_TRY("wrmsr", : "c"(0x250), "a"(0x03000000), "d"(0)) != 13;
+        bad += GUEST_TRY("wrmsr", : "c"(MSR_MTRR_PHYSBASE0), "a"(0x102), "d"(0)) != 13;
+    }
+    for (unsigned i = 0; type_msr(i, &index); i++)
+        bad += bare_rdmsr(index) != msr_pattern(index);
+    guest_done(bad);
+}
+
+static void types_as_written(void)
+{
+    enum { COUNT = 2 * MTRR_VARIABLE + sizeof(mtrr_fixed) / sizeof(mtrr_fixed[0]) + 2 };
+    uint64_t host[COUNT], result = 0;
+    struct virtx_vcpu *other;
+    uint32_t index;
+
+    for (unsigned i = 0; type_msr(i, &index); i++)
+        host[i] = bare_rdmsr(index);
+    machine_open();
+    CHECK_EQUAL(GUEST_RESULT(guest_types, 1), 0);
+    /* Another machine has its own, and this one keeps them while the vcpu is somewhere else. */
+    struct virtx_vm *vm = vm_make(&other);
+    vcpu_prepare(other, 1, guest_types, 0);
+    CHECK(vcpu_continue(other, &result));
+    CHECK(result >= COUNT - 1);
+    CHECK_OK(virtx_vcpu_put(machine.vcpu));
+    guest_prepare_again(guest_types, 0);
+    CHECK_EQUAL(GUEST_CONTINUE(), 0);
+    CHECK_EQUAL(guest_state().pat, msr_pattern(MSR_PAT));
+    for (unsigned i = 0; type_msr(i, &index); i++)
+        CHECK_EQUAL(bare_rdmsr(index), host[i]);
+    CHECK_OK(virtx_vcpu_put(other));
+    CHECK_OK(virtx_vcpu_destroy(other));
+    CHECK_OK(virtx_vm_destroy(vm));
+}
+
 /* ---- Backing that goes and comes ---- */
 
 static uint8_t *away, *instead;
@@ -939,5 +1027,6 @@ GUEST_CASES({"gva-2000-gpa-50000", g1}, {"exchange-of-the-engine", exchange_engi
             {"dirty-log-without-hardware-help", dirty_log_without_hardware_help},
             {"large-pages", large_pages}, {"small-pages", small_pages},
             {"large-pages-disabled", large_pages_off}, {"odd-alignment", odd_alignment},
-            {"memory-types", memory_types}, {"backing-swapped-out-and-in", no_backing},
+            {"memory-types", memory_types},
+            {"mtrr-and-pat-as-written", types_as_written}, {"backing-swapped-out-and-in", no_backing},
             {"probes-outside-slots", isolation}, {"host-access-to-guest-memory", host_access});

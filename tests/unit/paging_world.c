@@ -100,6 +100,7 @@ void world_begin(enum ref_nested_format format, const struct table_format *table
     backend.hw = &hw;
     world.virtx.backend = &backend;
     world.virtx.caps.physical_bits = 46;
+    world.virtx.pat = 0x0007040600070406; /* as after reset */
     world.virtx.caps.features = features | VIRTX_FEATURE_NESTED_PAGING;
     world.virtx.ops.virt_to_phys = virt_to_phys;
     world.virtx.ops.phys_to_virt = phys_to_virt;

@@ -28,6 +28,7 @@ static struct page model[WINDOWS][WINDOW_PAGES];
 static bool reported[WINDOWS][WINDOW_PAGES], expected_report[WINDOWS][WINDOW_PAGES];
 static struct table table;
 static bool dirty_flags;
+static uint64_t host_pat = 0x0007040600070406;
 
 static struct page *page_of(uint64_t gpa)
 {
@@ -41,6 +42,7 @@ static void setup(int format, bool flags)
 {
     static const struct table_format *const formats[] = {&vmx_ept, &svm_npt};
     world_begin((enum ref_nested_format)format, formats[format], 0);
+    world.virtx.pat = host_pat;
     dirty_flags = flags;
     memset(&table, 0, sizeof(table));
     memset(model, 0, sizeof(model));
@@ -349,29 +351,74 @@ START_TEST(a_giant_leaf_splits_twice)
 }
 END_TEST
 
-/* Memory types as the manuals encode them: EPT has them all, with "ignore PAT" for other than WB;
- * NPT knows what every host's PAT has, WB and UC. */
-START_TEST(memory_types)
-{
-    static const unsigned types[] = {VIRTX_MEMORY_UC, VIRTX_MEMORY_WC, VIRTX_MEMORY_WT,
+#define PAT_RESET 0x0007040600070406
+#define PAT_LINUX 0x0407050600070106
+
+static const uint32_t all_types[] = {VIRTX_MEMORY_UC, VIRTX_MEMORY_WC, VIRTX_MEMORY_WT,
                                      VIRTX_MEMORY_WP, VIRTX_MEMORY_WB};
+
+/* What the hardware makes of a leaf of that type, at each size. */
+static struct ref_nested leaf_of_type(unsigned level, uint32_t type)
+{
+    struct ref_nested n;
+
+    ck_assert_int_eq(table_map(&table, 0, level, table_leaf(&table, BIT(34), level, 7, type, false),
+                               atomic_load(&table.sequence)),
+                     VIRTX_OK);
+    n = world_walk(table.root_hpa, 0);
+    ck_assert_int_eq(n.kind, REF_NESTED_OK);
+    ck_assert_uint_eq(n.hpa, BIT(34)); /* the PAT bit of a large leaf is none of the address */
+    ck_assert_uint_eq(n.page_bytes, table_span(level));
+    return n;
+}
+
+/* Intel SDM "EPT and Memory Typing": the leaf has the type itself, and "ignore PAT" for all but WB,
+ * which leaves the guest's PAT its say. */
+START_TEST(memory_types_ept)
+{
     for (unsigned level = 1; level <= 3; level++)
-        for (unsigned i = 0; i < ARRAY_SIZE(types); i++) {
+        for (unsigned i = 0; i < ARRAY_SIZE(all_types); i++) {
             struct ref_nested n;
-            setup(_i, false);
-            ck_assert_int_eq(table_map(&table, 0, level,
-                                       table_leaf(&table, BIT(34), level, 7, types[i], false), 0),
-                             VIRTX_OK);
-            n = world_walk(table.root_hpa, 0);
-            ck_assert_int_eq(n.kind, REF_NESTED_OK);
-            if (_i == REF_EPT) {
-                ck_assert_uint_eq(n.type, types[i]);
-                ck_assert_int_eq(n.ignore_pat, types[i] != VIRTX_MEMORY_WB);
-            } else {
-                ck_assert_uint_eq(n.type, types[i] == VIRTX_MEMORY_WB ? 0 : 3);
-            }
+
+            setup(REF_EPT, false);
+            n = leaf_of_type(level, all_types[i]);
+            ck_assert_uint_eq(n.type, all_types[i]);
+            ck_assert_int_eq(n.ignore_pat, all_types[i] != VIRTX_MEMORY_WB);
             teardown();
         }
+}
+END_TEST
+
+/* AMD APM "Combining Memory Types, MTRRs": the leaf selects an entry of the host's PAT, wherever
+ * that has the type; what it lacks is as strict as it can be. */
+START_TEST(memory_types_npt)
+{
+    static const uint64_t pats[] = {PAT_RESET, PAT_LINUX, 0x0001040506070001, 0x0606060606060607};
+
+    for (unsigned p = 0; p < ARRAY_SIZE(pats); p++)
+        for (unsigned level = 1; level <= 3; level++)
+            for (unsigned i = 0; i < ARRAY_SIZE(all_types); i++) {
+                bool has = false, has_uc = false;
+                unsigned got;
+
+                for (unsigned e = 0; e < 8; e++) {
+                    has |= (pats[p] >> 8 * e & 0xff) == all_types[i];
+                    has_uc |= (pats[p] >> 8 * e & 0xff) == VIRTX_MEMORY_UC;
+                }
+                host_pat = pats[p];
+                setup(REF_NPT, false);
+                got = pats[p] >> 8 * leaf_of_type(level, all_types[i]).type & 0xff;
+                ck_assert_uint_eq(got, has ? all_types[i] : has_uc ? VIRTX_MEMORY_UC : 7);
+                teardown();
+            }
+    host_pat = PAT_RESET;
+    /* Write-back alone: there is nothing to map a device with. */
+    world_begin(REF_NPT, &svm_npt, 0);
+    world.virtx.pat = 0x0606060606060606;
+    memset(&table, 0, sizeof(table));
+    ck_assert_int_eq(table_create(&table, &world.vm, &svm_npt, false), VIRTX_E_HOST_STATE);
+    ck_assert_uint_eq(world.pool_used, 0);
+    world_end();
 }
 END_TEST
 
@@ -510,7 +557,8 @@ int main(void)
     tcase_set_timeout(tests, 100);
     tcase_add_loop_test(tests, random_operations, 0, 4);
     tcase_add_loop_test(tests, a_giant_leaf_splits_twice, 0, 2);
-    tcase_add_loop_test(tests, memory_types, 0, 2);
+    tcase_add_test(tests, memory_types_ept);
+    tcase_add_test(tests, memory_types_npt);
     tcase_add_loop_test(tests, pool_exhaustion, 0, 2);
     tcase_add_loop_test(tests, no_dirty_flag_is_set_unseen, 0, 2);
     tcase_add_loop_test(tests, empty_tables_are_freed, 0, 2);
