@@ -62,7 +62,7 @@ enum virtx_status virtx_vcpu_reset(struct virtx_vcpu *vcpu, enum virtx_preset pr
  * call it in.
  *
  * @param vcpu  the vcpu to run
- * @param[out] exit  the record, valid until the next run; set on ::VIRTX_OK only
+ * @param[out] exit  the record, valid until the next run; of use with ::VIRTX_OK only
  * @return ::VIRTX_OK; ::VIRTX_E_PENDING (complete the last access first); ::VIRTX_E_BUSY (already
  *   running, or loaded on another CPU); ::VIRTX_E_NOT_ENABLED; ::VIRTX_E_GUEST_STATE,
  *   ::VIRTX_E_HOST_STATE, ::VIRTX_E_CONTROLS (refused entry, the detail names the rule);

@@ -175,9 +175,14 @@ struct virtx_vm {
 struct event_queue {
     struct virtx_event exception; /* valid when has_exception */
     struct virtx_event interrupt; /* queued by virtx_vcpu_inject() */
-    bool has_exception, has_interrupt;
-    uint8_t nmis; /* 0 to 2 */
-    bool want_window;
+    union {
+        struct {
+            bool has_exception, has_interrupt;
+            uint8_t nmis; /* 0 to 2 */
+            bool want_window;
+        };
+        uint32_t any; /* not 0: any of these */
+    };
 };
 
 /* What dispatch.c has found before: the rule for an access, NULL if none. */

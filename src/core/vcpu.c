@@ -368,35 +368,44 @@ enum virtx_status virtx_vcpu_put(struct virtx_vcpu *vcpu)
 
 /* ---- Run ---- */
 
-/* What stands between a claimed vcpu and its run, when it is anything at all. */
-static __attribute__((noinline)) enum virtx_status run_prepare(struct virtx_vcpu *vcpu)
+/* The vcpu is claimed and loaded here. */
+static inline enum virtx_status run_loaded(struct virtx_vcpu *vcpu)
 {
+    enum virtx_status status = vcpu->virtx->backend->run(vcpu);
+
+    if (unlikely(status != VIRTX_OK))
+        backend_said(vcpu, status, "run");
+    atomic_store_explicit(&vcpu->running, false, memory_order_release);
+    return status;
+}
+
+/* What stands between a claimed vcpu and its run, when it is anything at all. */
+static __attribute__((noinline)) enum virtx_status run_otherwise(struct virtx_vcpu *vcpu, const struct virtx_exit **exit)
+{
+    enum virtx_status status;
+
     if (vcpu->exit.pending)
-        return virtx_fail(&vcpu->error, VIRTX_E_PENDING, "vcpu",
-                          "has completed the access of its last exit", vcpu->exit.reason);
-    return load_vcpu(vcpu);
+        status = virtx_fail(&vcpu->error, VIRTX_E_PENDING, "vcpu",
+                            "has completed the access of its last exit", vcpu->exit.reason);
+    else
+        status = load_vcpu(vcpu);
+    if (status == VIRTX_OK)
+        return run_loaded(vcpu);
+    *exit = NULL;
+    atomic_store_explicit(&vcpu->running, false, memory_order_release);
+    return status;
 }
 
 enum virtx_status virtx_vcpu_run(struct virtx_vcpu *vcpu, const struct virtx_exit **exit)
 {
-    struct virtx *virtx = vcpu->virtx;
-    enum virtx_status status = VIRTX_OK;
-
     if (unlikely(atomic_exchange(&vcpu->running, true)))
         return busy(vcpu);
-    if (unlikely(atomic_load_explicit(&vcpu->cpu, memory_order_relaxed) !=
-                     virtx->ops.this_cpu(virtx->ctx) ||
+    *exit = &vcpu->exit;
+    if (unlikely(vcpu->virtx->ops.this_cpu(vcpu->virtx->ctx) !=
+                     atomic_load_explicit(&vcpu->cpu, memory_order_relaxed) ||
                  vcpu->exit.pending))
-        status = run_prepare(vcpu);
-    if (likely(status == VIRTX_OK)) {
-        status = virtx->backend->run(vcpu);
-        if (likely(status == VIRTX_OK))
-            *exit = &vcpu->exit;
-        else
-            backend_said(vcpu, status, "run");
-    }
-    atomic_store_explicit(&vcpu->running, false, memory_order_release);
-    return status;
+        return run_otherwise(vcpu, exit);
+    return run_loaded(vcpu);
 }
 
 void virtx_vcpu_kick(struct virtx_vcpu *vcpu)
@@ -428,22 +437,27 @@ static enum virtx_status claim_pending(struct virtx_vcpu *vcpu)
     return status;
 }
 
+static __attribute__((noinline)) enum virtx_status complete_otherwise(struct virtx_vcpu *vcpu,
+                                                                      const void *value)
+{
+    enum virtx_status status = check_pending(vcpu);
+
+    if (status == VIRTX_OK)
+        status = backend_said(vcpu, vcpu->virtx->backend->complete(vcpu, value), "complete");
+    atomic_store_explicit(&vcpu->running, false, memory_order_release);
+    return status;
+}
+
+/* The registers of a port access are in memory, wherever the vcpu is loaded. */
 enum virtx_status virtx_vcpu_complete(struct virtx_vcpu *vcpu, const void *value)
 {
-    struct virtx *virtx = vcpu->virtx;
-    enum virtx_status status = VIRTX_OK;
+    enum virtx_status status;
 
     if (unlikely(atomic_exchange(&vcpu->running, true)))
         return busy(vcpu);
-    if (unlikely(atomic_load_explicit(&vcpu->cpu, memory_order_relaxed) !=
-                     virtx->ops.this_cpu(virtx->ctx) ||
-                 vcpu->dead || !vcpu->exit.pending))
-        status = check_pending(vcpu);
-    if (likely(status == VIRTX_OK)) {
-        status = virtx->backend->complete(vcpu, value);
-        if (unlikely(status != VIRTX_OK))
-            backend_said(vcpu, status, "complete");
-    }
+    if (unlikely(vcpu->exit.reason != VIRTX_EXIT_IO || vcpu->exit.io.string || !vcpu->exit.pending))
+        return complete_otherwise(vcpu, value);
+    status = vcpu->virtx->backend->complete(vcpu, value);
     atomic_store_explicit(&vcpu->running, false, memory_order_release);
     return status;
 }
@@ -725,21 +739,20 @@ enum virtx_status virtx_vcpu_window(struct virtx_vcpu *vcpu)
     return VIRTX_OK;
 }
 
+/* Whether a vcpu is halted is in memory, wherever it is loaded. */
 enum virtx_status virtx_vcpu_wake(struct virtx_vcpu *vcpu)
 {
-    const struct virtx *virtx = vcpu->virtx;
     enum virtx_status status = VIRTX_OK;
 
     if (unlikely(atomic_exchange(&vcpu->running, true)))
         return busy(vcpu);
-    if (unlikely(vcpu->dead || atomic_load_explicit(&vcpu->cpu, memory_order_relaxed) !=
-                                   virtx->ops.this_cpu(virtx->ctx)))
+    if (unlikely(vcpu->dead))
         status = check_place(vcpu);
-    if (unlikely(status == VIRTX_OK && vcpu->exit.pending))
+    else if (unlikely(vcpu->exit.pending))
         status = virtx_fail(&vcpu->error, VIRTX_E_PENDING, "vcpu",
                             "has completed the access of its last exit", vcpu->exit.reason);
-    if (likely(status == VIRTX_OK))
-        virtx->backend->wake(vcpu);
+    else
+        vcpu->virtx->backend->wake(vcpu);
     atomic_store_explicit(&vcpu->running, false, memory_order_release);
     return status;
 }

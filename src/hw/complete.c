@@ -64,7 +64,7 @@ static void complete_io(struct hw_vcpu *hv)
     const struct virtx_exit_io *io = &hv->vcpu->exit.io;
 
     if (io->access == VIRTX_READ)
-        hw_gpr_write(hv, VIRTX_RAX, io->value, io->size);
+        hw_rax_write(hv, io->value, io->size);
     hw_retire(hv);
 }
 
@@ -215,21 +215,11 @@ static void take_value(struct hw_vcpu *hv, const void *value)
     }
 }
 
-enum virtx_status hw_complete(struct virtx_vcpu *vcpu, const void *value)
+static __attribute__((noinline)) enum virtx_status complete_otherwise(struct hw_vcpu *hv,
+                                                                      const void *value)
 {
-    struct hw_vcpu *hv = hw_of(vcpu);
-    struct virtx_exit *exit = &vcpu->exit;
+    struct virtx_exit *exit = &hv->vcpu->exit;
 
-    exit->pending = false;
-    if (exit->reason == VIRTX_EXIT_IO && !exit->io.string) {
-        if (exit->io.access == VIRTX_READ) {
-            if (value)
-                memcpy(&exit->io.value, value, exit->io.size);
-            hw_gpr_write(hv, VIRTX_RAX, exit->io.value, exit->io.size);
-        }
-        hw_retire(hv);
-        return VIRTX_OK;
-    }
     if (exit->reason == VIRTX_EXIT_MMIO)
         return hw_mmio_complete(hv, value);
     if (value)
@@ -241,6 +231,21 @@ enum virtx_status hw_complete(struct virtx_vcpu *vcpu, const void *value)
         return VIRTX_OK;
     }
     hw_complete_record(hv);
+    return VIRTX_OK;
+}
+
+/* Of a port access the instruction is left for run to retire: the vcpu may be loaded elsewhere. */
+enum virtx_status hw_complete(struct virtx_vcpu *vcpu, const void *value)
+{
+    struct hw_vcpu *hv = hw_of(vcpu);
+    struct virtx_exit *exit = &vcpu->exit;
+
+    exit->pending = false;
+    if (unlikely(exit->reason != VIRTX_EXIT_IO || exit->io.string))
+        return complete_otherwise(hv, value);
+    if (exit->io.access == VIRTX_READ)
+        hw_rax_write(hv, value ? hw_bytes(value, exit->io.size) : exit->io.value, exit->io.size);
+    hv->retire = true;
     return VIRTX_OK;
 }
 

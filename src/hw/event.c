@@ -204,12 +204,28 @@ void hw_wake(struct virtx_vcpu *vcpu)
 }
 
 /* Whether anything at all waits for the vcpu, deliverable or not. */
-bool hw_event_waits(struct hw_vcpu *hv)
+static inline bool event_waits(struct hw_vcpu *hv)
 {
     const struct event_queue *queue = &hv->vcpu->events;
 
-    return hv->has_reinject | queue->has_exception | queue->nmis | queue->want_window ||
-           interrupt_waiting(hv->vcpu) >= 0;
+    return hv->has_reinject || queue->any || interrupt_waiting(hv->vcpu) >= 0;
+}
+
+/* Straight to the loop if nothing waits; what does is hw_events()'s to judge. */
+__attribute__((noinline)) bool hw_halt(struct hw_vcpu *hv)
+{
+    struct virtx_exit *exit = &hv->vcpu->exit;
+    uint32_t work = hv->work;
+
+    hv->ops->advance(hv);
+    hv->state.activity = VIRTX_HALTED;
+    hv->work |= HW_WORK_HALTED;
+    if (work | atomic_load_explicit(&hv->vcpu->requests, memory_order_relaxed) || event_waits(hv))
+        return true;
+    exit->length = 0;
+    exit->rip = hv->state.rip;
+    exit->pending = false;
+    return false;
 }
 
 /* Decides once. */

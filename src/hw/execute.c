@@ -716,7 +716,7 @@ bool hw_deliver(struct hw_vcpu *hv, const struct virtx_event *wanted)
         bool next;
 
         em->any = true; /* intercepts see it, as they would in the processor */
-        next = raise_fault(hv, &fault, &hv->soft->status);
+        next = raise_fault(hv, &fault, &hv->status);
         em->any = false;
         return next;
     }
@@ -764,7 +764,7 @@ enum virtx_status hw_execute_continue(struct hw_vcpu *hv)
         memcpy(last->data, access->data, sizeof(last->data));
         last->done = 1;
     }
-    if (execute(hv, &hv->soft->status))
+    if (execute(hv, &hv->status))
         return VIRTX_OK;
     return exit->pending ? VIRTX_AGAIN : VIRTX_OK;
 }

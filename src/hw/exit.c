@@ -183,23 +183,6 @@ static bool instruction_exit(struct hw_vcpu *hv, enum virtx_status *status)
     return hw_offer(hv, status);
 }
 
-/* Straight to the loop if nothing waits; what does is hw_events()'s to judge. */
-static bool halt(struct hw_vcpu *hv)
-{
-    struct virtx_exit *exit = &hv->vcpu->exit;
-    uint32_t work = hv->work;
-
-    hv->ops->advance(hv);
-    hv->state.activity = VIRTX_HALTED;
-    hv->work |= HW_WORK_HALTED;
-    if (work || atomic_load_explicit(&hv->vcpu->requests, memory_order_relaxed) ||
-        hw_event_waits(hv))
-        return true;
-    exit->length = 0;
-    exit->rip = hv->state.rip;
-    return hw_to_loop(hv, false);
-}
-
 /* Exits that end inside src/hw, counted under the nearest public reason. */
 static bool internal_exit(struct hw_vcpu *hv, enum virtx_status *status)
 {
@@ -229,6 +212,9 @@ static bool internal_exit(struct hw_vcpu *hv, enum virtx_status *status)
     case HW_EXIT_EOI:
         vcpu->stats.exits[VIRTX_EXIT_NONE]++;
         return true;
+    case HW_EXIT_REFUSED:
+        *status = hv->refusal;
+        return false;
     default:
         vcpu->stats.exits[VIRTX_EXIT_UNKNOWN]++;
         vcpu->exit.reason = VIRTX_EXIT_UNKNOWN;
@@ -246,7 +232,7 @@ bool hw_exit(struct hw_vcpu *hv, enum virtx_status *status)
     case VIRTX_EXIT_HYPERCALL:
         return hypercall_exit(hv, status);
     case VIRTX_EXIT_HLT:
-        return halt(hv);
+        return hw_halt(hv);
     case VIRTX_EXIT_INTERRUPT:
         return interrupt_exit(hv);
     case VIRTX_EXIT_CPUID:

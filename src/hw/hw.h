@@ -30,6 +30,7 @@ enum hw_exit_reason {
     HW_EXIT_EOI,          /* virtualized EOI; qualification is the vector */
     HW_EXIT_EXECUTE,      /* the guest has not been entered: the processor cannot run its state */
     HW_EXIT_EXECUTE_FAULT, /* an exception (exit.exception) that only the executor can judge */
+    HW_EXIT_REFUSED,      /* the processor did not take the entry; hw_vcpu.refusal */
     HW_EXIT_REASON_COUNT
 };
 
@@ -122,6 +123,7 @@ struct hw_vcpu {
         uint32_t after_exit;   /* not 0: any of these; there is more to an exit than its service */
     };
     bool host_if;                  /* RFLAGS.IF when run was called */
+    bool retire;                   /* a completed access has its instruction still to be retired */
     bool fpu_loaded;               /* the guest's FPU state is in the processor */
     bool debug_loaded;             /* the guest's DR0-3, DR6 are in the processor */
     bool confined; /* there are states that the processor does not run, or is not to: see place() */
@@ -134,6 +136,9 @@ struct hw_vcpu {
     struct hw_controls controls;
     void *fpu_area;       /* guest's XSAVE area, 64-byte aligned */
     uint8_t *io_buffer;   /* VIRTX_IO_BATCH bytes: virtx_exit_io.data */
+    enum virtx_status refusal; /* with HW_EXIT_REFUSED */
+    enum virtx_status status;  /* what run answers: src/hw's own business */
+    uint32_t returned; /* the vendor's own bits of `dirty`, to be set whenever run returns */
     /* What completes the pending access: src/hw's own business. */
     struct {
         uint8_t kind;
@@ -189,10 +194,13 @@ struct virtx_hw {
      * One entry, one exit. Writes the dirty groups, enters, saves the GPRs, sets valid to what is
      * known without further reads, decodes the exit into vcpu->exit (reason, rip, length, raw.code
      * and the union) or hv->fault, and sets has_reinject/reinject if delivery of an event was
-     * interrupted. NMI and machine check are handed to the host here. Anything but VIRTX_OK: the entry was
-     * refused, the guest has not moved, and vcpu->error names the rule.
+     * interrupted. NMI and machine check are handed to the host here. Returns the reason. HW_EXIT_REFUSED: the
+     * guest has not moved, and vcpu->error names the rule.
+     *
+     * Its registers are not all kept: of those that the ABI has a callee keep, only RBP and RSP are. Who
+     * calls it says so to the compiler (run.c).
      */
-    enum virtx_status (*enter)(struct hw_vcpu *hv);
+    uint32_t (*enter)(struct hw_vcpu *hv);
 
     /* Makes `groups` of hv->state valid. */
     void (*read)(struct hw_vcpu *hv, uint32_t groups);
@@ -205,6 +213,10 @@ struct virtx_hw {
     /* From the next entry on exit with HW_EXIT_TPR when it falls below this; 0: never. It is never above
      * the guest's CR8. NULL: writes of CR8 exit instead, while that matters. */
     void (*cr8_threshold)(struct hw_vcpu *hv, uint8_t threshold);
+    /* The guest's CR4 from now on is this: what kernels write twice to flush the TLB. False: more
+     * changes than PGE, or more follows from it than a flush (src/hw sees to that); nothing has been
+     * done. NULL: the guest writes it without an exit, mostly. */
+    bool (*toggle_pge)(struct hw_vcpu *hv, uint64_t cr4);
     /* Retires the exit's instruction: RIP += length (wrapping as CS says), clears RF and the
      * interrupt shadow, and leaves a pending single-step #DB when TF is set. */
     void (*advance)(struct hw_vcpu *hv);
@@ -246,8 +258,8 @@ struct virtx_hw {
     /* Puts back the bits of enum virtx_host_state in `mask` that this vendor's own control structure
      * or MSR switching holds for the guest (SYSCALL MSRs, KERNEL_GS_BASE, LDT, descriptor limits,
      * DEBUGCTL …; FS, GS and TR where exits don't). Called with tier 1 after every exit where the profile
-     * has any, and with tiers 1 and 2 whenever run returns, even if both are empty: from
-     * then until the next enter() the host may change its CR3, CR4, FS and GS base. enter() itself puts
+     * has any, and with tiers 1 and 2 whenever run returns. When it has returned, which hw_vcpu.returned tells
+     * the vendor, and until the next enter() the host may change its CR3, CR4, FS and GS base. enter() itself puts
      * the guest's values back. */
     void (*to_host)(struct hw_vcpu *hv, uint32_t mask);
 };

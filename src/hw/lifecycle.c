@@ -129,6 +129,7 @@ void hw_put(struct virtx_vcpu *vcpu)
     uint64_t flags = x86_irq_save();
 
     if (hv->cpu) {
+        hw_retire_owed(hv);
         hv->ops->put(hv);
         hv->valid = VIRTX_STATE_ALL;
         hw_switch_put(hv);

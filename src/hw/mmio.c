@@ -34,28 +34,6 @@ void hw_mmio_destroy(struct hw_vcpu *hv)
     hv->emulation = NULL;
 }
 
-static inline uint64_t load(const void *from, unsigned bytes)
-{
-    switch (bytes) {
-    case 1:
-        return *(const uint8_t *)from;
-    case 2: {
-        uint16_t value;
-        __builtin_memcpy(&value, from, sizeof(value));
-        return value;
-    }
-    case 4: {
-        uint32_t value;
-        __builtin_memcpy(&value, from, sizeof(value));
-        return value;
-    }
-    default: {
-        uint64_t value;
-        __builtin_memcpy(&value, from, sizeof(value));
-        return value;
-    }
-    }
-}
 
 /* What a plain MOV has read reaches its register. */
 static __attribute__((noinline)) void complete_part(struct hw_vcpu *hv, const struct hw_mov *mov,
@@ -195,7 +173,7 @@ static inline void wait(struct hw_vcpu *hv, const struct hw_line *line)
 static __attribute__((noinline)) bool offer(struct hw_vcpu *hv)
 {
     remember_device(hv);
-    return hw_offer(hv, &hv->soft->status);
+    return hw_offer(hv, &hv->status);
 }
 
 static inline bool offer_or_loop(struct hw_vcpu *hv, const struct hw_line *line)
@@ -223,7 +201,7 @@ static __attribute__((noinline)) bool mmio(struct hw_vcpu *hv)
     if (!line)
         return undecoded(hv, &fetch);
     if (!is_simple(hv, line))
-        return hw_execute_insn(hv, &line->insn, &hv->soft->status);
+        return hw_execute_insn(hv, &line->insn, &hv->status);
     describe(hv, line);
     return offer_or_loop(hv, line);
 }
@@ -235,7 +213,7 @@ enum virtx_status hw_mmio_complete(struct hw_vcpu *hv, const void *value)
 
     if (unlikely(hv->pending.kind != HW_PENDING_SIMPLE)) {
         if (value && mmio->access == VIRTX_READ)
-            mmio->value = load(value, mmio->size);
+            mmio->value = hw_bytes(value, mmio->size);
         return hw_execute_continue(hv);
     }
     hv->pending.kind = HW_PENDING_NONE;
@@ -243,7 +221,7 @@ enum virtx_status hw_mmio_complete(struct hw_vcpu *hv, const void *value)
     if (mmio->access == VIRTX_READ) {
         const struct hw_mov *mov = &hv->soft->mov;
 
-        complete_read(hv, mov, value ? load(value, mov->size) : mmio->value);
+        complete_read(hv, mov, value ? hw_bytes(value, mov->size) : mmio->value);
     }
     if (likely(hv->cpu))
         hv->ops->advance(hv);

@@ -127,6 +127,10 @@ static inline void leave_tier(struct hw_vcpu *hv, uint32_t tier)
 /* What an exit needs beyond its service. */
 static __attribute__((noinline)) void after_exit(struct hw_vcpu *hv)
 {
+    if (hv->vcpu->exit.reason == HW_EXIT_REFUSED) {
+        refused(hv);
+        return;
+    }
     if (hv->switch_exit)
         leave_tier(hv, hv->vcpu->virtx->profile.at_exit);
     if (hv->injected | hv->has_reinject)
@@ -157,7 +161,7 @@ static inline enum quick quick_verdict(struct hw_vcpu *hv, const struct rule *ru
     verdict = virtx_rule_call(hv->vcpu, rule);
     if (likely(verdict == VIRTX_HANDLED))
         return QUICK_NO;
-    return hw_verdict(hv, verdict, &hv->soft->status) ? QUICK_ENTER : QUICK_LEAVE;
+    return hw_verdict(hv, verdict, &hv->status) ? QUICK_ENTER : QUICK_LEAVE;
 }
 
 static inline enum quick quick_hypercall(struct hw_vcpu *hv)
@@ -195,7 +199,7 @@ static inline enum quick quick_port(struct hw_vcpu *hv)
     next = quick_verdict(hv, rule);
     if (likely(next == QUICK_NO)) {
         if (exit->io.access == VIRTX_READ)
-            hw_gpr_write(hv, VIRTX_RAX, exit->io.value, exit->io.size);
+            hw_rax_write(hv, exit->io.value, exit->io.size);
         hv->ops->advance(hv);
         return QUICK_ENTER;
     }
@@ -222,86 +226,129 @@ static inline enum quick quick_msr(struct hw_vcpu *hv)
     return QUICK_ENTER;
 }
 
-/* The exits that come by the million are served right here; hw_exit() knows them all. */
-static enum virtx_status loop(struct hw_vcpu *hv)
+/*
+ * hv->ops->enter(hv), which keeps RBP alone of the registers that other calls keep. `*hv` comes back
+ * as it went, but the compiler does not know: what it has read through it is not worth a place on the
+ * stack.
+ */
+static inline uint32_t enter(struct hw_vcpu **hv)
 {
-    struct virtx_vcpu *vcpu = hv->vcpu;
-    const struct virtx_hw *ops = hv->ops;
+    struct hw_vcpu *argument = *hv;
+    uint64_t result = (uint64_t)argument->ops->enter;
 
+    __asm__ volatile("call *%0"
+                     : "+a"(result), "+D"(argument), "+r"(*hv)
+                     :
+                     : "rbx", "rcx", "rdx", "rsi", "r8", "r9", "r10", "r11", "r12", "r13", "r14",
+                       "r15", "cc", "memory");
+    return (uint32_t)result;
+}
+
+/* A kernel that flushes its TLB. */
+static __attribute__((noinline)) enum quick quick_pge(struct hw_vcpu *hv)
+{
+    const struct virtx_exit_cr *cr = &hv->vcpu->exit.cr;
+
+    if (cr->reg != 4 || cr->access != VIRTX_WRITE || virtx_rule_kind(hv->vcpu, VIRTX_INTERCEPT_CR) ||
+        (cr->value & ~hv->soft->policy.cr4) || !hv->ops->toggle_pge(hv, cr->value))
+        return QUICK_NO;
+    hv->ops->flush(hv, HW_FLUSH_TAG);
+    hv->ops->advance(hv);
+    return QUICK_ENTER;
+}
+
+/* The exits that come by the million and need no judgement; hw_exit() knows them all. */
+static inline enum quick quick_exit(struct hw_vcpu *hv, uint32_t reason)
+{
+    if (reason == VIRTX_EXIT_IO && !hv->vcpu->exit.io.string) {
+        hw_io_record(hv);
+        return quick_port(hv);
+    }
+    if (reason == VIRTX_EXIT_MSR && !hv->rules_msr)
+        return quick_msr(hv);
+    if (reason == VIRTX_EXIT_HYPERCALL)
+        return quick_hypercall(hv);
+    if (reason == VIRTX_EXIT_HLT)
+        return hw_halt(hv) ? QUICK_ENTER : QUICK_LEAVE;
+    if (reason == VIRTX_EXIT_CR && hv->ops->toggle_pge)
+        return quick_pge(hv);
+    return QUICK_NO;
+}
+
+/* Not an entry after all, or not yet. False: run returns. */
+static __attribute__((noinline)) bool prepared(struct hw_vcpu *hv, bool *execute)
+{
+    enum hw_next next = prepare(hv);
+
+    *execute = next == HW_EXECUTE;
+    return next != HW_LEAVE && (next != HW_EXECUTE || hw_interpret(hv, &hv->status));
+}
+
+static inline void loop(struct hw_vcpu *hv)
+{
     for (;;) {
-        enum virtx_status status;
-        enum quick quick;
+        struct virtx_vcpu *vcpu = hv->vcpu;
         uint32_t reason;
 
         if (unlikely(atomic_load_explicit(&vcpu->requests, memory_order_relaxed) | hv->work)) {
-            enum hw_next next = prepare(hv);
+            bool executed;
 
-            if (next == HW_LEAVE)
-                return VIRTX_OK;
-            if (next == HW_EXECUTE) {
-                if (!hw_interpret(hv, &hv->soft->status))
-                    return hv->soft->status;
+            if (!prepared(hv, &executed))
+                return;
+            if (executed)
                 continue;
-            }
         }
-        vcpu->stats.entries++;
-        status = ops->enter(hv);
-        if (unlikely(status != VIRTX_OK)) {
-            refused(hv);
-            return status;
-        }
+        hv->vcpu->stats.entries++;
+        reason = enter(&hv);
+        vcpu = hv->vcpu;
         if (unlikely(hv->after_exit))
             after_exit(hv);
-        reason = vcpu->exit.reason;
-        if (reason == VIRTX_EXIT_CPUID && likely(hv->serve_cpuid)) {
-            vcpu->stats.exits[VIRTX_EXIT_CPUID]++;
-            hw_cpuid_serve(hv);
-            ops->advance(hv);
-            continue;
-        }
         if (reason == HW_EXIT_PAGE_FAULT) {
             vcpu->stats.exits[VIRTX_EXIT_MEMORY]++;
-            if (hw_page_fault(hv, &hv->soft->status))
+            if (hw_page_fault(hv, &hv->status))
                 continue;
-            return hv->soft->status;
+            return;
         }
         if (likely(reason < ARRAY_SIZE(vcpu->stats.exits)))
             vcpu->stats.exits[reason]++;
-        quick = QUICK_NO;
-        if (reason == VIRTX_EXIT_IO && !vcpu->exit.io.string) {
-            hw_io_record(hv);
-            quick = quick_port(hv);
-        } else if (reason == VIRTX_EXIT_MSR && !hv->rules_msr) {
-            quick = quick_msr(hv);
-        } else if (reason == VIRTX_EXIT_HYPERCALL) {
-            quick = quick_hypercall(hv);
-        }
-        if (quick == QUICK_ENTER)
+        if (reason == VIRTX_EXIT_CPUID && likely(hv->serve_cpuid)) {
+            hw_cpuid_serve(hv);
+            hv->ops->advance(hv);
             continue;
-        if (quick == QUICK_LEAVE)
-            return hv->soft->status;
-        if (!hw_exit(hv, &hv->soft->status))
-            return hv->soft->status;
+        }
+        switch (quick_exit(hv, reason)) {
+        case QUICK_ENTER:
+            continue;
+        case QUICK_LEAVE:
+            return;
+        default:
+            if (!hw_exit(hv, &hv->status))
+                return;
+        }
     }
 }
 
 enum virtx_status hw_run(struct virtx_vcpu *vcpu)
 {
     struct hw_vcpu *hv = hw_of(vcpu);
-    uint64_t flags = x86_irq_save();
-    enum virtx_status status;
 
-    hv->host_if = (flags & RFLAGS_IF) != 0;
-    hv->soft->status = VIRTX_OK;
+    hv->host_if = (x86_irq_save() & RFLAGS_IF) != 0;
+    hv->status = VIRTX_OK;
+    if (hv->retire) {
+        hv->retire = false;
+        hv->ops->advance(hv);
+    }
     if (unlikely(hv->soft->cr8_shadow))
         hw_tpr_push(hv);
-    status = loop(hv);
-    vcpu->stats.returns++;
+    loop(hv);
+    hv->vcpu->stats.returns++;
     if (unlikely(hv->soft->cr8_shadow))
         hw_tpr_pull(hv);
-    leave_tier(hv, hv->soft->return_tier);
-    x86_irq_restore(flags);
-    return status;
+    hv->dirty |= hv->returned;
+    if (unlikely(hv->soft->return_tier))
+        leave_tier(hv, hv->soft->return_tier);
+    x86_irq_restore(hv->host_if ? RFLAGS_IF : 0);
+    return hv->status;
 }
 
 /* Any CPU, any context. The request bit has been set by the caller; see the top of this file. */

@@ -77,7 +77,6 @@ struct hw_string {
 };
 
 struct hw_soft {
-    enum virtx_status status; /* what run answers */
     struct hw_cpuid_line cpuid[HW_CPUID_LINES];
     struct hw_policy policy;
     uint64_t mtrr_variable[2 * HW_MTRR_VARIABLE];
@@ -144,6 +143,8 @@ static inline bool hw_to_loop(struct hw_vcpu *hv, bool pending)
 }
 /* Goes on by the verdict of the record's handler. As hw_exit(). */
 bool hw_verdict(struct hw_vcpu *hv, enum virtx_verdict verdict, enum virtx_status *status);
+/* event.c: HLT. As hw_exit(). */
+bool hw_halt(struct hw_vcpu *hv);
 /* Offers the record to its intercept, and goes on by the verdict. As hw_exit(). */
 bool hw_offer(struct hw_vcpu *hv, enum virtx_status *status);
 /* The library's own service of an exit, as if no intercept were set. As hw_exit(). */
@@ -157,7 +158,6 @@ enum hw_next { HW_ENTER, HW_LEAVE, HW_EXECUTE };
 /* Decides what the coming entry injects and which windows it asks for. HW_LEAVE: the vcpu may not be
  * entered, the record says why. */
 enum hw_next hw_events(struct hw_vcpu *hv);
-bool hw_event_waits(struct hw_vcpu *hv);
 /* After an exit: takes note of what became of the injected event. */
 void hw_events_delivered(struct hw_vcpu *hv);
 /* Raises an exception for the instruction at RIP, merging with an interrupted delivery. */
@@ -218,6 +218,36 @@ static inline uint64_t hw_size_mask(unsigned bytes)
 {
     return UINT64_MAX >> (64 - 8 * bytes); /* 1 to 8 */
 }
+/* As many bytes as a register or a device has: 1, 2, 4 or 8. */
+static inline uint64_t hw_bytes(const void *from, unsigned bytes)
+{
+    switch (bytes) {
+    case 1:
+        return *(const uint8_t *)from;
+    case 2: {
+        uint16_t value;
+        __builtin_memcpy(&value, from, sizeof(value));
+        return value;
+    }
+    case 4: {
+        uint32_t value;
+        __builtin_memcpy(&value, from, sizeof(value));
+        return value;
+    }
+    default: {
+        uint64_t value;
+        __builtin_memcpy(&value, from, sizeof(value));
+        return value;
+    }
+    }
+}
+/* What a port access or a handler answers: 32 bits clear the upper half, fewer keep the rest. */
+static inline void hw_rax_write(struct hw_vcpu *hv, uint64_t value, unsigned bytes)
+{
+    uint64_t *rax = &hv->state.gpr[VIRTX_RAX], mask = hw_size_mask(bytes);
+
+    *rax = (value & mask) | (bytes == 4 ? 0 : *rax & ~mask);
+}
 /* Fills in what is the same on all processors, for one unit. */
 static inline void hw_io_record(struct hw_vcpu *hv)
 {
@@ -264,6 +294,14 @@ bool hw_interpret_fault(struct hw_vcpu *hv, enum virtx_status *status);
 /* complete.c: serves the access in the record with the values in it (a handler's answer). */
 void hw_complete_record(struct hw_vcpu *hv);
 void hw_retire(struct hw_vcpu *hv); /* as virtx_hw.advance, loaded or not */
+/* Before anything that may look at RIP, RFLAGS or the interrupt shadow, or leave the CPU. */
+static inline void hw_retire_owed(struct hw_vcpu *hv)
+{
+    if (hv->retire) {
+        hv->retire = false;
+        hw_retire(hv);
+    }
+}
 void hw_gpr_write(struct hw_vcpu *hv, unsigned reg, uint64_t value, unsigned size);
 
 /* memory.c: guest linear memory on the vcpu's thread. */

@@ -52,6 +52,7 @@ enum virtx_status hw_get(struct virtx_vcpu *vcpu, uint32_t groups, struct virtx_
 {
     struct hw_vcpu *hv = hw_of(vcpu);
 
+    hw_retire_owed(hv);
     hw_state(hv, groups & VIRTX_STATE_ALL);
     if ((groups & VIRTX_STATE_DR) && hv->debug_loaded)
         hw_debug_sync(hv);
@@ -222,6 +223,7 @@ enum virtx_status hw_set(struct virtx_vcpu *vcpu, uint32_t groups, const struct 
     if (status != VIRTX_OK)
         return status;
     flags = x86_irq_save();
+    hw_retire_owed(hv);
     if (groups & VIRTX_STATE_CR)
         old = current_controls(hv);
     copy_groups(&hv->state, state, groups);
@@ -315,6 +317,7 @@ enum virtx_status hw_reset(struct virtx_vcpu *vcpu, enum virtx_preset preset)
     struct controls old;
     uint64_t flags = x86_irq_save();
 
+    hv->retire = false;
     if (hv->cpu)
         hw_state(hv, VIRTX_STATE_ALL);
     else

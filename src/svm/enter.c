@@ -59,18 +59,18 @@ static void prepare(struct svm_vcpu *sv)
 }
 
 /* An entry with more to do than the usual. */
-static __attribute__((noinline)) enum virtx_status enter_slowly(struct svm_vcpu *sv)
+static __attribute__((noinline)) uint32_t enter_slowly(struct svm_vcpu *sv)
 {
     struct vmcb_control *control = &sv->vmcb.control;
     uint8_t after = sv->after; /* the exit may begin what is for the entry that follows */
-    enum virtx_status status;
+    uint32_t reason;
 
     prepare(sv);
     if (after & SVM_AFTER_STEP)
         svm_step_arm(sv);
-    status = sv->switch_extra ? svm_vmrun_switch(sv) : svm_vmrun(sv);
-    if (unlikely(status != VIRTX_OK))
-        return status;
+    reason = sv->switch_extra ? svm_vmrun_switch(sv) : svm_vmrun_keep(sv);
+    if (unlikely(reason == HW_EXIT_REFUSED))
+        return reason;
     /* What was for this entry only. */
     control->event_inj = 0;
     control->tlb_control = VMCB_FLUSH_NOTHING;
@@ -86,10 +86,10 @@ static __attribute__((noinline)) enum virtx_status enter_slowly(struct svm_vcpu 
         sv->hw.work |= HW_WORK_EVENT;
         svm_attend(sv);
     }
-    return VIRTX_OK;
+    return sv->hw.vcpu->exit.reason; /* the end of a step may have made it another one */
 }
 
-enum virtx_status svm_enter(struct hw_vcpu *hv)
+uint32_t svm_enter(struct hw_vcpu *hv)
 {
     struct svm_vcpu *sv = svm_of(hv);
 
@@ -99,8 +99,14 @@ enum virtx_status svm_enter(struct hw_vcpu *hv)
     return svm_vmrun(sv);
 }
 
+static uint32_t refusal(struct hw_vcpu *hv, enum virtx_status status)
+{
+    hv->refusal = status;
+    return hv->vcpu->exit.reason = HW_EXIT_REFUSED;
+}
+
 /* VMEXIT_INVALID: puts the guest's state back, and finds the rule that was broken. */
-enum virtx_status svm_refused(struct svm_vcpu *sv)
+uint32_t svm_refused(struct svm_vcpu *sv)
 {
     struct hw_vcpu *hv = &sv->hw;
     struct virtx_error *error = &hv->vcpu->error;
@@ -108,9 +114,10 @@ enum virtx_status svm_refused(struct svm_vcpu *sv)
     hv->vcpu->exit.raw.code = sv->vmcb.control.exit_code;
     if (!sv->backed_up) {
         hv->vcpu->dead = true;
-        return virtx_fail(error, VIRTX_E_HARDWARE, "VMRUN",
-                          "the processor refused an entry like the one before, which it took",
-                          sv->vmcb.control.exit_code);
+        return refusal(
+            hv, virtx_fail(error, VIRTX_E_HARDWARE, "VMRUN",
+                           "the processor refused an entry like the one before, which it took",
+                           sv->vmcb.control.exit_code));
     }
     copy_saved(&sv->vmcb.save, sv->backup);
     hv->state.rip = sv->vmcb.save.rip - sv->rewind;
@@ -122,10 +129,10 @@ enum virtx_status svm_refused(struct svm_vcpu *sv)
     sv->unproven = true;
     svm_attend(sv);
     if (svm_check(hv, error) != VIRTX_OK)
-        return error->status;
-    return virtx_fail(error, VIRTX_E_HARDWARE, "VMRUN",
-                      "the processor refused the entry and no rule explains it",
-                      sv->vmcb.control.exit_code);
+        return refusal(hv, error->status);
+    return refusal(hv, virtx_fail(error, VIRTX_E_HARDWARE, "VMRUN",
+                                  "the processor refused the entry and no rule explains it",
+                                  sv->vmcb.control.exit_code));
 }
 
 /*

@@ -6,6 +6,10 @@
  * interrupts off and GIF set as they were. It does not return to its caller itself: with the host's
  * registers back in place it goes on to svm_exited(sv), which does. So no call needs to keep sv.
  *
+ * Of the registers that a call keeps it keeps RBP and RSP only: the loop of src/hw expects no more of
+ * virtx_hw.enter, and saves most of them once a run instead of once an exit. C may therefore call it only
+ * as the last thing that it does; svm_vmrun_keep() and svm_vmrun_switch() keep them all.
+ *
  * Physical interrupts are recognized in the guest by the host's IF (V_INTR_MASKING), so IF is set for
  * the guest's time; GIF holds them off meanwhile. STI comes well before VMRUN, so that its shadow is
  * over. An NMI that ended the guest is taken at STGI, through the host's own IDT.
@@ -14,12 +18,18 @@
 
     .macro save_host
     pushq %rbx
-    pushq %rbp
     pushq %r12
     pushq %r13
     pushq %r14
     pushq %r15
-    pushq %rdi
+    .endm
+
+    .macro restore_host
+    popq %r15
+    popq %r14
+    popq %r13
+    popq %r12
+    popq %rbx
     .endm
 
     /* RAX and RSP travel in the VMCB. struct virtx_state begins with the registers in encoding order. */
@@ -40,7 +50,7 @@
     movq 56(%rdi), %rdi
     .endm
 
-    /* With sv in RAX, and the stack as save_host left it but for sv. */
+    /* With sv in RAX. */
     .macro save_guest
     movq %rcx, 8(%rax)
     movq %rdx, 16(%rax)
@@ -57,12 +67,6 @@
     movq %r14, 112(%rax)
     movq %r15, 120(%rax)
     movq %rax, %rdi
-    popq %r15
-    popq %r14
-    popq %r13
-    popq %r12
-    popq %rbp
-    popq %rbx
     .endm
 
     .text
@@ -71,7 +75,8 @@
     .type svm_vmrun, @function
 svm_vmrun:
     endbr64
-    save_host
+    pushq %rbp
+    pushq %rdi
     movq SVM_VMCB_HPA_AT(%rdi), %rax
     clgi
     sti
@@ -81,7 +86,20 @@ svm_vmrun:
     stgi
     popq %rax
     save_guest
+    popq %rbp
     jmp svm_exited
+    .size svm_vmrun, . - svm_vmrun
+
+    .balign 16
+    .globl svm_vmrun_keep
+    .type svm_vmrun_keep, @function
+svm_vmrun_keep:
+    endbr64
+    save_host
+    call svm_vmrun
+    restore_host
+    ret
+    .size svm_vmrun_keep, . - svm_vmrun_keep
 
 /*
  * svm_vmrun_switch: the same for a host whose interrupt and NMI handlers need its FS, GS, TR and
@@ -93,6 +111,8 @@ svm_vmrun:
 svm_vmrun_switch:
     endbr64
     save_host
+    pushq %rbp
+    pushq %rdi
     movq SVM_VMCB_HPA_AT(%rdi), %rax
     clgi
     sti
@@ -103,10 +123,13 @@ svm_vmrun_switch:
     vmsave %rax
     popq %rax
     save_guest
+    popq %rbp
+    restore_host
     movq SVM_HOST_HPA_AT(%rdi), %rax
     vmload %rax
     stgi
     jmp svm_exited
+    .size svm_vmrun_switch, . - svm_vmrun_switch
 
     .balign 16
     .globl svm_vmload

@@ -19,20 +19,31 @@ static void raw(const struct svm_vcpu *sv, struct virtx_exit *exit)
     exit->raw.interruption = sv->vmcb.control.exit_int_info;
 }
 
-static void decode_io(struct svm_vcpu *sv, struct virtx_exit *exit)
+/* Size, access, string and rep by the low bits of EXITINFO1 (AMD APM volume 2, "IOIO Intercepts"). */
+#define FORM(q)                                                                                    \
+    {(q) >> VMCB_IO_SIZE_SHIFT & 7, (q) & VMCB_IO_IN ? VIRTX_READ : VIRTX_WRITE, (q) >> 2 & 1,         \
+     (q) >> 3 & 1}
+#define FORMS(q) FORM(q), FORM((q) + 1), FORM((q) + 2), FORM((q) + 3)
+#define FORMS16(q) FORMS(q), FORMS((q) + 4), FORMS((q) + 8), FORMS((q) + 12)
+static const uint8_t port_forms[][4] = {FORMS16(0x00), FORMS16(0x10), FORMS16(0x20), FORMS16(0x30),
+                                        FORMS16(0x40), FORMS16(0x50), FORMS16(0x60), FORMS16(0x70)};
+_Static_assert(offsetof(struct virtx_exit_io, access) == offsetof(struct virtx_exit_io, size) + 1 &&
+                   offsetof(struct virtx_exit_io, string) == offsetof(struct virtx_exit_io, size) + 2 &&
+                   offsetof(struct virtx_exit_io, rep) == offsetof(struct virtx_exit_io, size) + 3,
+               "stored at once");
+
+static inline uint32_t decode_io(struct svm_vcpu *sv, struct virtx_exit *exit)
 {
     uint32_t info = (uint32_t)sv->vmcb.control.exit_info1;
-    uint32_t size = info >> VMCB_IO_SIZE_SHIFT & 7;
+    uint64_t next = sv->vmcb.control.exit_info2;
 
     exit->reason = VIRTX_EXIT_IO;
-    exit->length = (uint8_t)(sv->vmcb.control.exit_info2 - exit->rip);
+    exit->length = (uint8_t)(next - exit->rip);
     exit->raw.qualification = info;
-    exit->raw.address = sv->vmcb.control.exit_info2;
+    exit->raw.address = next;
     exit->io.port = (uint16_t)(info >> VMCB_IO_PORT_SHIFT);
-    exit->io.size = (uint8_t)size;
-    exit->io.access = info & VMCB_IO_IN ? VIRTX_READ : VIRTX_WRITE;
-    exit->io.string = info >> 2 & 1;
-    exit->io.rep = info >> 3 & 1;
+    __builtin_memcpy(&exit->io.size, port_forms[info & 0x7f], 4);
+    return VIRTX_EXIT_IO;
 }
 
 static void decode_msr(struct svm_vcpu *sv, struct virtx_exit *exit)
@@ -42,7 +53,7 @@ static void decode_msr(struct svm_vcpu *sv, struct virtx_exit *exit)
     exit->msr.access = sv->vmcb.control.exit_info1 & 1 ? VIRTX_WRITE : VIRTX_READ;
 }
 
-static inline enum virtx_status decode_npf(struct svm_vcpu *sv, struct virtx_exit *exit)
+static inline uint32_t decode_npf(struct svm_vcpu *sv, struct virtx_exit *exit)
 {
     uint64_t info = sv->vmcb.control.exit_info1;
     struct virtx_page_fault *fault = &sv->hw.fault;
@@ -59,7 +70,7 @@ static inline enum virtx_status decode_npf(struct svm_vcpu *sv, struct virtx_exi
     fault->gva_valid = false;
     fault->table_walk = (info & VMCB_NPF_TABLE) != 0;
     fault->misconfigured = (info & PF_RESERVED) != 0;
-    return VIRTX_OK;
+    return HW_EXIT_PAGE_FAULT;
 }
 
 /* #PF without nested paging: the engine's business first. */
@@ -238,17 +249,14 @@ static void decode_other(struct svm_vcpu *sv, struct virtx_exit *exit, uint64_t 
 }
 
 /* All exits but the most frequent one. */
-static __attribute__((noinline)) enum virtx_status decode(struct svm_vcpu *sv,
-                                                          struct virtx_exit *exit, uint64_t code)
+static __attribute__((noinline)) uint32_t decode(struct svm_vcpu *sv, struct virtx_exit *exit,
+                                                 uint64_t code)
 {
     exit->length = 0;
     switch (code) {
     case VMEXIT_CPUID:
         exit->reason = VIRTX_EXIT_CPUID;
         length(sv, exit);
-        break;
-    case VMEXIT_IOIO:
-        decode_io(sv, exit);
         break;
     case VMEXIT_MSR:
         decode_msr(sv, exit);
@@ -307,19 +315,21 @@ static __attribute__((noinline)) enum virtx_status decode(struct svm_vcpu *sv,
         decode_other(sv, exit, code);
         break;
     }
-    return VIRTX_OK;
+    return exit->reason;
 }
 
-static __attribute__((noinline)) enum virtx_status
-interrupted(struct svm_vcpu *sv, struct virtx_exit *exit, uint64_t code)
+static __attribute__((noinline)) uint32_t interrupted(struct svm_vcpu *sv, struct virtx_exit *exit,
+                                                      uint64_t code)
 {
     if (likely((uint32_t)code != VMEXIT_INVALID_LOW))
         svm_event_interrupted(sv);
+    if (code == VMEXIT_IOIO)
+        return decode_io(sv, exit);
     return code == VMEXIT_NPF ? decode_npf(sv, exit) : decode(sv, exit, code);
 }
 
 /* From entry.S: the exit, with the host's registers back in place and the guest's in the VMCB. */
-enum virtx_status svm_exited(struct svm_vcpu *sv)
+uint32_t svm_exited(struct svm_vcpu *sv)
 {
     struct hw_vcpu *hv = &sv->hw;
     struct virtx_exit *exit = &hv->vcpu->exit;
@@ -336,7 +346,9 @@ enum virtx_status svm_exited(struct svm_vcpu *sv)
     if (likely(code == VMEXIT_CPUID) && likely(sv->next_rip)) {
         exit->reason = VIRTX_EXIT_CPUID;
         exit->length = (uint8_t)(sv->vmcb.control.next_rip - rip);
-        return VIRTX_OK;
+        return VIRTX_EXIT_CPUID;
     }
+    if (code == VMEXIT_IOIO)
+        return decode_io(sv, exit);
     return code == VMEXIT_NPF ? decode_npf(sv, exit) : decode(sv, exit, code);
 }

@@ -25,6 +25,7 @@ const struct virtx_hw svm_hw = {
     .load = svm_load,
     .put = svm_put,
     .enter = svm_enter,
+    .toggle_pge = svm_toggle_pge,
     .read = svm_read,
     .code = svm_code,
     .cr8 = svm_cr8,

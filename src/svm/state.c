@@ -263,6 +263,22 @@ static void write_control(struct svm_vcpu *sv)
     svm_dirty(sv, VMCB_CLEAN_CR | VMCB_CLEAN_CR2 | VMCB_CLEAN_TPR);
 }
 
+/* Only PGE of a 64-bit guest's CR4 changes, so that no rule can be broken and nothing else follows. */
+bool svm_toggle_pge(struct hw_vcpu *hv, uint64_t cr4)
+{
+    struct svm_vcpu *sv = svm_of(hv);
+    struct vmcb_save *save = &sv->vmcb.save;
+
+    if (!sv->nested || sv->hides_cr4 || (hv->dirty & VIRTX_STATE_CR) ||
+        !(save->efer & EFER_LMA) || (save->cr4 ^ cr4) != CR4_PGE)
+        return false;
+    save->cr4 = hv->state.cr4 = cr4; /* the second is read again, if it is not valid */
+    sv->vmcb.control.clean &= ~VMCB_CLEAN_CR;
+    svm_attend(sv);
+    hv->vcpu->stats.control_writes++;
+    return true;
+}
+
 /* Writes the dirty groups. */
 void svm_write(struct svm_vcpu *sv)
 {

@@ -163,19 +163,21 @@ enum virtx_status svm_msr(struct virtx_vm *vm, struct hw_vcpu *hv, uint32_t inde
                           bool exit);
 
 /* entry.S */
-enum virtx_status svm_vmrun(struct svm_vcpu *sv);
-enum virtx_status svm_vmrun_switch(struct svm_vcpu *sv);
+uint32_t svm_vmrun(struct svm_vcpu *sv);
+uint32_t svm_vmrun_keep(struct svm_vcpu *sv);
+uint32_t svm_vmrun_switch(struct svm_vcpu *sv);
 void svm_vmload(uint64_t hpa);
 void svm_vmsave(uint64_t hpa);
 void svm_stgi(void);
 
 /* enter.c */
-enum virtx_status svm_enter(struct hw_vcpu *hv);
-enum virtx_status svm_refused(struct svm_vcpu *sv);
+bool svm_toggle_pge(struct hw_vcpu *hv, uint64_t cr4);
+uint32_t svm_enter(struct hw_vcpu *hv);
+uint32_t svm_refused(struct svm_vcpu *sv);
 void svm_advance(struct hw_vcpu *hv);
 
 /* exit.c */
-enum virtx_status svm_exited(struct svm_vcpu *sv);
+uint32_t svm_exited(struct svm_vcpu *sv);
 
 /* insn.c */
 void svm_length(struct svm_vcpu *sv, struct virtx_exit *exit);

@@ -30,14 +30,11 @@ static bool choose_mode(struct vmx_vcpu *v)
 }
 
 /* An entry with more to do than the usual. The first one after a load always is. */
-static __attribute__((noinline)) enum virtx_status enter_slowly(struct vmx_vcpu *v, uint32_t dirty)
+static __attribute__((noinline)) uint32_t enter_slowly(struct vmx_vcpu *v, uint32_t dirty)
 {
-    enum virtx_status status;
-
     if (unlikely(v->confined)) {
         if (!choose_mode(v)) {
-            v->hw.vcpu->exit.reason = HW_EXIT_EXECUTE;
-            return VIRTX_OK;
+            return v->hw.vcpu->exit.reason = HW_EXIT_EXECUTE;
         }
         dirty = v->hw.dirty;
     }
@@ -47,22 +44,30 @@ static __attribute__((noinline)) enum virtx_status enter_slowly(struct vmx_vcpu 
     v->hw.dirty = 0;
     if (v->launched)
         return vmx_resume(v);
-    status = vmx_launch(v);
-    v->launched = status == VIRTX_OK;
-    return status;
+    v->launched = true; /* relaunch() takes it back */
+    return vmx_launch(v);
 }
 
-/* Not the usual entry, but one of the two next to it: after a return to the loop, or with nothing
- * changed, as when a nested fault was mended. */
-static __attribute__((noinline)) enum virtx_status enter_otherwise(struct vmx_vcpu *v)
+/* The host has changed what its state in the VMCS has to agree with. */
+static __attribute__((noinline)) uint32_t enter_refreshed(struct vmx_vcpu *v)
+{
+    vmx_host_refresh(v);
+    v->hw.dirty &= ~VMX_DIRTY_HOST;
+    return vmx_enter(&v->hw);
+}
+
+/*
+ * Not the usual entry, but one of the two next to it: after a return to the loop, or with nothing
+ * changed, as when a nested fault was mended.
+ */
+static __attribute__((noinline)) uint32_t enter_otherwise(struct vmx_vcpu *v)
 {
     uint32_t dirty = v->hw.dirty;
 
-    if (unlikely(dirty & ~(VMX_DIRTY_HOST | VIRTX_STATE_RIP)) ||
-        unlikely(v->confined | !v->launched))
+    if (unlikely(dirty & ~(VMX_DIRTY_HOST | VIRTX_STATE_RIP)) || unlikely(v->confined))
         return enter_slowly(v, dirty);
-    if (dirty & VMX_DIRTY_HOST)
-        vmx_host_refresh(v);
+    if ((dirty & VMX_DIRTY_HOST) && unlikely(vmx_host_changed(v)))
+        return enter_refreshed(v);
     if (dirty & VIRTX_STATE_RIP) {
         vmx_vmwrite_from(VMCS_GUEST_RIP, &v->hw.state.rip);
         v->hw.vcpu->stats.control_writes++;
@@ -71,7 +76,7 @@ static __attribute__((noinline)) enum virtx_status enter_otherwise(struct vmx_vc
     return vmx_resume(v);
 }
 
-enum virtx_status vmx_enter(struct hw_vcpu *hv)
+uint32_t vmx_enter(struct hw_vcpu *hv)
 {
     struct vmx_vcpu *v = vmx_of(hv);
 
@@ -91,12 +96,12 @@ static void relaunch(struct vmx_vcpu *v)
     vmx_vmclear(v->vmcs_hpa);
     vmx_vmptrld(v->vmcs_hpa);
     v->launched = false;
-    v->hw.dirty |= VMX_DIRTY_HOST; /* so that vmx_enter() sees to it */
+    v->hw.dirty |= VMX_DIRTY_LAUNCH; /* so that vmx_enter() sees to it */
 }
 
 /* A failure that the rules should explain, and how to name it when they do not. */
-static enum virtx_status explain(struct vmx_vcpu *v, uint32_t which, enum virtx_status unexplained,
-                                 const char *text, uint64_t code)
+static uint32_t explain(struct vmx_vcpu *v, uint32_t which, enum virtx_status unexplained,
+                        const char *text, uint64_t code)
 {
     struct virtx_error *error = &v->hw.vcpu->error;
     enum virtx_status status = which ? vmx_check_entry(v, error, which) : VIRTX_OK;
@@ -105,11 +110,12 @@ static enum virtx_status explain(struct vmx_vcpu *v, uint32_t which, enum virtx_
         status = virtx_fail_manual(error, unexplained, "VM entry", text,
                                    "VM Instruction Error Numbers", code);
     relaunch(v);
-    return status;
+    v->hw.refusal = status;
+    return v->hw.vcpu->exit.reason = HW_EXIT_REFUSED;
 }
 
 /* From entry.S: VMLAUNCH or VMRESUME fell through. */
-VMX_FROM_ASSEMBLY enum virtx_status vmx_refused(struct vmx_vcpu *v, uint64_t invalid)
+VMX_FROM_ASSEMBLY uint32_t vmx_refused(struct vmx_vcpu *v, uint64_t invalid)
 {
     uint32_t number;
 
@@ -129,7 +135,7 @@ VMX_FROM_ASSEMBLY enum virtx_status vmx_refused(struct vmx_vcpu *v, uint64_t inv
 
 /* From exit.c: an exit whose reason says that there was no entry (Intel SDM "VM-Entry Failures
  * During or After Loading Guest State"). */
-enum virtx_status vmx_entry_failed(struct vmx_vcpu *v, uint32_t reason)
+uint32_t vmx_entry_failed(struct vmx_vcpu *v, uint32_t reason)
 {
     switch (reason & VMX_REASON_BASIC) {
     case VMX_REASON_ENTRY_GUEST_STATE:

@@ -8,6 +8,10 @@
  * processor did not take the entry, and those return. So no call needs to keep v, and the way is
  * two jumps shorter.
  *
+ * Of the registers that a call keeps they keep RBP and RSP only: the loop of src/hw expects no more of
+ * virtx_hw.enter, and saves most of them once a run instead of once an exit. C may therefore call them
+ * only as the last thing that it does.
+ *
  * HOST_RSP is written only when the stack is not where it was at the last entry, which inside one
  * run it always is. CR2 is switched by nobody: writing it is dear, reading it is not.
  *
@@ -17,12 +21,7 @@
 
     /* Registers in the order of struct virtx_state; the guest's RSP is in the VMCS. */
     .macro enter_guest instruction
-    pushq %rbx
     pushq %rbp
-    pushq %r12
-    pushq %r13
-    pushq %r14
-    pushq %r15
     pushq %rdi
     cmpq %rsp, VMX_HOST_RSP_AT(%rdi)
     jne 3f
@@ -57,15 +56,6 @@
 4:
     movq %rax, %cr2
     jmp 2b
-    .endm
-
-    .macro restore_host
-    popq %r15
-    popq %r14
-    popq %r13
-    popq %r12
-    popq %rbp
-    popq %rbx
     .endm
 
     .text
@@ -108,7 +98,7 @@ vmx_exit_point:
     movq %cr2, %rax
     movq %rax, VMX_CR2_AT(%rdi)
     popq %rax
-    restore_host
+    popq %rbp
     jmp vmx_exited
     .size vmx_exit_point, . - vmx_exit_point
 
@@ -118,7 +108,7 @@ vmx_exit_point:
     setc %sil
     movzbl %sil, %esi
     popq %rdi
-    restore_host
+    popq %rbp
     jmp vmx_refused
 
     .section .note.GNU-stack, "", @progbits

@@ -170,18 +170,23 @@ static unsigned debug_register(struct vmx_vcpu *v, struct virtx_exit *exit)
     return 3;
 }
 
-/* Intel SDM "Exit Qualification for I/O Instructions". Values and counts are src/hw's to fill in.
- */
+/* Intel SDM "Exit Qualification for I/O Instructions": size, access, string and rep by the low bits. */
+#define FORM(q) {((q) & 7) + 1, (q) & 8 ? VIRTX_READ : VIRTX_WRITE, (q) >> 4 & 1, (q) >> 5 & 1}
+#define FORMS(q) FORM(q), FORM((q) + 1), FORM((q) + 2), FORM((q) + 3)
+#define FORMS16(q) FORMS(q), FORMS((q) + 4), FORMS((q) + 8), FORMS((q) + 12)
+static const uint8_t port_forms[][4] = {FORMS16(0), FORMS16(16), FORMS16(32), FORMS16(48)};
+_Static_assert(offsetof(struct virtx_exit_io, access) == offsetof(struct virtx_exit_io, size) + 1 &&
+                   offsetof(struct virtx_exit_io, string) == offsetof(struct virtx_exit_io, size) + 2 &&
+                   offsetof(struct virtx_exit_io, rep) == offsetof(struct virtx_exit_io, size) + 3,
+               "stored at once");
+
+/* Values and counts are src/hw's to fill in. */
 static inline void port_access(struct virtx_exit *exit)
 {
     uint64_t qualification = read_qualification(exit);
 
-    exit->reason = VIRTX_EXIT_IO;
     exit->io.port = (uint16_t)(qualification >> 16);
-    exit->io.size = (uint8_t)((qualification & 7) + 1);
-    exit->io.access = qualification & 8 ? VIRTX_READ : VIRTX_WRITE;
-    exit->io.string = qualification >> 4 & 1;
-    exit->io.rep = qualification >> 5 & 1;
+    __builtin_memcpy(&exit->io.size, port_forms[qualification & 63], 4);
 }
 
 /* The four instructions that share one reason, in the order of the instruction information. */
@@ -224,18 +229,18 @@ static inline void ept_fault(struct hw_vcpu *hv, struct virtx_exit *exit, uint64
 }
 
 /* In the middle of a delivery, of an IRET, or of a single step. */
-static __attribute__((noinline)) enum virtx_status ept_violation_between(struct vmx_vcpu *v,
-                                                                         uint64_t qualification)
+static __attribute__((noinline)) uint32_t ept_violation_between(struct vmx_vcpu *v,
+                                                                uint64_t qualification)
 {
     ept_fault(&v->hw, &v->hw.vcpu->exit, qualification);
     vmx_mend_pending_debug(v);
     if (!vmx_event_interrupted(v) && unlikely(qualification & EPT_QUALIFICATION_NMI_UNBLOCKED))
         vmx_nmi_unblocked(v);
     v->hw.vcpu->stats.control_reads += 5;
-    return VIRTX_OK;
+    return HW_EXIT_PAGE_FAULT;
 }
 
-static inline enum virtx_status ept_violation(struct vmx_vcpu *v, struct virtx_exit *exit)
+static inline uint32_t ept_violation(struct vmx_vcpu *v, struct virtx_exit *exit)
 {
     uint64_t qualification = vmcs_exit_qualification();
 
@@ -246,7 +251,7 @@ static inline enum virtx_status ept_violation(struct vmx_vcpu *v, struct virtx_e
         return ept_violation_between(v, qualification);
     ept_fault(&v->hw, exit, qualification);
     v->hw.vcpu->stats.control_reads += 7;
-    return VIRTX_OK;
+    return HW_EXIT_PAGE_FAULT;
 }
 
 static unsigned ept_misconfig(struct vmx_vcpu *v, struct virtx_exit *exit)
@@ -362,55 +367,57 @@ static unsigned decode(struct vmx_vcpu *v, struct virtx_exit *exit, uint32_t rea
 }
 
 /* What is not decoded in vmx_exited() itself. */
-static __attribute__((noinline)) enum virtx_status exited_otherwise(struct vmx_vcpu *v,
-                                                                    uint32_t reason)
+static __attribute__((noinline)) uint32_t exited_otherwise(struct vmx_vcpu *v, uint32_t reason)
 {
     struct virtx_vcpu *vcpu = v->hw.vcpu;
 
     if (unlikely(reason & VMX_REASON_ENTRY_FAILED))
         return vmx_entry_failed(v, reason);
     vcpu->stats.control_reads += decode(v, &vcpu->exit, reason);
-    return VIRTX_OK;
+    return vcpu->exit.reason;
 }
 
 /*
  * From entry.S: the guest has exited. The result is that of vmx_enter(). Nothing here calls a
  * function that comes back, so nothing needs to be saved.
  */
-VMX_FROM_ASSEMBLY enum virtx_status vmx_exited(struct vmx_vcpu *v)
+VMX_FROM_ASSEMBLY uint32_t vmx_exited(struct vmx_vcpu *v)
 {
     struct hw_vcpu *hv = &v->hw;
     struct virtx_vcpu *vcpu = hv->vcpu;
     struct virtx_exit *exit = &vcpu->exit;
     uint64_t reason = vmcs_exit_reason();
+    uint32_t answer;
 
     hv->valid = VMX_STATE_KEPT | VIRTX_STATE_RIP;
     exit->rip = hv->state.rip = vmcs_guest_rip();
     exit->raw.code = reason;
     if (likely(reason == VMX_REASON_CPUID)) {
-        exit->reason = VIRTX_EXIT_CPUID;
+        answer = VIRTX_EXIT_CPUID;
     } else if (likely(reason == VMX_REASON_IO)) {
         port_access(exit);
         vcpu->stats.control_reads++;
+        answer = VIRTX_EXIT_IO;
     } else if (reason == VMX_REASON_EPT_VIOLATION) {
         return ept_violation(v, exit);
     } else if (reason == VMX_REASON_RDMSR || reason == VMX_REASON_WRMSR) {
-        exit->reason = VIRTX_EXIT_MSR;
         exit->msr.access = reason == VMX_REASON_RDMSR ? VIRTX_READ : VIRTX_WRITE;
+        answer = VIRTX_EXIT_MSR;
     } else if (reason == VMX_REASON_VMCALL) {
-        exit->reason = VIRTX_EXIT_HYPERCALL;
         exit->hypercall.cpl = vmx_vmread(VMCS_GUEST_SS_ATTRIBUTES) >> VIRTX_SEG_DPL_SHIFT & 3;
         if (unlikely(v->mode == VMX_MODE_REAL))
             exit->hypercall.cpl = 0;
         vcpu->stats.control_reads++;
+        answer = VIRTX_EXIT_HYPERCALL;
     } else if (reason == VMX_REASON_HLT) {
-        exit->reason = VIRTX_EXIT_HLT;
+        answer = VIRTX_EXIT_HLT;
     } else {
         exit->length = 0;
         vcpu->stats.control_reads += 2;
         return exited_otherwise(v, (uint32_t)reason);
     }
+    exit->reason = answer;
     read_length(exit);
     vcpu->stats.control_reads += 3;
-    return VIRTX_OK;
+    return answer;
 }

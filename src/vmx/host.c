@@ -128,6 +128,7 @@ void vmx_host_save(struct vmx_vcpu *v)
     struct vmx_host *host = &v->host;
     uint32_t profile = whole_profile(v);
 
+    v->host_moves = (profile & PROFILE_FS_GS) != 0;
     read_tables(host);
     host->cr0 = x86_read_cr0();
     host->cr3 = x86_read_cr3();
@@ -180,7 +181,7 @@ void vmx_host_refresh(struct vmx_vcpu *v)
         host->cr4 = cr4;
         vmx_set_field(v, VMCS_HOST_CR4, cr4);
     }
-    if (whole_profile(v) & PROFILE_FS_GS) {
+    if (v->host_moves) {
         uint64_t fs = x86_rdmsr(MSR_FS_BASE), gs = x86_rdmsr(MSR_GS_BASE);
 
         if (host->fs_base != fs) {
@@ -192,8 +193,8 @@ void vmx_host_refresh(struct vmx_vcpu *v)
             vmx_set_field(v, VMCS_HOST_GS_BASE, gs);
         }
     }
-    if (v->live != (1u << VMX_LIVE_MSRS) - 1) {
-        v->live = (1u << VMX_LIVE_MSRS) - 1;
+    if (v->live != VMX_LIVE_ALL) {
+        v->live = VMX_LIVE_ALL;
         vmx_live_write(v);
     }
 }

@@ -56,6 +56,7 @@ enum virtx_status vmx_vcpu_create(struct hw_vcpu *hv)
     v->nested = vcpu->vm->paging->nested;
     v->fresh = true;
     hv->dirty |= VIRTX_STATE_ALL;
+    hv->returned = VMX_DIRTY_HOST;
     if (vmx_mode_create(v) != VIRTX_OK) {
         vmx_vcpu_destroy(hv);
         return VIRTX_E_NO_MEMORY;

@@ -7,6 +7,7 @@
 
 #include "hw/hw.h"
 #include "vmx/vmcs.h"
+#include "x86/cpu.h"
 #include "x86/defs.h"
 
 #define MSR_VMX_BASIC          0x480
@@ -75,9 +76,12 @@ enum vmx_mode {
 #define VMX_STATE_KEPT (VIRTX_STATE_GPR | VIRTX_STATE_MSR | VIRTX_STATE_TSC | VIRTX_STATE_XCR)
 /* Beside the groups in hw_vcpu.dirty: host state must be looked at again before the entry. */
 #define VMX_DIRTY_HOST (1u << 31)
+/* The VMCS is clear. */
+#define VMX_DIRTY_LAUNCH (1u << 30)
 
 /* The MSRs that neither entry nor exit switches: the guest's stay in the processor. */
 #define VMX_LIVE_MSRS 5
+#define VMX_LIVE_ALL  ((1u << VMX_LIVE_MSRS) - 1)
 
 struct vmx_cpu {
     struct hw_cpu hw;
@@ -127,6 +131,7 @@ struct vmx_vcpu {
     bool nmi_soft_blocked; /* the same where the processor does not track it */
     bool hlt_activity;     /* the VMCS' activity state may be HLT */
     bool confined;         /* no unrestricted guest: see mode.c */
+    bool host_moves;       /* the host's FS and GS bases are to be read again after each return */
     uint8_t mode;          /* enum vmx_mode, as the VMCS is written */
     uint8_t live;          /* bit n: live MSR n is the guest's in the processor */
 
@@ -198,6 +203,12 @@ void vmx_tsc_offset(struct hw_vcpu *hv);
 /* host.c */
 void vmx_host_save(struct vmx_vcpu *v);
 void vmx_host_refresh(struct vmx_vcpu *v);
+/* Whether that would find anything to do. */
+static inline bool vmx_host_changed(const struct vmx_vcpu *v)
+{
+    return v->host.cr3 != x86_read_cr3() || v->host.cr4 != x86_read_cr4() || v->host_moves ||
+           v->live != VMX_LIVE_ALL;
+}
 void vmx_to_host(struct hw_vcpu *hv, uint32_t mask);
 void vmx_live_read(struct vmx_vcpu *v);
 void vmx_live_write(struct vmx_vcpu *v);
@@ -218,8 +229,8 @@ enum virtx_status vmx_msr(struct virtx_vm *vm, struct hw_vcpu *hv, uint32_t inde
                           bool exit);
 
 /* entry.S */
-enum virtx_status vmx_launch(struct vmx_vcpu *v);
-enum virtx_status vmx_resume(struct vmx_vcpu *v);
+uint32_t vmx_launch(struct vmx_vcpu *v);
+uint32_t vmx_resume(struct vmx_vcpu *v);
 extern const char vmx_exit_point[];
 
 /* enter.c. What assembly alone jumps to needs no landing pad for indirect branches. */
@@ -228,13 +239,13 @@ extern const char vmx_exit_point[];
 #else
 #define VMX_FROM_ASSEMBLY
 #endif
-enum virtx_status vmx_enter(struct hw_vcpu *hv);
-VMX_FROM_ASSEMBLY enum virtx_status vmx_refused(struct vmx_vcpu *v, uint64_t invalid);
-enum virtx_status vmx_entry_failed(struct vmx_vcpu *v, uint32_t reason);
+uint32_t vmx_enter(struct hw_vcpu *hv);
+VMX_FROM_ASSEMBLY uint32_t vmx_refused(struct vmx_vcpu *v, uint64_t invalid);
+uint32_t vmx_entry_failed(struct vmx_vcpu *v, uint32_t reason);
 void vmx_advance(struct hw_vcpu *hv);
 
 /* exit.c */
-VMX_FROM_ASSEMBLY enum virtx_status vmx_exited(struct vmx_vcpu *v);
+VMX_FROM_ASSEMBLY uint32_t vmx_exited(struct vmx_vcpu *v);
 
 /* state.c */
 void vmx_read(struct hw_vcpu *hv, uint32_t groups);

@@ -33,7 +33,7 @@ struct world {
     uint32_t written;         /* groups that were newer than the hardware's at an entry */
     uint8_t cr8;              /* the guest's, with a TPR shadow */
     uint32_t flushed;         /* debts paid so far */
-    unsigned flushes;
+    unsigned flushes, toggles;
     bool can_interrupt, can_nmi;
     bool window_interrupt, window_nmi;
     struct virtx_event injected[32]; /* in the order of delivery */

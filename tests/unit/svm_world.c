@@ -19,13 +19,18 @@ static void run(struct svm_vcpu *sv)
     world.processor(&world);
 }
 
-enum virtx_status svm_vmrun(struct svm_vcpu *sv)
+uint32_t svm_vmrun(struct svm_vcpu *sv)
 {
     run(sv);
     return svm_exited(sv);
 }
 
-enum virtx_status svm_vmrun_switch(struct svm_vcpu *sv)
+uint32_t svm_vmrun_keep(struct svm_vcpu *sv)
+{
+    return svm_vmrun(sv);
+}
+
+uint32_t svm_vmrun_switch(struct svm_vcpu *sv)
 {
     ck_assert_uint_eq(sv->host_hpa, world.cpu.host_hpa);
     svm_vmload(sv->vmcb_hpa);
@@ -289,11 +294,20 @@ static void leave(struct svm_world *w)
     control->exit_info2 = exit_words[2];
 }
 
+enum virtx_status world_enter(void)
+{
+    struct hw_vcpu *hv = &world.sv->hw;
+    uint32_t reason = svm_enter(hv);
+
+    ck_assert_uint_eq(reason, hv->vcpu->exit.reason);
+    return reason == HW_EXIT_REFUSED ? hv->refusal : VIRTX_OK;
+}
+
 enum virtx_status world_exit(uint64_t code, uint64_t info1, uint64_t info2)
 {
     exit_words[0] = code;
     exit_words[1] = info1;
     exit_words[2] = info2;
     world.processor = leave;
-    return svm_enter(&world.sv->hw);
+    return world_enter();
 }

@@ -41,6 +41,8 @@ void world_make(uint64_t features, bool nested);
 void world_free(void);
 
 /* One entry; the processor leaves `code` (and the VMCB otherwise as the hook made it). */
+/* Enters, and answers with the refusal, if it is one. */
+enum virtx_status world_enter(void);
 enum virtx_status world_exit(uint64_t code, uint64_t info1, uint64_t info2);
 
 #endif

@@ -115,6 +115,47 @@ START_TEST(test_out_reaches_the_loop)
 }
 END_TEST
 
+/* The instruction is retired by whatever looks at the registers first, and once. */
+START_TEST(test_completed_instruction_is_retired_once)
+{
+    struct virtx_state state;
+    uint64_t rip = get(VIRTX_STATE_RIP).rip;
+    uint32_t cpu = world.this_cpu;
+
+    world_play(exit_out);
+    world_run();
+    world.this_cpu = cpu + 1; /* loaded elsewhere: what completing needs is in memory */
+    ck_assert_int_eq(virtx_vcpu_complete(world.vcpu, NULL), VIRTX_OK);
+    ck_assert_int_eq(virtx_vcpu_get(world.vcpu, VIRTX_STATE_RIP, &state), VIRTX_E_BUSY);
+    world.this_cpu = cpu;
+    switch (_i) {
+    case 0: /* run */
+        world_play(exit_out);
+        ck_assert_uint_eq(world_run()->rip, rip + 1);
+        break;
+    case 1: /* another processor, by way of put */
+        ck_assert_int_eq(virtx_vcpu_put(world.vcpu), VIRTX_OK);
+        ck_assert_uint_eq(get(VIRTX_STATE_RIP).rip, rip + 1);
+        ck_assert_int_eq(virtx_vcpu_load(world.vcpu), VIRTX_OK);
+        ck_assert_uint_eq(get(VIRTX_STATE_RIP).rip, rip + 1);
+        break;
+    case 2: /* a jump by the embedder replaces the next address */
+        state.rip = 0x5000;
+        ck_assert_int_eq(virtx_vcpu_set(world.vcpu, VIRTX_STATE_RIP, &state), VIRTX_OK);
+        ck_assert_uint_eq(get(VIRTX_STATE_RIP).rip, 0x5000);
+        world_play(exit_out);
+        ck_assert_uint_eq(world_run()->rip, 0x5000);
+        break;
+    default: /* RESET forgets it */
+        ck_assert_int_eq(virtx_vcpu_reset(world.vcpu, VIRTX_PRESET_RESET), VIRTX_OK);
+        ck_assert_uint_eq(get(VIRTX_STATE_RIP).rip, 0xfff0);
+        world_play(exit_out);
+        ck_assert_uint_eq(world_run()->rip, 0xfff0);
+        break;
+    }
+}
+END_TEST
+
 START_TEST(test_in_merges_by_size)
 {
     uint8_t byte = 0xab;
@@ -864,6 +905,36 @@ START_TEST(test_pae_loads_pdptes)
 }
 END_TEST
 
+/* What kernels do to flush the TLB: a flush each time, unless somebody wants to see CR4. */
+START_TEST(test_pge_is_a_flush)
+{
+    const struct virtx_intercept_config config = {.size = sizeof(config),
+                                                  .kind = VIRTX_INTERCEPT_CR,
+                                                  .first = 4,
+                                                  .last = 4,
+                                                  .access = VIRTX_WRITE};
+    struct virtx_intercept *intercept;
+
+    ck_assert_int_eq(mov_cr(4, CR4_PGE), -1);
+    ck_assert_uint_eq(world.toggles, 1);
+    ck_assert_uint_eq(world.flushes, 1);
+    ck_assert_uint_eq(world.flushed, HW_FLUSH_TAG);
+    ck_assert_uint_eq(get(VIRTX_STATE_CR).cr4, CR4_PGE);
+    ck_assert_int_eq(mov_cr(4, CR4_PGE | CR4_MCE), -1); /* more than that */
+    ck_assert_int_eq(mov_cr(4, CR4_PGE | CR4_VMXE), VECTOR_GP);
+    ck_assert_uint_eq(world.toggles, 1);
+    ck_assert_int_eq(virtx_vm_intercept(world.vm, &config, &intercept), VIRTX_OK);
+    cr_reg = 4;
+    cr_value = CR4_MCE;
+    world.at = world.length = 0;
+    world_play(exit_mov_to_cr);
+    ck_assert_uint_eq(world_run()->reason, VIRTX_EXIT_CR);
+    ck_assert_uint_eq(world.toggles, 1);
+    ck_assert_int_eq(virtx_vcpu_complete(world.vcpu, NULL), VIRTX_OK);
+    ck_assert_uint_eq(get(VIRTX_STATE_CR).cr4, CR4_MCE);
+}
+END_TEST
+
 START_TEST(test_cr4_reserved_and_hidden)
 {
     ck_assert_int_eq(mov_cr(4, 1ull << 40), VECTOR_GP);
@@ -1208,6 +1279,7 @@ static Suite *suite(void)
     tcase_add_test(c, test_cpuid_served_inside);
     tcase_add_test(c, test_cpuid_osxsave_follows_cr4);
     tcase_add_test(c, test_out_reaches_the_loop);
+    tcase_add_loop_test(c, test_completed_instruction_is_retired_once, 0, 4);
     tcase_add_test(c, test_in_merges_by_size);
     tcase_add_test(c, test_fault_instead_of_complete);
     tcase_add_test(c, test_port_handler_inside_run);
@@ -1236,6 +1308,7 @@ static Suite *suite(void)
     tcase_add_test(c, test_cr0_rules);
     tcase_add_test(c, test_long_mode);
     tcase_add_test(c, test_pae_loads_pdptes);
+    tcase_add_test(c, test_pge_is_a_flush);
     tcase_add_test(c, test_cr4_reserved_and_hidden);
     tcase_add_test(c, test_cr8_reaches_the_source);
     tcase_add_test(c, test_cr8_habit);

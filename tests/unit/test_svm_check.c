@@ -153,7 +153,7 @@ START_TEST(refused)
     hv->dirty = VIRTX_STATE_CR;
     before = hv->state;
     world.processor = refuse;
-    ck_assert_int_eq(svm_enter(hv), VIRTX_E_GUEST_STATE);
+    ck_assert_int_eq(world_enter(), VIRTX_E_GUEST_STATE);
     ck_assert_str_eq(world.vcpu.error.rule, "a reserved bit of CR4 is set");
     ck_assert_uint_eq(world.vcpu.error.value & CR4_SMEP, CR4_SMEP);
     hv->valid = SVM_STATE_KEPT;
@@ -169,7 +169,7 @@ START_TEST(refused_without_a_rule)
 {
     refusal = UINT64_MAX;
     world.processor = refuse;
-    ck_assert_int_eq(svm_enter(&world.sv->hw), VIRTX_E_HARDWARE);
+    ck_assert_int_eq(world_enter(), VIRTX_E_HARDWARE);
     ck_assert_uint_eq(world.vcpu.error.value, UINT64_MAX);
 }
 END_TEST

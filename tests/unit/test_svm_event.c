@@ -49,7 +49,7 @@ START_TEST(injection)
 {
     inject(injections[_i].event);
     world.processor = deliver;
-    ck_assert_int_eq(svm_enter(hv), VIRTX_OK);
+    ck_assert_int_eq(world_enter(), VIRTX_OK);
     ck_assert_uint_eq(seen_field, injections[_i].field);
     ck_assert_uint_eq(seen_rip, 0x1000 + injections[_i].moved);
     if (injections[_i].moved)
@@ -57,7 +57,7 @@ START_TEST(injection)
     ck_assert(!hv->has_reinject);
     ck_assert_uint_eq(hv->state.rip, 0x9000);
     hv->injected = false;
-    ck_assert_int_eq(svm_enter(hv), VIRTX_OK);
+    ck_assert_int_eq(world_enter(), VIRTX_OK);
     ck_assert_uint_eq(seen_field, 0); /* once */
 }
 END_TEST
@@ -75,7 +75,7 @@ START_TEST(interrupted)
 
     inject(*event);
     world.processor = interrupt_delivery;
-    ck_assert_int_eq(svm_enter(hv), VIRTX_OK);
+    ck_assert_int_eq(world_enter(), VIRTX_OK);
     ck_assert(hv->has_reinject);
     ck_assert_mem_eq(&hv->reinject, event, sizeof(*event));
     ck_assert_uint_eq(hv->state.rip, 0x1000);
@@ -154,7 +154,7 @@ static void nmi_handler_runs(void)
 {
     inject((struct virtx_event){.type = VIRTX_EVENT_NMI, .vector = 2});
     world.processor = deliver;
-    ck_assert_int_eq(svm_enter(hv), VIRTX_OK);
+    ck_assert_int_eq(world_enter(), VIRTX_OK);
     vmcb->control.exit_int_info = 0;
     hv->injected = false;
     ck_assert(!svm_can_nmi(hv));
@@ -190,7 +190,7 @@ START_TEST(nmi_window)
     step_rip = 0x1234;
     step_code = VMEXIT_EXCEPTION + VECTOR_DB;
     world.processor = step;
-    ck_assert_int_eq(svm_enter(hv), VIRTX_OK);
+    ck_assert_int_eq(world_enter(), VIRTX_OK);
     ck_assert_uint_eq(world.vcpu.exit.reason, HW_EXIT_NMI_WINDOW);
     ck_assert(hv->work & HW_WORK_EVENT);
     ck_assert(svm_can_nmi(hv));
@@ -209,7 +209,7 @@ START_TEST(iret_faults)
     step_rip = 0;
     step_code = _i ? VMEXIT_NPF : VMEXIT_EXCEPTION + VECTOR_GP;
     world.processor = step;
-    ck_assert_int_eq(svm_enter(hv), VIRTX_OK);
+    ck_assert_int_eq(world_enter(), VIRTX_OK);
     ck_assert_uint_eq(world.vcpu.exit.reason, _i ? HW_EXIT_PAGE_FAULT : VIRTX_EXIT_EXCEPTION);
     ck_assert(!(vmcb->save.rflags & RFLAGS_TF));
     ck_assert(!svm_can_nmi(hv));
@@ -224,7 +224,7 @@ START_TEST(step_overtaken)
     world_exit(VMEXIT_IRET, 0, 0);
     inject((struct virtx_event){.type = VIRTX_EVENT_INTERRUPT, .vector = 0x30});
     world.processor = deliver;
-    ck_assert_int_eq(svm_enter(hv), VIRTX_OK);
+    ck_assert_int_eq(world_enter(), VIRTX_OK);
     ck_assert(!(vmcb->save.rflags & RFLAGS_TF));
     ck_assert(vmcb->control.misc1 & VMCB_IRET);
     ck_assert(!svm_can_nmi(hv));
@@ -241,7 +241,7 @@ START_TEST(guests_own_step)
     step_rip = 0x1234;
     step_code = VMEXIT_EXCEPTION + VECTOR_DB;
     world.processor = step;
-    ck_assert_int_eq(svm_enter(hv), VIRTX_OK);
+    ck_assert_int_eq(world_enter(), VIRTX_OK);
     ck_assert_uint_eq(world.vcpu.exit.reason, VIRTX_EXIT_EXCEPTION);
     ck_assert_uint_eq(world.vcpu.exit.exception.address, 0x4000);
     ck_assert(svm_can_nmi(hv));
@@ -256,7 +256,7 @@ START_TEST(nmi_behind_exception)
     ck_assert_uint_eq(world.kicks, 1);
     world.processor = deliver;
     hv->work = 0;
-    ck_assert_int_eq(svm_enter(hv), VIRTX_OK);
+    ck_assert_int_eq(world_enter(), VIRTX_OK);
     ck_assert(hv->work & HW_WORK_EVENT);
     ck_assert(!(vmcb->save.rflags & RFLAGS_TF));
 }
@@ -271,7 +271,7 @@ START_TEST(nmi_in_shadow)
     step_rip = 0x1001;
     step_code = VMEXIT_EXCEPTION + VECTOR_DB;
     world.processor = step;
-    ck_assert_int_eq(svm_enter(hv), VIRTX_OK);
+    ck_assert_int_eq(world_enter(), VIRTX_OK);
     ck_assert_uint_eq(world.vcpu.exit.reason, HW_EXIT_NMI_WINDOW);
 }
 END_TEST

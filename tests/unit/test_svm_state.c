@@ -262,13 +262,13 @@ START_TEST(flushes)
     world_exit(VMEXIT_INTR, 0, 0);
     svm_flush(hv, HW_FLUSH_TAG);
     world.processor = note_tlb_control;
-    ck_assert_int_eq(svm_enter(hv), VIRTX_OK);
+    ck_assert_int_eq(world_enter(), VIRTX_OK);
     ck_assert_uint_eq(seen_tlb_control, _i ? VMCB_FLUSH_ASID : VMCB_FLUSH_ALL);
-    ck_assert_int_eq(svm_enter(hv), VIRTX_OK);
+    ck_assert_int_eq(world_enter(), VIRTX_OK);
     ck_assert_uint_eq(seen_tlb_control, VMCB_FLUSH_NOTHING);
     hv->tag = 7;
     svm_flush(hv, 0);
-    ck_assert_int_eq(svm_enter(hv), VIRTX_OK);
+    ck_assert_int_eq(world_enter(), VIRTX_OK);
     ck_assert_uint_eq(seen_tlb_control, VMCB_FLUSH_NOTHING);
     ck_assert_uint_eq(world.sv->vmcb.control.asid, 7);
     world_free();
