@@ -84,7 +84,9 @@ enum virtx_status virtx_memslot_protect(struct virtx_memslot *slot, uint32_t rig
 enum virtx_status virtx_memslot_invalidate(struct virtx_memslot *slot, uint64_t offset,
                                            uint64_t bytes, uint64_t *generation);
 
-/** @brief Turns the dirty log on or off. */
+/** @brief Turns the dirty log on or off. It takes single pages, two for each 128 MiB of the slot and few
+ *  more. @return also ::VIRTX_E_NO_MEMORY, ::VIRTX_E_BUSY while it is being harvested, ::VIRTX_E_RANGE for a
+ *  slot above 15 TiB */
 enum virtx_status virtx_memslot_log(struct virtx_memslot *slot, bool on);
 
 /**
@@ -92,11 +94,13 @@ enum virtx_status virtx_memslot_log(struct virtx_memslot *slot, bool on);
  * clears it in the library. A write that happens during the call is in this log or in the next.
  * While vcpus run, pages are reported by the call after the one that found them: only then is
  * it certain that no CPU writes to them through an old translation. Nobody in run: all at once.
+ * The VM's lock is held for 16 MiB of the slot at a time, so other calls on the VM, and interrupts, get their turn;
+ * removing the slot is not among them: the handle must stay.
  * @param slot  a slot that keeps a log
  * @param[in,out] bitmap  one bit a page, page 0 of the slot in bit 0 of word 0
  * @param words  size of bitmap in 64-bit words, at least (pages + 63) / 64
  * @param[out] dirty  number of pages reported; may be NULL
- * @return ::VIRTX_E_INVALID also when the slot keeps no log
+ * @return ::VIRTX_E_INVALID also when the slot keeps no log; ::VIRTX_E_BUSY when it is being harvested already
  */
 enum virtx_status virtx_memslot_harvest(struct virtx_memslot *slot, uint64_t *bitmap, size_t words,
                                         uint64_t *dirty);

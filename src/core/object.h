@@ -45,7 +45,9 @@ struct virtx {
 };
 
 /* Memory whose last user may still be running, to be freed once `generation` has settled. Stands at
- * the start of what is retired and is written at once, so readers do not use these bytes. */
+ * the start of what is retired and is written at once, so readers do not use these bytes. A dirty
+ * log has VIRTX_RETIRED_LOG for pages. */
+#define VIRTX_RETIRED_LOG 0u
 struct retired {
     struct retired *next;
     uint64_t generation;
@@ -54,16 +56,17 @@ struct retired {
 
 /*
  * A slot's dirty log: one bit a page of the slot, set atomically by anybody. What a harvest takes
- * is held in `taken` until no CPU can write any more through a translation that was writable then;
- * only afterwards is it reported, so that no write falls between two logs.
+ * is held apart (`taken`) until no CPU can write any more through a translation that was writable
+ * then; only afterwards is it reported, so that no write falls between two logs.
  */
+struct log_chunk;
 struct dirty_log {
     struct retired retired;
-    uint64_t generation; /* [lock] of `taken` */
-    uint64_t *taken;     /* [lock] */
-    size_t words;        /* of each of the two bitmaps */
-    bool any_taken;      /* [lock] */
-    _Alignas(64) uint64_t bits[];
+    uint64_t generation;      /* [lock] of what is taken */
+    size_t words;             /* of each of the two bitmaps */
+    bool any_taken;           /* [lock] */
+    bool harvested;           /* [lock] a harvest is under way */
+    struct log_chunk *part[]; /* dirty.c: to the end of the page; NULL behind the last */
 };
 
 struct virtx_memslot {
@@ -80,7 +83,7 @@ struct virtx_memslot {
 struct slot_entry {
     uint64_t gpa, end; /* [gpa, end) */
     uint8_t *memory;
-    uint64_t *dirty;
+    struct dirty_log *dirty; /* NULL: none */
     uint32_t rights, type, flags;
     struct virtx_memslot *slot; /* [lock] only */
 };
@@ -283,6 +286,10 @@ void virtx_slots_destroy(struct virtx_vm *vm);
 /* intercept.c: likewise the intercepts of a VM or, with `vcpu`, of one vcpu. [lock] */
 void virtx_intercepts_drop(struct virtx_vm *vm, struct virtx_vcpu *vcpu);
 
+/* dirty.c: the log of a slot of so many bytes; all its bits are 0. */
+enum virtx_status virtx_log_alloc(struct virtx_vm *vm, uint64_t bytes, struct dirty_log **out);
+void virtx_log_free(struct virtx *virtx, struct dirty_log *log);
+
 /* slot.c: the entry that covers gpa, or NULL. On a vcpu's thread, or under the VM's lock. */
 const struct slot_entry *virtx_slot_find(const struct slot_table *table, uint64_t gpa);
 static inline const struct slot_table *virtx_slots(struct virtx_vm *vm)
@@ -337,6 +344,7 @@ uint64_t virtx_generation_next(struct virtx_vm *vm); /* [lock] */
 /* [lock] Frees memory that vcpus can no longer find, but may be reading, after the next settle. Its
  * first sizeof(struct retired) bytes are overwritten at once. */
 void virtx_retire(struct virtx_vm *vm, void *memory, uint32_t pages);
+void virtx_retired_free(struct virtx *virtx, struct retired *retired); /* nobody reads it */
 void virtx_reap(struct virtx_vm *vm);                       /* [lock] frees what has settled */
 void virtx_hurry(struct virtx_vm *vm, uint64_t generation); /* [lock] kicks who is behind */
 /* [lock or page_lock] As virtx_vm_settled(). */

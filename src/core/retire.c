@@ -97,6 +97,14 @@ void virtx_retire(struct virtx_vm *vm, void *memory, uint32_t pages)
     vm->retired = retired;
 }
 
+void virtx_retired_free(struct virtx *virtx, struct retired *retired)
+{
+    if (retired->pages == VIRTX_RETIRED_LOG)
+        virtx_log_free(virtx, (struct dirty_log *)(void *)retired);
+    else
+        virtx_pages_free(virtx, retired, retired->pages);
+}
+
 void virtx_reap(struct virtx_vm *vm)
 {
     struct retired **link = &vm->retired;
@@ -108,7 +116,7 @@ void virtx_reap(struct virtx_vm *vm)
         struct retired *retired = *link;
 
         *link = retired->next;
-        virtx_pages_free(vm->virtx, retired, retired->pages);
+        virtx_retired_free(vm->virtx, retired);
     }
     virtx_pool_reap(vm);
 }

@@ -34,23 +34,6 @@ const struct slot_entry *virtx_slot_find(const struct slot_table *table, uint64_
     return gpa >= entry->gpa && gpa < entry->end ? entry : NULL;
 }
 
-void virtx_slot_mark(const struct slot_entry *entry, uint64_t gpa, uint64_t bytes)
-{
-    uint64_t page, last;
-
-    if (!entry->dirty || !bytes)
-        return;
-    page = (gpa - entry->gpa) / VIRTX_PAGE_SIZE;
-    last = (gpa + bytes - 1 - entry->gpa) / VIRTX_PAGE_SIZE;
-    for (; page <= last; page++) {
-        uint64_t *word = &entry->dirty[page / 64], bit = BIT(page % 64);
-
-        /* Most writes go to pages that are dirty already; those cost no locked operation. */
-        if (!(__atomic_load_n(word, __ATOMIC_RELAXED) & bit))
-            __atomic_fetch_or(word, bit, __ATOMIC_RELAXED);
-    }
-}
-
 enum virtx_status virtx_backend_slot(struct virtx_vm *vm, uint64_t gpa,
                                      struct virtx_memslot_config *config)
 {
@@ -70,26 +53,6 @@ enum virtx_status virtx_backend_slot(struct virtx_vm *vm, uint64_t gpa,
     return VIRTX_OK;
 }
 
-void virtx_backend_dirty(struct virtx_vm *vm, uint64_t gpa, uint64_t bytes)
-{
-    const struct slot_entry *departing = atomic_load_explicit(&vm->departing, memory_order_acquire);
-    const struct slot_table *slots = virtx_slots(vm);
-    uint64_t end = gpa + bytes;
-
-    while (gpa < end) {
-        const struct slot_entry *entry = departing;
-        uint64_t part = VIRTX_PAGE_SIZE - gpa % VIRTX_PAGE_SIZE;
-
-        if (!entry || gpa < entry->gpa || gpa >= entry->end)
-            entry = virtx_slot_find(slots, gpa);
-        if (entry) {
-            part = min_u64(end, entry->end) - gpa;
-            virtx_slot_mark(entry, gpa, part);
-        }
-        gpa += part;
-    }
-}
-
 static void fill_entry(struct slot_entry *entry, struct virtx_memslot *slot)
 {
     const struct virtx_memslot_config *config = &slot->config;
@@ -97,7 +60,7 @@ static void fill_entry(struct slot_entry *entry, struct virtx_memslot *slot)
     entry->gpa = config->gpa;
     entry->end = config->gpa + config->bytes;
     entry->memory = config->memory;
-    entry->dirty = slot->log ? slot->log->bits : NULL;
+    entry->dirty = slot->log;
     entry->rights = config->rights;
     entry->type = config->type;
     entry->flags = config->flags;
@@ -157,31 +120,10 @@ static void retire_table(struct virtx_vm *vm, struct slot_table *table)
         virtx_retire(vm, table, table->pages);
 }
 
-static uint32_t log_pages(size_t words)
-{
-    return (uint32_t)pages_for(sizeof(struct dirty_log) + 2 * words * sizeof(uint64_t));
-}
-
-static enum virtx_status log_alloc(struct virtx_vm *vm, uint64_t bytes, struct dirty_log **out)
-{
-    size_t words = (bytes / VIRTX_PAGE_SIZE + 63) / 64;
-    enum virtx_status status;
-    void *memory;
-
-    *out = NULL;
-    status = virtx_pages_get(vm->virtx, log_pages(words), &memory, &vm->error);
-    if (status != VIRTX_OK)
-        return status;
-    *out = memory;
-    (*out)->words = words;
-    (*out)->taken = (*out)->bits + words;
-    return VIRTX_OK;
-}
-
 static void retire_log(struct virtx_vm *vm, struct dirty_log *log)
 {
     if (log)
-        virtx_retire(vm, log, log_pages(log->words));
+        virtx_retire(vm, log, VIRTX_RETIRED_LOG);
 }
 
 /* Where a range of guest-physical space may lie. */
@@ -266,7 +208,7 @@ static enum virtx_status add_prepare(struct virtx_vm *vm, const struct virtx_mem
     *log = NULL;
     *table = NULL;
     if (status == VIRTX_OK && (config->flags & VIRTX_MEMSLOT_DIRTY_LOG))
-        status = log_alloc(vm, config->bytes, log);
+        status = virtx_log_alloc(vm, config->bytes, log);
     if (status == VIRTX_OK)
         status = table_alloc(vm, slots_now(vm) + 1, table);
     if (status == VIRTX_OK) {
@@ -276,7 +218,7 @@ static enum virtx_status add_prepare(struct virtx_vm *vm, const struct virtx_mem
     }
     if (status != VIRTX_OK) {
         if (*log)
-            virtx_pages_free(vm->virtx, *log, log_pages((*log)->words));
+            virtx_log_free(vm->virtx, *log);
         if (*table)
             virtx_pages_free(vm->virtx, *table, (*table)->pages);
     }
@@ -478,8 +420,10 @@ enum virtx_status virtx_memslot_log(struct virtx_memslot *slot, bool on)
         virtx_vm_unlock(vm, flags);
         return VIRTX_OK;
     }
+    if (!on && slot->log->harvested)
+        status = virtx_fail(&vm->error, VIRTX_E_BUSY, "slot", "is not being harvested", 0);
     if (on)
-        status = log_alloc(vm, slot->config.bytes, &log);
+        status = virtx_log_alloc(vm, slot->config.bytes, &log);
     if (status == VIRTX_OK)
         status = table_alloc(vm, slots_now(vm), &table);
     if (status == VIRTX_OK) {
@@ -495,90 +439,10 @@ enum virtx_status virtx_memslot_log(struct virtx_memslot *slot, bool on)
         retire_table(vm, table);
         retire_log(vm, old);
     } else if (log) {
-        virtx_pages_free(vm->virtx, log, log_pages(log->words));
+        virtx_log_free(vm->virtx, log);
     }
     virtx_vm_unlock(vm, flags);
     return status;
-}
-
-static unsigned count_bits(uint64_t word)
-{
-    unsigned count = 0;
-
-    for (; word; word &= word - 1)
-        count++;
-    return count;
-}
-
-/* Reports what was taken, if nobody can write any more through a translation from before. */
-static uint64_t report(struct virtx_vm *vm, struct dirty_log *log, uint64_t *bitmap)
-{
-    uint64_t dirty = 0;
-
-    if (!log->any_taken || !virtx_is_settled(vm, log->generation))
-        return 0;
-    for (size_t i = 0; i < log->words; i++) {
-        bitmap[i] |= log->taken[i];
-        dirty += count_bits(log->taken[i]);
-        log->taken[i] = 0;
-    }
-    log->any_taken = false;
-    return dirty;
-}
-
-static bool take(struct dirty_log *log)
-{
-    bool any = false;
-
-    for (size_t i = 0; i < log->words; i++) {
-        if (!__atomic_load_n(&log->bits[i], __ATOMIC_RELAXED))
-            continue;
-        log->taken[i] |= __atomic_exchange_n(&log->bits[i], 0, __ATOMIC_ACQ_REL);
-        any = true;
-    }
-    log->any_taken |= any;
-    return any;
-}
-
-/*
- * A page that is reported must be written through a new translation only, or a write that follows
- * would be in no log. So what a harvest takes is reported once the generation that it begins has
- * settled: at once where no vcpu is in run, else by a later call, for which they are hurried.
- */
-enum virtx_status virtx_memslot_harvest(struct virtx_memslot *slot, uint64_t *bitmap, size_t words,
-                                        uint64_t *dirty)
-{
-    struct virtx_vm *vm = slot->vm;
-    struct dirty_log *log;
-    uint64_t flags = virtx_vm_lock(vm), count;
-    bool early, any = false;
-
-    log = slot->log;
-    if (!log || words < log->words || !bitmap) {
-        enum virtx_status status =
-            !log ? virtx_fail(&vm->error, VIRTX_E_INVALID, "slot", "keeps a dirty log", 0)
-                 : virtx_fail(&vm->error, VIRTX_E_INVALID, "bitmap, words",
-                              "has one bit for each page of the slot", words);
-
-        virtx_vm_unlock(vm, flags);
-        return status;
-    }
-    count = report(vm, log, bitmap);
-    early = vm->paging && vm->paging->dirty_at_grant;
-    if (early)
-        any = take(log);
-    vm->virtx->backend->collect_dirty(vm, slot->config.gpa, slot->config.bytes);
-    if (!early)
-        any = take(log);
-    if (any)
-        log->generation = virtx_generation_next(vm);
-    count += report(vm, log, bitmap);
-    if (log->any_taken)
-        virtx_hurry(vm, log->generation);
-    if (dirty)
-        *dirty = count;
-    virtx_vm_unlock(vm, flags);
-    return VIRTX_OK;
 }
 
 void virtx_slots_destroy(struct virtx_vm *vm)
@@ -587,7 +451,7 @@ void virtx_slots_destroy(struct virtx_vm *vm)
 
     for (struct virtx_memslot *slot = vm->memslots; slot; slot = slot->next)
         if (slot->log)
-            virtx_pages_free(vm->virtx, slot->log, log_pages(slot->log->words));
+            virtx_log_free(vm->virtx, slot->log);
     vm->memslots = NULL;
     atomic_store(&vm->slots, NULL);
     if (table)

@@ -54,7 +54,7 @@ static void vm_free(struct virtx_vm *vm)
         struct retired *retired = vm->retired;
 
         vm->retired = retired->next;
-        virtx_pages_free(virtx, retired, retired->pages);
+        virtx_retired_free(virtx, retired);
     }
     virtx_pages_free(virtx, vm->backend_data, pages_for(virtx->backend->vm_bytes));
     virtx_pages_free(virtx, vm, vm->pages);

@@ -181,7 +181,7 @@ void virtx_backend_dirty(struct virtx_vm *vm, uint64_t gpa, uint64_t bytes)
     for (uint64_t end = gpa + bytes; gpa < end; gpa += WORLD_PAGE) {
         const struct slot_entry *slot = virtx_slot_find(virtx_slots(vm), gpa);
         if (slot && slot->dirty)
-            slot->dirty[(gpa - slot->gpa) / WORLD_PAGE / 64] |=
+            ((uint64_t *)(void *)slot->dirty)[(gpa - slot->gpa) / WORLD_PAGE / 64] |=
                 BIT((gpa - slot->gpa) / WORLD_PAGE % 64);
     }
 }

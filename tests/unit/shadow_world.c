@@ -122,7 +122,8 @@ void virtx_slot_mark(const struct slot_entry *entry, uint64_t gpa, uint64_t byte
 {
     if (entry->dirty)
         for (uint64_t at = gpa; at < gpa + bytes; at += PAGE)
-            entry->dirty[(at - entry->gpa) / PAGE / 64] |= BIT((at - entry->gpa) / PAGE % 64);
+            ((uint64_t *)(void *)entry->dirty)[(at - entry->gpa) / PAGE / 64] |=
+                BIT((at - entry->gpa) / PAGE % 64);
 }
 
 void *virtx_pool_get(struct virtx_vm *vm)
@@ -403,7 +404,7 @@ void world_slots(bool high, uint32_t rights, bool logging)
         *entry++ = (struct slot_entry){.gpa = HIGH,
                                        .end = HIGH + HIGH_PAGES * PAGE,
                                        .memory = world.ram + RAM_PAGES * PAGE,
-                                       .dirty = logging ? world.log : NULL,
+                                       .dirty = logging ? (void *)world.log : NULL,
                                        .rights = rights};
     slots_of(slots_now)->count = (uint32_t)(entry - slots_of(slots_now)->entry);
     for (unsigned i = 0; i < slots_of(slots_now)->count; i++)
@@ -544,7 +545,7 @@ static void audit_host(const struct shadow_vm *sv, const struct shadow_page *pag
         if (leaf & SPTE_W) {
             EXPECT(slot->rights & VIRTX_WRITE);
             if (slot->dirty)
-                EXPECT(slot->dirty[(gfn - slot->gpa / PAGE) / 64] >>
+                EXPECT(((uint64_t *)(void *)slot->dirty)[(gfn - slot->gpa / PAGE) / 64] >>
                            ((gfn - slot->gpa / PAGE) % 64) &
                        1);
             EXPECT(!sync_frame[frame_number(gfn + i)]);

@@ -105,7 +105,7 @@ static void add_slot(struct model_slot *slot, uint64_t gpa, uint64_t pages, uint
         .gpa = gpa,
         .end = gpa + pages * WORLD_PAGE,
         .memory = WORLD_BACKING + backing * WORLD_PAGE,
-        .dirty = flags & VIRTX_MEMSLOT_DIRTY_LOG ? slot->log : NULL,
+        .dirty = flags & VIRTX_MEMSLOT_DIRTY_LOG ? (void *)slot->log : NULL,
         .rights = rights,
         .type = VIRTX_MEMORY_WB,
         .flags = flags,
@@ -302,7 +302,7 @@ static void step_protect(struct model_slot *slot)
 static void step_log(struct model_slot *slot)
 {
     bool on = !slot->entry.dirty;
-    slot->entry.dirty = on ? slot->log : NULL;
+    slot->entry.dirty = on ? (void *)slot->log : NULL;
     if (on) {
         memset(slot->log, 0, sizeof(slot->log));
         memset(slot->written, 0, sizeof(slot->written));

@@ -311,6 +311,121 @@ START_TEST(dirty_log)
 }
 END_TEST
 
+/* What a large log costs: no call of the host asks for more than a page, and a harvest goes through
+ * it in bounded pieces. */
+static size_t largest_alloc;
+static uint64_t pieces, largest_piece;
+static void *(*host_alloc)(void *ctx, size_t pages);
+
+static void *watched_alloc(void *ctx, size_t pages)
+{
+    if (pages > largest_alloc)
+        largest_alloc = pages;
+    return host_alloc(ctx, pages);
+}
+
+static void watched_collect(struct virtx_vm *v, uint64_t gpa, uint64_t bytes)
+{
+    (void)v;
+    (void)gpa;
+    pieces++;
+    if (bytes > largest_piece)
+        largest_piece = bytes;
+}
+
+START_TEST(large_log)
+{
+    enum { WORDS = 3 << 12 }; /* 3 GiB */
+    static uint64_t bitmap[WORDS], expected[WORDS];
+    struct virtx_memslot_config config;
+    struct virtx_memslot *slot;
+    uint64_t dirty, count = 0, random = 1;
+    size_t pages;
+
+    begin();
+    pages = fake.pages;
+    host_alloc = virtx->ops.pages_alloc;
+    virtx->ops.pages_alloc = watched_alloc;
+    config = config_at(1ull << 32, 1);
+    config.bytes = WORDS * 64ull * VIRTX_PAGE_SIZE;
+    config.flags = VIRTX_MEMSLOT_DIRTY_LOG;
+    ck_assert_int_eq(virtx_memslot_add(vm, &config, &slot), VIRTX_OK);
+    ck_assert_uint_eq(largest_alloc, 1);
+    memset(expected, 0, sizeof(expected));
+    memset(bitmap, 0, sizeof(bitmap));
+    for (unsigned i = 0; i < 5000; i++) {
+        uint64_t page, run = i % 16 ? 1 : 300;
+
+        random = random * 6364136223846793005u + 1442695040888963407u;
+        page = (random >> 33) % (WORDS * 64 - run);
+        virtx_backend_dirty(vm, config.gpa + page * VIRTX_PAGE_SIZE, run * VIRTX_PAGE_SIZE);
+        for (; run; run--, page++) {
+            count += !(expected[page / 64] >> page % 64 & 1);
+            expected[page / 64] |= 1ull << page % 64;
+        }
+    }
+    fake.collect = watched_collect;
+    pieces = largest_piece = 0;
+    ck_assert_int_eq(virtx_memslot_harvest(slot, bitmap, WORDS, &dirty), VIRTX_OK);
+    ck_assert_uint_eq(dirty, count);
+    ck_assert_int_eq(memcmp(bitmap, expected, sizeof(bitmap)), 0);
+    ck_assert_uint_le(largest_piece, 16u << 20);
+    ck_assert_uint_ge(pieces, config.bytes / (16u << 20));
+    ck_assert_int_eq(virtx_memslot_harvest(slot, bitmap, WORDS, &dirty), VIRTX_OK);
+    ck_assert_uint_eq(dirty, 0);
+    ck_assert_int_eq(virtx_memslot_remove(slot, NULL), VIRTX_OK);
+    ck_assert(virtx_vm_settled(vm, virtx_vm_generation(vm), false));
+    ck_assert_uint_le(fake.pages, pages + 2); /* a table without slots, small objects */
+    /* The host has no page at each point in turn. */
+    for (unsigned n = 1; n < 30; n += 3) {
+        pages = fake.pages;
+        fake.fail_at = n;
+        ck_assert_int_eq(virtx_memslot_add(vm, &config, &slot), VIRTX_E_NO_MEMORY);
+        fake.fail_at = 0;
+        ck_assert_uint_eq(fake.pages, pages);
+    }
+    virtx->ops.pages_alloc = host_alloc;
+    end();
+}
+END_TEST
+
+/* Two harvests of one log would share what was taken. */
+static struct virtx_memslot *harvested_slot;
+static enum virtx_status in_harvest[2];
+
+static void harvest_again(struct virtx_vm *v, uint64_t gpa, uint64_t bytes)
+{
+    uint64_t bitmap = 0;
+
+    (void)gpa;
+    (void)bytes;
+    fake.collect = NULL;
+    /* As another processor between two pieces, when the lock is free. */
+    atomic_flag_clear(&v->lock.held);
+    in_harvest[0] = virtx_memslot_harvest(harvested_slot, &bitmap, 1, NULL);
+    in_harvest[1] = virtx_memslot_log(harvested_slot, false);
+    atomic_flag_test_and_set(&v->lock.held);
+}
+
+START_TEST(one_harvest_at_a_time)
+{
+    struct virtx_memslot_config config;
+    uint64_t bitmap = 0;
+
+    begin();
+    config = config_at(0, 8);
+    config.flags = VIRTX_MEMSLOT_DIRTY_LOG;
+    ck_assert_int_eq(virtx_memslot_add(vm, &config, &harvested_slot), VIRTX_OK);
+    fake.collect = harvest_again;
+    ck_assert_int_eq(virtx_memslot_harvest(harvested_slot, &bitmap, 1, NULL), VIRTX_OK);
+    ck_assert_int_eq(in_harvest[0], VIRTX_E_BUSY);
+    ck_assert_int_eq(in_harvest[1], VIRTX_E_BUSY);
+    ck_assert_int_eq(virtx_memslot_harvest(harvested_slot, &bitmap, 1, NULL), VIRTX_OK);
+    ck_assert_int_eq(virtx_memslot_log(harvested_slot, false), VIRTX_OK);
+    end();
+}
+END_TEST
+
 /* While a vcpu runs that could still write through an old translation, the harvest keeps what it
  * took. */
 START_TEST(harvest_waits_for_running_vcpus)
@@ -564,6 +679,8 @@ int main(void)
     tcase_add_test(tests, refusals);
     tcase_add_test(tests, changes);
     tcase_add_test(tests, dirty_log);
+    tcase_add_test(tests, large_log);
+    tcase_add_test(tests, one_harvest_at_a_time);
     tcase_add_test(tests, harvest_waits_for_running_vcpus);
     tcase_add_loop_test(tests, random_operations, 0, 4);
     tcase_add_test(tests, many_slots);

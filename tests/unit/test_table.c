@@ -57,7 +57,7 @@ static void setup(int format, bool flags)
         entries[i] = (struct slot_entry){.gpa = window_gpa[i],
                                          .end = window_gpa[i] + WINDOW_PAGES * WORLD_PAGE,
                                          .memory = WORLD_BACKING,
-                                         .dirty = world.log[i],
+                                         .dirty = (void *)world.log[i],
                                          .rights = 7,
                                          .type = VIRTX_MEMORY_WB};
     }
@@ -267,7 +267,7 @@ static void step_split(void)
     uint64_t gpa = random_gpa(), bytes = (world_below(600) + 1) * WORLD_PAGE;
     struct slot_entry slot = {.rights = VIRTX_READ | VIRTX_WRITE,
                               .type = VIRTX_MEMORY_WB,
-                              .dirty = world_below(2) ? world.log[0] : NULL};
+                              .dirty = world_below(2) ? (void *)world.log[0] : NULL};
     bool scarce = world.pool_limit < WORLD_TABLE_PAGES;
     if (gpa + bytes > BIT(48))
         bytes = BIT(48) - gpa;

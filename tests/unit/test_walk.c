@@ -46,7 +46,7 @@ void virtx_slot_mark(const struct slot_entry *entry, uint64_t gpa, uint64_t byte
 {
     ck_assert_uint_le(gpa + bytes, entry->end);
     if (entry->dirty)
-        *entry->dirty |= BIT((gpa - entry->gpa) / PAGE);
+        *(uint64_t *)(void *)entry->dirty |= BIT((gpa - entry->gpa) / PAGE);
 }
 
 static const uint8_t *absent; /* a page of `memory` that has no backing now */
@@ -90,7 +90,7 @@ static void setup(void)
             .gpa = layout[i].gpa,
             .end = layout[i].gpa + layout[i].pages * PAGE,
             .memory = memory + page * PAGE,
-            .dirty = &dirty[i],
+            .dirty = (void *)&dirty[i],
             .rights = layout[i].rights,
             .type = VIRTX_MEMORY_WB,
             .flags = i == 0   ? 0
