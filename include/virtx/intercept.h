@@ -106,6 +106,29 @@ enum virtx_status virtx_intercept_remove(struct virtx_intercept *intercept);
 enum virtx_status virtx_intercept_query(const struct virtx_intercept *intercept,
                                         struct virtx_intercept_config *config, bool *forced);
 
+/** @brief Most values of virtx_vcpu_set_cr3_targets(). */
+#define VIRTX_CR3_TARGETS 4u
+
+/**
+ * @brief Values that the guest may load into CR3 unseen, although an intercept is set for its writes.
+ *
+ * As the processor compares them: the whole operand, bit 63 included. With nested paging VMX lets such a
+ * write through without an exit, as far as the processor has places for them (Intel SDM "CR3-Target Controls");
+ * otherwise the library serves it inside run, and the exit shows in the statistics only. Without
+ * an intercept for writes of CR3 the list means nothing. On the vcpu's thread.
+ *
+ * @param vcpu  a vcpu; the list is empty at first, and RESET leaves it alone
+ * @param values  @p count values; may be NULL if that is 0
+ * @param count  0 to ::VIRTX_CR3_TARGETS
+ * @return ::VIRTX_OK; ::VIRTX_E_RANGE (@p count); ::VIRTX_E_INVALID (@p values); ::VIRTX_E_BUSY,
+ *   ::VIRTX_E_DEAD
+ */
+enum virtx_status virtx_vcpu_set_cr3_targets(struct virtx_vcpu *vcpu, const uint64_t *values,
+                                             uint32_t count);
+
+/** @brief The list as it was set. On the vcpu's thread. @return how many of @p values are */
+uint32_t virtx_vcpu_cr3_targets(const struct virtx_vcpu *vcpu, uint64_t values[VIRTX_CR3_TARGETS]);
+
 #ifdef __cplusplus
 }
 #endif

@@ -382,3 +382,32 @@ void virtx_intercepts_drop(struct virtx_vm *vm, struct virtx_vcpu *vcpu)
     }
     retire(vm, publish(vm, vcpu, NULL));
 }
+
+enum virtx_status virtx_vcpu_set_cr3_targets(struct virtx_vcpu *vcpu, const uint64_t *values,
+                                             uint32_t count)
+{
+    enum virtx_status status;
+    bool release;
+
+    if (count > VIRTX_CR3_TARGETS)
+        return virtx_fail(&vcpu->error, VIRTX_E_RANGE, "count", "is at most VIRTX_CR3_TARGETS",
+                          count);
+    if (count && !values)
+        return virtx_fail(&vcpu->error, VIRTX_E_INVALID, "values", "is not NULL", 0);
+    status = virtx_vcpu_claim(vcpu, &release);
+    if (status != VIRTX_OK)
+        return status;
+    for (uint32_t i = 0; i < count; i++)
+        vcpu->cr3_target[i] = values[i];
+    vcpu->cr3_targets = count;
+    virtx_request_lazily(vcpu, VIRTX_REQUEST_INTERCEPT);
+    virtx_vcpu_release(vcpu, release);
+    return VIRTX_OK;
+}
+
+uint32_t virtx_vcpu_cr3_targets(const struct virtx_vcpu *vcpu, uint64_t values[VIRTX_CR3_TARGETS])
+{
+    for (uint32_t i = 0; i < vcpu->cr3_targets; i++)
+        values[i] = vcpu->cr3_target[i];
+    return vcpu->cr3_targets;
+}

@@ -209,6 +209,9 @@ struct virtx_vcpu {
 
     struct rule_found found[VIRTX_FOUND_LINES]; /* [vcpu] emptied with each look at the requests */
 
+    uint64_t cr3_target[VIRTX_CR3_TARGETS]; /* [vcpu] */
+    uint32_t cr3_targets;
+
     struct event_queue events;
     const struct virtx_irq_source *irq;
     void *irq_ctx;

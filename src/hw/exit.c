@@ -110,12 +110,22 @@ static bool hypercall_exit(struct hw_vcpu *hv, enum virtx_status *status)
     return hw_offer(hv, status);
 }
 
+/* A value that the embedder has said it need not see. */
+static bool is_cr3_target(const struct virtx_vcpu *vcpu, uint64_t value)
+{
+    for (uint32_t i = 0; i < vcpu->cr3_targets; i++)
+        if (vcpu->cr3_target[i] == value)
+            return true;
+    return false;
+}
+
 static bool cr_exit(struct hw_vcpu *hv, enum virtx_status *status)
 {
     struct virtx_exit_cr *cr = &hv->vcpu->exit.cr;
     const struct rule *rule;
 
-    if (cr->reg == 3 && cr->access == VIRTX_WRITE && !virtx_rule_kind(hv->vcpu, VIRTX_INTERCEPT_CR)) {
+    if (cr->reg == 3 && cr->access == VIRTX_WRITE &&
+        (!virtx_rule_kind(hv->vcpu, VIRTX_INTERCEPT_CR) || is_cr3_target(hv->vcpu, cr->value))) {
         if (hw_cr_write(hv, 3, cr->value))
             hv->ops->advance(hv);
         return true;
@@ -154,7 +164,9 @@ static bool exception_exit(struct hw_vcpu *hv, enum virtx_status *status)
             .gva = exception->address,
             .gva_valid = true,
             .error = error,
-            .access = error & PF_FETCH ? VIRTX_EXECUTE : error & PF_WRITE ? VIRTX_WRITE : VIRTX_READ,
+            .access = error & PF_FETCH   ? VIRTX_EXECUTE
+                      : error & PF_WRITE ? VIRTX_WRITE
+                                         : VIRTX_READ,
         };
         return hw_page_fault(hv, status);
     }
@@ -177,8 +189,7 @@ static bool instruction_exit(struct hw_vcpu *hv, enum virtx_status *status)
 
     if (instruction->which == VIRTX_INSN_XSETBV) {
         instruction->operand = (uint32_t)hv->state.gpr[VIRTX_RCX];
-        instruction->value =
-            hv->state.gpr[VIRTX_RDX] << 32 | (uint32_t)hv->state.gpr[VIRTX_RAX];
+        instruction->value = hv->state.gpr[VIRTX_RDX] << 32 | (uint32_t)hv->state.gpr[VIRTX_RAX];
     }
     return hw_offer(hv, status);
 }
@@ -285,8 +296,8 @@ static bool port_allowed(struct hw_vcpu *hv)
     struct virtx_exit_io *io = &hv->vcpu->exit.io;
 
     for (unsigned i = 0; i < io->size; i++) {
-        const struct rule *rule = virtx_rule_find(hv->vcpu, VIRTX_INTERCEPT_PORT,
-                                                  (uint16_t)(io->port + i), io->access);
+        const struct rule *rule =
+            virtx_rule_find(hv->vcpu, VIRTX_INTERCEPT_PORT, (uint16_t)(io->port + i), io->access);
 
         if (!rule || rule->action != VIRTX_ACTION_ALLOW)
             return false;

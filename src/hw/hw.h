@@ -69,6 +69,8 @@ struct hw_controls {
     uint32_t pf_mask, pf_match; /* with bit 14 of exceptions: only #PFs with (error & mask) == match;
                                  mask 0: all. A vendor without the filter lets all exit. */
     uint16_t cr_read, cr_write; /* bit n: CRn accesses exit (CR0, CR4 writes: see the masks) */
+    const uint64_t *cr3_target; /* values whose writes need not exit … */
+    uint32_t cr3_targets;       /* … and how many; 0 unless writes of CR3 exit for the embedder only */
     uint64_t cr0_mask, cr4_mask; /* bits whose change by the guest must exit */
     uint16_t dr_read, dr_write;
     uint64_t instructions;    /* bit n: virtx_instruction n exits */

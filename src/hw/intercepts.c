@@ -341,6 +341,10 @@ void hw_controls_compute(struct hw_vcpu *hv)
     hv->soft->mmio_last = 0;
     for (unsigned i = 0; i < ARRAY_SIZE(tables); i++)
         bound_mmio(hv->soft, tables[i]);
+    if (vcpu->vm->paging->nested && (c->cr_write & 1u << 3)) {
+        c->cr3_target = vcpu->cr3_target;
+        c->cr3_targets = vcpu->cr3_targets;
+    }
     add_own(hv, c);
     c->hlt = true;
     c->interrupts = true;

@@ -79,6 +79,23 @@ static void set_masks(struct vmx_vcpu *v, uint64_t cr0_mask, uint64_t cr4_mask)
     vmx_set_field(v, VMCS_CR4_MASK, cr4_mask);
 }
 
+/* Only where the guest's CR3 is the processor's (Intel SDM "CR3-Target Controls"); src/hw knows the
+ * values that find no place here. */
+static void set_cr3_targets(struct vmx_vcpu *v, const struct hw_controls *c)
+{
+    uint32_t count = c->cr3_targets, places = (uint32_t)(v->cpu->caps.misc >> 16 & 0x1ff);
+
+    if (v->confined)
+        count = 0;
+    count = count < places ? count : places;
+    for (uint32_t i = 0; i < count; i++)
+        vmx_set_field(v, VMCS_CR3_TARGET0 + 2 * i, c->cr3_target[i]);
+    if (v->cr3_targets != count) {
+        v->cr3_targets = count;
+        vmx_set_field(v, VMCS_CR3_TARGETS, count);
+    }
+}
+
 static void set_exceptions(struct vmx_vcpu *v, const struct hw_controls *c)
 {
     bool all = v->mode == VMX_MODE_REAL;
@@ -129,6 +146,7 @@ void vmx_controls(struct hw_vcpu *hv)
               ~VMX_CR4_GUEST | c->cr4_mask |
                   ((c->cr_write & BIT(4)) || v->mode != VMX_MODE_NATIVE ? UINT64_MAX : 0));
     set_exceptions(v, c);
+    set_cr3_targets(v, c);
     vmx_bitmaps_load(v);
 }
 

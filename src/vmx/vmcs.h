@@ -108,6 +108,7 @@ enum vmcs_field {
     VMCS_CR4_MASK = 0x6002,
     VMCS_CR0_SHADOW = 0x6004,
     VMCS_CR4_SHADOW = 0x6006,
+    VMCS_CR3_TARGET0 = 0x6008, /* and three more */
     /* natural-width read-only */
     VMCS_EXIT_QUALIFICATION = 0x6400,
     VMCS_GUEST_LINEAR = 0x640a,

@@ -120,6 +120,7 @@ struct vmx_vcpu {
     uint32_t control[VMX_WORD_COUNT]; /* as they are in the VMCS */
     uint32_t exceptions;
     uint64_t cr0_mask, cr4_mask;
+    uint32_t cr3_targets; /* count in the VMCS */
     uint64_t cr0, cr4; /* shadows: the guest's view as of the last write */
     uint64_t host_mce; /* what the guest's real CR4 takes from the host's */
     uint64_t eptp;     /* 0: none yet */

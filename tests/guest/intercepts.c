@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* What exits when it is asked for, and what does not when it is not: ports, MSRs, CPUID, hypercalls,
- * exceptions, control and debug registers, instructions. */
+/* What exits when it is asked for, and what does not when it is not: ports, MSRs, CPUID,
+ * hypercalls, exceptions, control and debug registers, instructions. */
 #include "harness.h"
 
 enum {
@@ -16,8 +16,12 @@ enum {
 static struct virtx_intercept *set_action(uint32_t kind, uint32_t access, uint64_t first,
                                           uint64_t last, uint32_t action)
 {
-    struct virtx_intercept_config config = {.size = sizeof(config), .kind = kind, .access = access,
-                                            .action = action, .first = first, .last = last};
+    struct virtx_intercept_config config = {.size = sizeof(config),
+                                            .kind = kind,
+                                            .access = access,
+                                            .action = action,
+                                            .first = first,
+                                            .last = last};
     struct virtx_intercept *result = NULL;
 
     CHECK_OK(virtx_vm_intercept(machine.vm, &config, &result));
@@ -95,11 +99,11 @@ static void ports(void)
         uint8_t size;
         bool exits;
     } table[] = {
-        {0x7ffe, 1, true},  {0x7fff, 1, false}, {0x8000, 1, true},  {0x7ffe, 2, true},
-        {0x7fff, 2, true},  {0x7ffd, 4, true},  {0x7ffc, 4, true},  {0x8001, 4, true},
-        {0xfffe, 1, true},  {0xffff, 1, false}, {0xffff, 2, true},  {0xfffe, 2, true},
-        {0xffff, 4, true},  {0xa000, 1, false}, {0xa000, 2, false}, {0xa000, 4, false},
-        {0x9fff, 2, true},  {0xa003, 1, false}, {0xa003, 2, true},  {0xa004, 1, true},
+        {0x7ffe, 1, true}, {0x7fff, 1, false}, {0x8000, 1, true},  {0x7ffe, 2, true},
+        {0x7fff, 2, true}, {0x7ffd, 4, true},  {0x7ffc, 4, true},  {0x8001, 4, true},
+        {0xfffe, 1, true}, {0xffff, 1, false}, {0xffff, 2, true},  {0xfffe, 2, true},
+        {0xffff, 4, true}, {0xa000, 1, false}, {0xa000, 2, false}, {0xa000, 4, false},
+        {0x9fff, 2, true}, {0xa003, 1, false}, {0xa003, 2, true},  {0xa004, 1, true},
     };
 
     machine_open();
@@ -233,8 +237,8 @@ static void string_io(void)
         uint8_t size;
         bool down, rep;
     } table[] = {
-        {0, 1, 1, false, false},   {0, 5, 1, false, true},        {0, 3, 2, false, true},
-        {0, 7, 4, false, true},    {0, 1000, 4, false, true},     {0, 600, 1, false, true},
+        {0, 1, 1, false, false},    {0, 5, 1, false, true},       {0, 3, 2, false, true},
+        {0, 7, 4, false, true},     {0, 1000, 4, false, true},    {0, 600, 1, false, true},
         {0xffd, 9, 2, false, true}, {0xffe, 3, 4, false, true},   {0x800, 9, 1, true, true},
         {0x1002, 9, 4, true, true}, {0x1001, 300, 2, true, true}, {0x123, 0, 1, false, true},
     };
@@ -246,8 +250,11 @@ static void string_io(void)
             uint64_t start = GUEST_MEMORY + 0x10000 + table[i].offset;
             unsigned bad = 0;
 
-            string = (struct string_access){.address = start, .count = count, .write = write,
-                                            .down = table[i].down, .rep = table[i].rep,
+            string = (struct string_access){.address = start,
+                                            .count = count,
+                                            .write = write,
+                                            .down = table[i].down,
+                                            .rep = table[i].rep,
                                             .size = table[i].size};
             for (unsigned j = 0; j < 0x8000; j++)
                 machine.ram[0xc000 + j] = write ? pattern(j) : 0;
@@ -358,9 +365,9 @@ static bool msr_exits(uint32_t index, bool write, uint64_t value, uint64_t answe
 
 static void msrs_unknown(void)
 {
-    static const uint32_t unknown[] = {0x1234, 0x1ffe, 0x1fff, 0x2000, 0x4b564d00, 0xbfffffff,
-                                       0xc0000fff, 0xc0001ffe, 0xc0001fff, 0xc0002000, 0xc0011ffe,
-                                       0xc0012000, 0xffffffff};
+    static const uint32_t unknown[] = {0x1234,     0x1ffe,     0x1fff,     0x2000,     0x4b564d00,
+                                       0xbfffffff, 0xc0000fff, 0xc0001ffe, 0xc0001fff, 0xc0002000,
+                                       0xc0011ffe, 0xc0012000, 0xffffffff};
 
     machine_open();
     guest_prepare(guest_msr, 0);
@@ -376,9 +383,9 @@ static void msrs_unknown(void)
     msr = (struct msr_access){.index = 0x1234};
     guest_prepare(guest_msr, 0);
     CHECK(EXPECT_EXIT(VIRTX_EXIT_MSR));
-    CHECK_OK(virtx_vcpu_fault(machine.vcpu,
-                              &(struct virtx_event){.type = VIRTX_EVENT_EXCEPTION, .vector = 13,
-                                                    .has_error = true}));
+    CHECK_OK(virtx_vcpu_fault(
+        machine.vcpu,
+        &(struct virtx_event){.type = VIRTX_EVENT_EXCEPTION, .vector = 13, .has_error = true}));
     CHECK_EQUAL(GUEST_CONTINUE(), 0);
     CHECK_EQUAL(msr.vector, 13);
     CHECK_EQUAL(guest_trap.error, 0);
@@ -395,8 +402,8 @@ static void msrs_apart(void)
         CHECK(!msr_exits(direct[i], true, 0x7000, 0));
         CHECK(!msr_exits(direct[i], false, 0, 0));
         CHECK_EQUAL(msr.value, 0x7000);
-        struct virtx_intercept *set = intercept(VIRTX_INTERCEPT_MSR, VIRTX_WRITE, direct[i],
-                                                direct[i]);
+        struct virtx_intercept *set =
+            intercept(VIRTX_INTERCEPT_MSR, VIRTX_WRITE, direct[i], direct[i]);
         CHECK(msr_exits(direct[i], true, 0x8000, 0));
         CHECK(!msr_exits(direct[i] + 1, true, 0x5000, 0));
         CHECK(!msr_exits(direct[i] - 1, true, 0, 0) || i == 0);
@@ -422,8 +429,9 @@ static enum virtx_verdict on_msr(struct virtx_vcpu *vcpu, struct virtx_exit *exi
     if (msr_verdict == VIRTX_HANDLED)
         exit->msr.value = 0x77;
     if (msr_verdict == VIRTX_FAULT) {
-        CHECK_OK(virtx_vcpu_inject(vcpu, &(struct virtx_event){.type = VIRTX_EVENT_EXCEPTION,
-                                                               .vector = 13, .has_error = true}));
+        CHECK_OK(virtx_vcpu_inject(
+            vcpu,
+            &(struct virtx_event){.type = VIRTX_EVENT_EXCEPTION, .vector = 13, .has_error = true}));
     }
     return msr_verdict;
 }
@@ -477,8 +485,7 @@ static void cpuid(void)
     handler_calls = 0;
     GUEST_RESULT(guest_cpuid, 1);
     struct bare_cpuid plain = cpuid_result;
-    struct virtx_intercept *set =
-        intercept_handler(VIRTX_INTERCEPT_CPUID, 0, 1, 1, on_cpuid, NULL);
+    struct virtx_intercept *set = intercept_handler(VIRTX_INTERCEPT_CPUID, 0, 1, 1, on_cpuid, NULL);
     GUEST_RESULT(guest_cpuid, 1);
     CHECK_EQUAL(cpuid_result.ecx, plain.ecx | 1u << 31);
     CHECK_EQUAL(cpuid_result.eax, plain.eax);
@@ -496,8 +503,11 @@ static void cpuid(void)
     GUEST_CONTINUE();
     CHECK_EQUAL(cpuid_result.edx, plain.edx);
     /* A hole for one vcpu. */
-    struct virtx_intercept_config hole = {.size = sizeof(hole), .kind = VIRTX_INTERCEPT_CPUID,
-                                          .action = VIRTX_ACTION_DEFAULT, .first = 1, .last = 1};
+    struct virtx_intercept_config hole = {.size = sizeof(hole),
+                                          .kind = VIRTX_INTERCEPT_CPUID,
+                                          .action = VIRTX_ACTION_DEFAULT,
+                                          .first = 1,
+                                          .last = 1};
     struct virtx_intercept *mine = NULL;
     CHECK_OK(virtx_vcpu_intercept(machine.vcpu, &hole, &mine));
     GUEST_RESULT(guest_cpuid, 1);
@@ -530,7 +540,8 @@ static void two_policies(void)
     struct virtx_intercept *set;
     struct virtx_intercept_config config = {.size = sizeof(config),
                                             .kind = VIRTX_INTERCEPT_INSTRUCTION,
-                                            .first = VIRTX_INSN_RDTSC, .last = VIRTX_INSN_RDTSC};
+                                            .first = VIRTX_INSN_RDTSC,
+                                            .last = VIRTX_INSN_RDTSC};
 
     machine_open();
     struct virtx_vm *vm = vm_make(&other);
@@ -603,8 +614,8 @@ static void hypercalls(void)
     guest_prepare(guest_user_call, 7);
     if (CHECK(EXPECT_EXIT(VIRTX_EXIT_HYPERCALL))) {
         CHECK_EQUAL(machine.exit->hypercall.cpl, 3);
-        CHECK_OK(virtx_vcpu_fault(machine.vcpu, &(struct virtx_event){
-                                                    .type = VIRTX_EVENT_EXCEPTION, .vector = 6}));
+        CHECK_OK(virtx_vcpu_fault(
+            machine.vcpu, &(struct virtx_event){.type = VIRTX_EVENT_EXCEPTION, .vector = 6}));
         CHECK_EQUAL(GUEST_CONTINUE(), 0);
         CHECK_EQUAL(call_vector, 6);
     }
@@ -668,7 +679,8 @@ static void exceptions(void)
             exception_vector = -1;
             guest_prepare(guest_exception, vectors[i]);
             if (i == armed) {
-                struct virtx_event event = {.type = VIRTX_EVENT_EXCEPTION, .vector = vectors[i],
+                struct virtx_event event = {.type = VIRTX_EVENT_EXCEPTION,
+                                            .vector = vectors[i],
                                             .has_error = vectors[i] == 13,
                                             .error = vectors[i] == 13 ? 0xfff0 : 0};
                 if (vectors[i] == 3 && engine_is("qemu"))
@@ -736,15 +748,17 @@ static void page_fault_filter(void)
     static const struct {
         uint64_t mask, match;
         bool read, write;
-    } filters[] = {{0, 0, true, true}, {2, 2, false, true}, {2, 0, true, false},
+    } filters[] = {{0, 0, true, true},   {2, 2, false, true}, {2, 0, true, false},
                    {4, 4, false, false}, {3, 0, true, false}, {~0ul, 2, false, true}};
 
     machine_open();
     *guest_pte(0x70000000) = 0;
     for (unsigned i = 0; i < sizeof(filters) / sizeof(filters[0]); i++) {
         struct virtx_intercept_config config = {.size = sizeof(config),
-                                                .kind = VIRTX_INTERCEPT_EXCEPTION, .first = 14,
-                                                .last = 14, .mask = filters[i].mask,
+                                                .kind = VIRTX_INTERCEPT_EXCEPTION,
+                                                .first = 14,
+                                                .last = 14,
+                                                .mask = filters[i].mask,
                                                 .match = filters[i].match};
         struct virtx_intercept *set = NULL;
         unsigned exits = 0, wanted = filters[i].read + filters[i].write;
@@ -756,8 +770,10 @@ static void page_fault_filter(void)
             const struct virtx_exit *exit = machine.exit;
             if (!CHECK_EQUAL(exit->reason, VIRTX_EXIT_EXCEPTION))
                 return;
-            struct virtx_event event = {.type = VIRTX_EVENT_EXCEPTION, .vector = 14,
-                                        .has_error = true, .error = exit->exception.error,
+            struct virtx_event event = {.type = VIRTX_EVENT_EXCEPTION,
+                                        .vector = 14,
+                                        .has_error = true,
+                                        .error = exit->exception.error,
                                         .address = exit->exception.address};
             CHECK_EQUAL(exit->exception.vector, 14);
             CHECK_EQUAL(exit->exception.address, 0x70000010);
@@ -807,8 +823,11 @@ static void guest_cr(uint64_t which)
 
 static struct virtx_intercept *intercept_cr(uint64_t reg, uint32_t access, uint64_t mask)
 {
-    struct virtx_intercept_config config = {.size = sizeof(config), .kind = VIRTX_INTERCEPT_CR,
-                                            .access = access, .first = reg, .last = reg,
+    struct virtx_intercept_config config = {.size = sizeof(config),
+                                            .kind = VIRTX_INTERCEPT_CR,
+                                            .access = access,
+                                            .first = reg,
+                                            .last = reg,
                                             .mask = mask};
     struct virtx_intercept *set = NULL;
 
@@ -885,6 +904,54 @@ static void cr3(void)
     CHECK_EQUAL(guest_state().cr3, value);
 }
 
+static void guest_load_cr3(uint64_t value)
+{
+    __asm__ volatile("movq %0, %%r11; movq %%r11, %%cr3" : : "r"(value) : "r11", "memory");
+    guest_done(bare_read_cr3());
+}
+
+static uint64_t cr_exits(void)
+{
+    struct virtx_stats stats;
+
+    virtx_vcpu_stats(machine.vcpu, &stats);
+    return stats.exits[VIRTX_EXIT_CR];
+}
+
+/* Listed values do not come to the loop, all others do; the low bits tell them apart. */
+static void cr3_targets(void)
+{
+    machine_open();
+    guest_prepare(guest_load_cr3, 0);
+    uint64_t value = guest_state().cr3, back[VIRTX_CR3_TARGETS];
+    const uint64_t list[5] = {value, value | 8};
+    bool hardware = backend_is("vmx") && paging_is_nested() && !harness_interpreted() &&
+                    has_feature(VIRTX_FEATURE_UNPAGED_GUEST);
+
+    intercept_cr(3, VIRTX_WRITE, 0);
+    CHECK_EQUAL(virtx_vcpu_set_cr3_targets(machine.vcpu, list, 5), VIRTX_E_RANGE);
+    CHECK_EQUAL(virtx_vcpu_set_cr3_targets(machine.vcpu, NULL, 1), VIRTX_E_INVALID);
+    CHECK_EQUAL(virtx_vcpu_cr3_targets(machine.vcpu, back), 0);
+    CHECK_OK(virtx_vcpu_set_cr3_targets(machine.vcpu, list, 2));
+    CHECK_EQUAL(virtx_vcpu_cr3_targets(machine.vcpu, back), 2);
+    CHECK_EQUAL(back[1], value | 8);
+    for (unsigned i = 0; i < 2; i++) {
+        uint64_t before = cr_exits();
+
+        CHECK_EQUAL(GUEST_RESULT(guest_load_cr3, list[i]), list[i]);
+        CHECK_EQUAL(guest_state().cr3, list[i]);
+        if (hardware)
+            CHECK_EQUAL(cr_exits(), before);
+    }
+    guest_prepare(guest_load_cr3, value | 0x10);
+    expect_cr(3, VIRTX_WRITE, VIRTX_R11, value | 0x10);
+    CHECK_EQUAL(GUEST_CONTINUE(), value | 0x10);
+    CHECK_OK(virtx_vcpu_set_cr3_targets(machine.vcpu, NULL, 0));
+    guest_prepare(guest_load_cr3, value);
+    expect_cr(3, VIRTX_WRITE, VIRTX_R11, value);
+    CHECK_EQUAL(GUEST_CONTINUE(), value);
+}
+
 static volatile uint64_t seen_cr4;
 static volatile int vmxe_vector;
 
@@ -949,8 +1016,11 @@ static void debug_registers(void)
 static uint64_t monitor_line[8] __attribute__((aligned(64)));
 static uint8_t table_image[10];
 
-#define INSN(text, ...) __asm__ volatile(text : : "D"((uint64_t)GUEST_MEMORY), __VA_ARGS__         \
-                                         : "rax", "rbx", "rcx", "rdx", "memory")
+#define INSN(text, ...)                                                                            \
+    __asm__ volatile(text                                                                          \
+                     :                                                                             \
+                     : "D"((uint64_t)GUEST_MEMORY), __VA_ARGS__                                    \
+                     : "rax", "rbx", "rcx", "rdx", "memory")
 
 static void guest_instruction(uint64_t which)
 {
@@ -1015,7 +1085,8 @@ static void guest_instruction(uint64_t which)
         break;
     case VIRTX_INSN_IRET:
         INSN("movq %%rsp, %%rax; pushq $0x10; pushq %%rax; pushfq; pushq $8; leaq 1f(%%rip), %%rcx;"
-             "pushq %%rcx; iretq; movq %%rax, %%rsp; 1:", "S"(image));
+             "pushq %%rcx; iretq; movq %%rax, %%rsp; 1:",
+             "S"(image));
         break;
     case VIRTX_INSN_INTN:
         INSN("int $0x52", "S"(image));
@@ -1041,8 +1112,9 @@ static void guest_instruction(uint64_t which)
 static const struct insn_row {
     uint8_t which;
     const char *name;
-    uint32_t leaf, reg, bit; /* CPUID of the instruction; leaf 0: always there. reg: 1 ebx 2 ecx 3 edx */
-    bool forced;             /* exits whether asked or not */
+    uint32_t leaf, reg,
+        bit;     /* CPUID of the instruction; leaf 0: always there. reg: 1 ebx 2 ecx 3 edx */
+    bool forced; /* exits whether asked or not */
     uint8_t length;
 } insn_rows[] = {
     {VIRTX_INSN_RDTSC, "RDTSC", 0, 0, 0, false, 2},
@@ -1086,7 +1158,8 @@ static void armed_instruction(const struct insn_row *row)
 {
     struct virtx_intercept_config config = {.size = sizeof(config),
                                             .kind = VIRTX_INTERCEPT_INSTRUCTION,
-                                            .first = row->which, .last = row->which};
+                                            .first = row->which,
+                                            .last = row->which};
     struct virtx_intercept *set = NULL;
     enum virtx_status status = virtx_vm_intercept(machine.vm, &config, &set);
     bool forced = false;
@@ -1180,8 +1253,10 @@ static void rdtsc_value(void)
 static volatile int nested_vectors[16];
 static volatile unsigned nested_count;
 
-#define NESTED(text) nested_vectors[nested_count++] = GUEST_TRY(text, : "a"((uint64_t)GUEST_MEMORY)   \
-                                                                  : "rcx", "memory", "cc")
+#define NESTED(text)                                                                               \
+    nested_vectors[nested_count++] = GUEST_TRY(text,                                               \
+                                               : "a"((uint64_t)GUEST_MEMORY)                       \
+                                               : "rcx", "memory", "cc")
 
 static void guest_nested_vmx(uint64_t argument)
 {
@@ -1228,7 +1303,8 @@ static void nested_virtualization(void)
     unsigned which = guest_has_svm ? VIRTX_INSN_SVM : VIRTX_INSN_VMX;
     intercept(VIRTX_INTERCEPT_INSTRUCTION, 0, which, which);
     if (guest_has_svm)
-        return; /* EFER.SVME reads 0 in the guest, but is 1 in the processor: they exit; see below */
+        return; /* EFER.SVME reads 0 in the guest, but is 1 in the processor: they exit; see below
+                 */
     guest_prepare(guest_nested_vmx, 0);
     if (CHECK(EXPECT_EXIT(VIRTX_EXIT_INSTRUCTION)))
         CHECK_EQUAL(machine.exit->instruction.which, which);
@@ -1261,8 +1337,8 @@ static void mmio_handler(void)
     uint64_t cell = 0;
 
     machine_open();
-    struct virtx_intercept *set = intercept_handler(VIRTX_INTERCEPT_MMIO, RW, GUEST_HOLE,
-                                                    GUEST_HOLE + 7, on_mmio, &cell);
+    struct virtx_intercept *set =
+        intercept_handler(VIRTX_INTERCEPT_MMIO, RW, GUEST_HOLE, GUEST_HOLE + 7, on_mmio, &cell);
     CHECK_EQUAL(GUEST_RESULT(guest_mmio, GUEST_HOLE), 0x204);
     CHECK_EQUAL(cell, 0x100);
     guest_prepare(guest_mmio, GUEST_HOLE + 8);
@@ -1313,7 +1389,8 @@ GUEST_CASES({"port-boundaries", ports}, {"port-handler", port_handler}, {"string
             {"hypercalls", hypercalls}, {"hypercall-handler", hypercall_handler},
             {"exceptions-armed-and-unarmed", exceptions}, {"exception-dropped", exception_dropped},
             {"page-fault-filter", page_fault_filter}, {"cr0-mask", cr_mask},
-            {"clts-and-lmsw", clts_and_lmsw}, {"mov-cr3", cr3}, {"cr4-read-shadow", read_shadow},
-            {"debug-registers", debug_registers}, {"instructions", instructions},
-            {"rdtsc-value", rdtsc_value}, {"guest-vmx-and-svm", nested_virtualization},
-            {"mmio-handler", mmio_handler}, {"intercepts-refused", refused});
+            {"clts-and-lmsw", clts_and_lmsw}, {"mov-cr3", cr3}, {"cr3-targets", cr3_targets},
+            {"cr4-read-shadow", read_shadow}, {"debug-registers", debug_registers},
+            {"instructions", instructions}, {"rdtsc-value", rdtsc_value},
+            {"guest-vmx-and-svm", nested_virtualization}, {"mmio-handler", mmio_handler},
+            {"intercepts-refused", refused});
