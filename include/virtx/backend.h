@@ -129,7 +129,8 @@ struct virtx_backend {
     void (*memory)(struct virtx_vm *vm, uint64_t gpa, uint64_t bytes,
                    enum virtx_memory_change change);
     /** Moves dirty bits that the backend or its engine holds for a range into the slots' logs with
-     *  virtx_backend_dirty(), and arms the range again. The VM's lock is held. */
+     *  virtx_backend_dirty(), and arms the range again. The VM's lock is held. Where the bits are set as writes
+     *  happen (virtx_paging::dirty_at_grant, drain_dirty), only ranges whose bits have been taken are named. */
     void (*collect_dirty)(struct virtx_vm *vm, uint64_t gpa, uint64_t bytes);
     /** @} */
 
@@ -140,6 +141,10 @@ struct virtx_backend {
     void (*engine_changed)(struct virtx_vcpu *vcpu);
     /** virtx_vcpu_interpret(), on the vcpu's thread. NULL: the backend has no executor. */
     enum virtx_status (*interpret)(struct virtx_vcpu *vcpu, bool always);
+    /** With ::VIRTX_FEATURE_DIRTY_LOGGING: what the hardware has logged of written pages until now goes to the
+     *  slots' logs by virtx_backend_dirty(). Any CPU, vcpus run; the VM's lock is held. From vcpus that are not in
+     *  run nothing is left behind. NULL: the hardware logs nothing. */
+    void (*drain_dirty)(struct virtx_vm *vm);
 };
 
 /** @name What the objects offer to a backend. */

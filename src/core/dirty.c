@@ -253,6 +253,21 @@ static uint64_t all_pieces(struct harvest *h, uint64_t flags)
     return flags;
 }
 
+/* What the hardware has logged by now; and whether bits are set as the writes happen. Those are
+ * taken before a page is armed again, or one that is set between the two would be reported of a
+ * page that is written without a trace. */
+static void drain(struct harvest *h)
+{
+    struct virtx_vm *vm = h->slot->vm;
+    const struct virtx_backend *backend = vm->virtx->backend;
+    bool logs = vm->paging && vm->paging->nested && backend->drain_dirty &&
+                (vm->virtx->caps.features & VIRTX_FEATURE_DIRTY_LOGGING);
+
+    h->early = logs || (vm->paging && vm->paging->dirty_at_grant);
+    if (logs)
+        backend->drain_dirty(vm);
+}
+
 enum virtx_status virtx_memslot_harvest(struct virtx_memslot *slot, uint64_t *bitmap, size_t words,
                                         uint64_t *dirty)
 {
@@ -270,7 +285,7 @@ enum virtx_status virtx_memslot_harvest(struct virtx_memslot *slot, uint64_t *bi
         status =
             virtx_fail(&vm->error, VIRTX_E_BUSY, "slot", "is being harvested by nobody else", 0);
     if (status == VIRTX_OK) {
-        h.early = vm->paging && vm->paging->dirty_at_grant;
+        drain(&h);
         h.log->harvested = true;
         flags = all_pieces(&h, flags);
         h.log->harvested = false;

@@ -244,6 +244,9 @@ struct virtx_hw {
     void (*engine)(struct hw_vcpu *hv);
     /* hv->tsc_offset has changed. */
     void (*tsc_offset)(struct hw_vcpu *hv);
+    /* VIRTX_FEATURE_DIRTY_LOGGING: tells virtx_backend_dirty() of the pages that the hardware has logged. Any
+     * CPU; the vcpu may be in run. NULL: it logs nothing. */
+    void (*drain)(struct hw_vcpu *hv);
 
     /* Bitmaps. `hv` NULL: the VM's; else the vcpu's own copy, made on first use (VIRTX_E_NO_MEMORY).
      * Under the VM's lock, any CPU. `exit` false lets the guest through to the hardware. */
@@ -324,7 +327,7 @@ const struct insn *hw_insn(struct hw_vcpu *hv);
         .wake = hw_wake, .set = hw_set, .gpr = hw_gpr, .fpu_size = hw_fpu_size, .fpu_get = hw_fpu_get,              \
         .fpu_set = hw_fpu_set, .interpret = hw_interpret_always, .kick = hw_kick, .intercept_check = hw_intercept_check,             \
         .intercept_changed = hw_intercept_changed, .memory = hw_memory,                            \
-        .collect_dirty = hw_collect_dirty, .engine_changed = hw_engine_changed, .hw = hw_table,                                         \
+        .collect_dirty = hw_collect_dirty, .engine_changed = hw_engine_changed, .drain_dirty = hw_drain_dirty, .hw = hw_table,                                         \
     }
 
 enum virtx_status hw_probe(struct virtx *virtx, uint64_t disable, struct virtx_caps *caps,
@@ -358,5 +361,6 @@ enum virtx_status hw_intercept_changed(struct virtx_vm *vm, struct virtx_vcpu *v
 void hw_memory(struct virtx_vm *vm, uint64_t gpa, uint64_t bytes, enum virtx_memory_change change);
 void hw_collect_dirty(struct virtx_vm *vm, uint64_t gpa, uint64_t bytes);
 void hw_engine_changed(struct virtx_vcpu *vcpu);
+void hw_drain_dirty(struct virtx_vm *vm);
 
 #endif

@@ -156,3 +156,13 @@ void hw_collect_dirty(struct virtx_vm *vm, uint64_t gpa, uint64_t bytes)
 {
     vm->paging->collect_dirty(vm, gpa, bytes);
 }
+
+void hw_drain_dirty(struct virtx_vm *vm)
+{
+    const struct virtx_hw *ops = hw_ops(vm->virtx);
+
+    if (!ops->drain)
+        return;
+    for (struct virtx_vcpu *vcpu = vm->vcpus; vcpu; vcpu = vcpu->next)
+        ops->drain(hw_of(vcpu));
+}

@@ -14,6 +14,11 @@
  * dirty flag (VIRTX_FEATURE_NESTED_AD) or the right to write, given at the first write, says that
  * the page is to be reported. It moves to the slot's log when the log is collected or the leaf is
  * dropped.
+ *
+ * Where the hardware keeps a log of the pages whose dirty flag it sets
+ * (VIRTX_FEATURE_DIRTY_LOGGING), that tells the slot's log, and collecting is no search: it clears
+ * the flags of the pages that were taken. A leaf that is dropped still reports its flag, under the
+ * address that it had; the hardware's own record of it only says so again.
  */
 #include "paging/table.h"
 #include "hw/hw.h"
@@ -56,6 +61,7 @@ static enum virtx_status nested_vm_create(struct virtx_vm *vm)
     nested->large_2m = features & VIRTX_FEATURE_LARGE_2M;
     nested->large_1g = nested->large_2m && (features & VIRTX_FEATURE_LARGE_1G);
     nested->hpa_limit = BIT(virtx->caps.physical_bits);
+    nested->table.hardware_log = features & VIRTX_FEATURE_DIRTY_LOGGING;
     atomic_init(&nested->table.sequence, 1);
     return table_create(&nested->table, vm, hw->nested, features & VIRTX_FEATURE_NESTED_AD);
 }
@@ -137,8 +143,9 @@ static uint64_t leaf_for(const struct table *table, const struct slot_entry *slo
                          unsigned level, uint32_t access)
 {
     uint64_t leaf = table_leaf(table, hpa, level, slot->rights, slot->type, slot->dirty != NULL);
-    /* The write that is about to happen is the one that the log is to be told of. */
-    if (unlikely(slot->dirty) && (access & VIRTX_WRITE))
+    /* The write that is about to happen is the one that the log is to be told of; hardware that
+     * keeps a log sees to it. */
+    if (unlikely(slot->dirty) && (access & VIRTX_WRITE) && !table->hardware_log)
         leaf |= table->written;
     return leaf;
 }
@@ -275,7 +282,7 @@ static uint64_t narrow(const struct table *table, const void *ctx, uint64_t leaf
     return leaf;
 }
 
-/* A leaf whose log has been told. */
+/* A leaf whose log has been told, or that is to tell the hardware's again. */
 static uint64_t collect(const struct table *table, const void *ctx, uint64_t leaf, unsigned level)
 {
     (void)ctx;

@@ -386,7 +386,7 @@ static uint64_t change_piece(struct table *table, uint64_t *gpa_inout, uint64_t 
             while (new != old && !__atomic_compare_exchange_n(entry, &old, new, false,
                                                               __ATOMIC_SEQ_CST, __ATOMIC_RELAXED));
             changed += new != old;
-            if ((old & TABLE_LOGGED) && (old & ~new & table->written))
+            if ((old & TABLE_LOGGED) && (old & ~new & table->written) && !table->hardware_log)
                 report_add(report, gpa, span);
         }
         gpa = (gpa | (span - 1)) + 1;

@@ -38,8 +38,11 @@ struct table {
     uint64_t root_hpa;
     uint64_t rights[8];              /* bits of a leaf by virtx_access */
     uint64_t type[8], type_large[8]; /* bits of a 4-KiB and of a large leaf by virtx_memory_type */
-    uint64_t written; /* what tells that a logged page was written: the dirty flag, or, where the
-                         hardware keeps none, the right to write, given at the first write */
+    uint64_t written;  /* what tells that a logged page was written: the dirty flag, or, where the
+                          hardware keeps none, the right to write, given at the first write */
+    bool hardware_log; /* the hardware tells of each dirty flag that it sets: nobody looks for them
+                        */
+
     _Atomic uint64_t sequence; /* [page_lock] */
     bool has_logged;           /* [lock] a leaf may be TABLE_LOGGED; never taken back */
 };

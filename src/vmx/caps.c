@@ -27,11 +27,11 @@
 #define USED                                                                                       \
     (VIRTX_FEATURE_NESTED_PAGING | VIRTX_FEATURE_UNPAGED_GUEST | VIRTX_FEATURE_TLB_TAGS |          \
      VIRTX_FEATURE_NEXT_RIP | VIRTX_FEATURE_DECODE_ASSIST | VIRTX_FEATURE_LARGE_2M |               \
-     VIRTX_FEATURE_LARGE_1G | VIRTX_FEATURE_NESTED_AD | VIRTX_FEATURE_MSR_BITMAP |                 \
-     VIRTX_FEATURE_IO_BITMAP | VIRTX_FEATURE_VIRTUAL_NMI | VIRTX_FEATURE_EXECUTE_ONLY |            \
-     VIRTX_FEATURE_FLUSH_BY_TAG | VIRTX_FEATURE_DESCRIPTOR_EXIT | VIRTX_FEATURE_EFER_SWITCH |      \
-     VIRTX_FEATURE_PAT_SWITCH | VIRTX_FEATURE_RDTSCP | VIRTX_FEATURE_INVPCID |                     \
-     VIRTX_FEATURE_XSAVES)
+     VIRTX_FEATURE_LARGE_1G | VIRTX_FEATURE_NESTED_AD | VIRTX_FEATURE_DIRTY_LOGGING |              \
+     VIRTX_FEATURE_MSR_BITMAP | VIRTX_FEATURE_IO_BITMAP | VIRTX_FEATURE_VIRTUAL_NMI |              \
+     VIRTX_FEATURE_EXECUTE_ONLY | VIRTX_FEATURE_FLUSH_BY_TAG | VIRTX_FEATURE_DESCRIPTOR_EXIT |     \
+     VIRTX_FEATURE_EFER_SWITCH | VIRTX_FEATURE_PAT_SWITCH | VIRTX_FEATURE_RDTSCP |                 \
+     VIRTX_FEATURE_INVPCID | VIRTX_FEATURE_XSAVES)
 
 /* What the library does with a control bit. */
 enum need {
@@ -90,7 +90,7 @@ static const struct rule_of_control {
     {"RDRAND exiting", VMX_SECONDARY, AS_IT_IS, SECONDARY_RDRAND, 0},
     {"enable INVPCID", VMX_SECONDARY, OPTIONAL, SECONDARY_INVPCID, VIRTX_FEATURE_INVPCID},
     {"RDSEED exiting", VMX_SECONDARY, AS_IT_IS, SECONDARY_RDSEED, 0},
-    {"enable PML", VMX_SECONDARY, OFF, SECONDARY_PML, 0},
+    {"enable PML", VMX_SECONDARY, OPTIONAL, SECONDARY_PML, VIRTX_FEATURE_DIRTY_LOGGING},
     {"enable XSAVES/XRSTORS", VMX_SECONDARY, OPTIONAL, SECONDARY_XSAVES, VIRTX_FEATURE_XSAVES},
     {"use TSC scaling", VMX_SECONDARY, OFF, SECONDARY_TSC_SCALING, 0},
 
@@ -239,6 +239,8 @@ uint64_t vmx_caps_features(uint64_t hardware, uint64_t disable)
     /* Parts of the tables have copies (mode.c), whose flags nobody looks at. */
     if (!(features & VIRTX_FEATURE_UNPAGED_GUEST))
         features &= ~(uint64_t)VIRTX_FEATURE_NESTED_AD;
+    if (!(features & VIRTX_FEATURE_NESTED_AD))
+        features &= ~(uint64_t)VIRTX_FEATURE_DIRTY_LOGGING;
     if (!(features & VIRTX_FEATURE_TLB_TAGS))
         features &= ~(uint64_t)VIRTX_FEATURE_FLUSH_BY_TAG;
     /* These are how VMX works, not options. */

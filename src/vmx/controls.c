@@ -132,7 +132,7 @@ void vmx_controls(struct hw_vcpu *hv)
         primary |= PRIMARY_MOV_DR;
     if (!v->nested) {
         primary |= PRIMARY_CR3_LOAD | PRIMARY_CR3_STORE | PRIMARY_INVLPG;
-        secondary &= ~(SECONDARY_EPT | SECONDARY_UNRESTRICTED);
+        secondary &= ~(SECONDARY_EPT | SECONDARY_UNRESTRICTED | SECONDARY_PML);
     }
     if (hv->tag == 0)
         secondary &= ~SECONDARY_VPID;

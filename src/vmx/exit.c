@@ -266,6 +266,21 @@ static unsigned ept_misconfig(struct vmx_vcpu *v, struct virtx_exit *exit)
     return 1;
 }
 
+/* Intel SDM "Page-Modification Logging": before the access that would have been the next entry. */
+static unsigned page_log_full(struct vmx_vcpu *v, struct virtx_exit *exit)
+{
+    uint64_t qualification = read_qualification(exit);
+
+    exit->reason = HW_EXIT_TABLES_LOG;
+    exit->length = 0;
+    vmx_drain(&v->hw);
+    vmx_set_field(v, VMCS_PML_INDEX, VMX_PAGE_LOG_ENTRIES - 1);
+    vmx_mend_pending_debug(v);
+    if (!vmx_event_interrupted(v) && (qualification & EPT_QUALIFICATION_NMI_UNBLOCKED))
+        vmx_nmi_unblocked(v);
+    return 1;
+}
+
 /* Intel SDM "Exit Qualification for APIC-Access VM Exits": the offset in the page, and what was
  * done. */
 static unsigned apic_access(struct vmx_vcpu *v, struct virtx_exit *exit)
@@ -361,6 +376,8 @@ static unsigned decode(struct vmx_vcpu *v, struct virtx_exit *exit, uint32_t rea
         return descriptor_table(exit, segments);
     case VMX_REASON_EPT_MISCONFIG:
         return ept_misconfig(v, exit);
+    case VMX_REASON_PML_FULL:
+        return page_log_full(v, exit);
     default:
         return other(v, exit, reason);
     }

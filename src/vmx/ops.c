@@ -32,6 +32,7 @@ const struct virtx_hw vmx_hw = {
     .controls = vmx_controls,
     .engine = vmx_engine,
     .tsc_offset = vmx_tsc_offset,
+    .drain = vmx_drain,
     .ports = vmx_ports,
     .msr = vmx_msr,
     .intercept_check = vmx_intercept_check,

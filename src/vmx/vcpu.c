@@ -48,6 +48,13 @@ enum virtx_status vmx_vcpu_create(struct hw_vcpu *hv)
             v->vmcs = NULL;
         }
     }
+    if (v->vmcs && vmx_has(v, VIRTX_FEATURE_DIRTY_LOGGING)) {
+        v->page_log = virtx_pages_alloc(virtx, 1);
+        if (v->page_log)
+            memset(v->page_log, 0xff, VIRTX_PAGE_SIZE); /* VMX_PAGE_LOG_NONE */
+        else
+            vmx_vcpu_destroy(hv);
+    }
     if (!v->vmcs)
         return virtx_fail(&vcpu->vm->error, VIRTX_E_NO_MEMORY, "ops.pages_alloc",
                           "the host has no page for the VMCS", 1);
@@ -73,8 +80,13 @@ void vmx_vcpu_destroy(struct hw_vcpu *hv)
     vmx_mode_destroy(v);
     if (v->msr_area)
         virtx_pages_free(virtx, v->msr_area, 1);
+    if (v->page_log) {
+        vmx_drain(hv);
+        virtx_pages_free(virtx, v->page_log, 1);
+    }
     if (v->vmcs)
         virtx_pages_free(virtx, v->vmcs, 1);
+    v->page_log = NULL;
     v->msr_area = NULL;
     v->vmcs = NULL;
 }
@@ -125,6 +137,10 @@ static void write_first(struct vmx_vcpu *v)
     }
     if (v->control[VMX_SECONDARY] & SECONDARY_XSAVES)
         vmx_set_field(v, VMCS_XSS_BITMAP, 0); /* IA32_XSS is switched: no XSAVES need exit */
+    if (v->page_log) {
+        vmx_set_field(v, VMCS_PML_ADDRESS, virtx_hpa(v->hw.vcpu->virtx, v->page_log));
+        vmx_set_field(v, VMCS_PML_INDEX, VMX_PAGE_LOG_ENTRIES - 1);
+    }
     vmx_set_field(v, VMCS_LINK_POINTER, UINT64_MAX);
     vmx_set_field(v, VMCS_HOST_RIP, (uintptr_t)vmx_exit_point);
     vmx_controls(&v->hw);
@@ -183,6 +199,28 @@ void vmx_put(struct hw_vcpu *hv)
     vmx_vmclear(v->vmcs_hpa);
     v->launched = false;
     v->cpu = NULL;
+}
+
+/*
+ * Whoever wants to know what has been logged takes the entries out of the page, from any CPU; only
+ * the vcpu's own thread, at the exit for a full log, lets the processor begin at its end again. So
+ * nobody needs the index, which is in the VMCS. An entry whose store is still under way is for the
+ * next to take.
+ */
+void vmx_drain(struct hw_vcpu *hv)
+{
+    const struct vmx_vcpu *v = vmx_of(hv);
+
+    for (unsigned i = 0; v->page_log && i < VMX_PAGE_LOG_ENTRIES; i++) {
+        uint64_t gpa = __atomic_load_n(&v->page_log[i], __ATOMIC_RELAXED);
+
+        if (gpa == VMX_PAGE_LOG_NONE)
+            continue;
+        gpa = __atomic_exchange_n(&v->page_log[i], VMX_PAGE_LOG_NONE, __ATOMIC_ACQ_REL);
+        if (gpa != VMX_PAGE_LOG_NONE)
+            /* The low bits are 0, but for Bochs 2.7's. */
+            virtx_backend_dirty(hv->vcpu->vm, gpa & ~0xfffull, VIRTX_PAGE_SIZE);
+    }
 }
 
 /* Which mode the guest runs in is found anew before the entry. */

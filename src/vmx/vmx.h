@@ -79,6 +79,10 @@ enum vmx_mode {
 /* The VMCS is clear. */
 #define VMX_DIRTY_LAUNCH (1u << 30)
 
+/* The page-modification log: entries, and what stands where there is none. */
+#define VMX_PAGE_LOG_ENTRIES 512u
+#define VMX_PAGE_LOG_NONE    UINT64_MAX
+
 /* The MSRs that neither entry nor exit switches: the guest's stay in the processor. */
 #define VMX_LIVE_MSRS 5
 #define VMX_LIVE_ALL  ((1u << VMX_LIVE_MSRS) - 1)
@@ -150,6 +154,7 @@ struct vmx_vcpu {
     struct vmx_msr_entry *msr_area; /* guest's EFER, host's EFER; NULL if the controls do it */
     uint8_t *io_bitmap;             /* this vcpu's own bitmaps, or NULL for the VM's */
     uint8_t *msr_bitmap;
+    uint64_t *page_log; /* a page that the processor fills from its end; NULL: none */
 };
 _Static_assert(offsetof(struct vmx_vcpu, hw) == 0, "hw_vcpu comes first");
 
@@ -200,6 +205,7 @@ void vmx_engine(struct hw_vcpu *hv);
 void vmx_set_root(struct hw_vcpu *hv, uint64_t hpa);
 void vmx_flush(struct hw_vcpu *hv, uint32_t debts);
 void vmx_tsc_offset(struct hw_vcpu *hv);
+void vmx_drain(struct hw_vcpu *hv);
 
 /* host.c */
 void vmx_host_save(struct vmx_vcpu *v);

@@ -40,7 +40,7 @@ static _Atomic uint64_t frame_owner[FRAMES];
 static _Atomic bool read_only; /* no vcpu may write to the logged slot */
 static _Atomic bool stop, wrong;
 static const char *_Atomic what_is_wrong;
-static _Atomic uint64_t writes, faults_answered;
+static _Atomic uint64_t writes, faults_answered, drained;
 
 static void report_wrong(const char *what)
 {
@@ -124,6 +124,8 @@ struct processor {
         uint64_t range; /* GPA / 2 MiB, plus one */
         uint64_t *table;
     } psc[64];
+    _Atomic uint64_t page_log[512]; /* UINT64_MAX: none; filled from the end */
+    unsigned logged;
 };
 
 static struct processor processors[VCPUS];
@@ -137,6 +139,28 @@ static uint64_t next_random(uint64_t *seed)
     *seed ^= *seed >> 7;
     *seed ^= *seed << 17;
     return *seed * 0x2545f4914f6cdd1dull >> 20;
+}
+
+static struct virtx_vm *logging_vm;
+
+static void drain(struct processor *p)
+{
+    for (unsigned i = 0; i < 512; i++) {
+        uint64_t gpa = atomic_exchange(&p->page_log[i], UINT64_MAX);
+
+        if (gpa != UINT64_MAX) {
+            atomic_fetch_add(&drained, 1);
+            dawdle();
+            virtx_backend_dirty(logging_vm, gpa, PAGE);
+        }
+    }
+}
+
+static void live_drain(struct virtx_vm *v)
+{
+    (void)v;
+    for (unsigned i = 0; i < VCPUS; i++)
+        drain(&processors[i]);
 }
 
 static void flush(struct processor *p)
@@ -167,10 +191,18 @@ static bool hardware_walk(struct processor *p, uint64_t root, uint64_t gpa, bool
         if (level == 1 || (value & format->large)) {
             if (write && !(value & format->write))
                 return false;
-            if (write && (features & VIRTX_FEATURE_NESTED_AD) && !(value & format->dirty) &&
-                !__atomic_compare_exchange_n(entry, &value, value | format->dirty, false,
-                                             __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
-                return false; /* as good as a fault: walked again */
+            if (write && (features & VIRTX_FEATURE_NESTED_AD) && !(value & format->dirty)) {
+                if ((features & VIRTX_FEATURE_DIRTY_LOGGING) && p->logged == 512) {
+                    drain(p); /* the exit for a full log */
+                    p->logged = 0;
+                }
+                if (!__atomic_compare_exchange_n(entry, &value, value | format->dirty, false,
+                                                 __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
+                    return false; /* as good as a fault: walked again */
+                dawdle();
+                if (features & VIRTX_FEATURE_DIRTY_LOGGING)
+                    atomic_store(&p->page_log[511 - p->logged++], gpa & ~(PAGE - 1));
+            }
             *hpa =
                 (value & format->address & ~((1ull << shift) - 1)) | (gpa & ((1ull << shift) - 1));
             *writable =
@@ -512,6 +544,10 @@ static void operate(void)
 
 static const struct virtx_paging *const engines[] = {&virtx_paging_nested, NULL};
 
+enum {
+    VARIANT_PML = 4
+}; /* EPT with a page-modification log; below: EPT or NPT, with or without A/D */
+
 static void begin(int variant)
 {
     static struct virtx_hw hw;
@@ -524,7 +560,10 @@ static void begin(int variant)
                                   .paging = engines};
 
     format = variant & 1 ? &svm_npt : &vmx_ept;
-    features = VIRTX_FEATURE_LARGE_2M | (variant & 2 ? VIRTX_FEATURE_NESTED_AD : 0);
+    features = VIRTX_FEATURE_LARGE_2M | (variant & 2 ? VIRTX_FEATURE_NESTED_AD : 0) |
+               (variant == VARIANT_PML ? VIRTX_FEATURE_NESTED_AD | VIRTX_FEATURE_DIRTY_LOGGING : 0);
+    for (unsigned i = 0; i < VCPUS; i++)
+        memset(processors[i].page_log, 0xff, sizeof(processors[i].page_log));
     hw.nested = format;
     backend = fake_backend;
     backend.probe = live_probe;
@@ -540,6 +579,7 @@ static void begin(int variant)
     backend.kick = live_kick;
     backend.memory = live_memory;
     backend.collect_dirty = live_collect;
+    backend.drain_dirty = live_drain;
     backend.hw = &hw;
     fake_cpu = 0;
     seed = 0x1234567 + (uint64_t)variant;
@@ -554,6 +594,7 @@ static void begin(int variant)
     ck_assert_int_eq(virtx_open(&config, &virtx, NULL), VIRTX_OK);
     ck_assert_int_eq(virtx_cpu_enable(virtx), VIRTX_OK);
     ck_assert_int_eq(virtx_vm_create(virtx, NULL, &vm), VIRTX_OK);
+    logging_vm = vm;
     add(LOGGED, 0, VIRTX_MEMSLOT_DIRTY_LOG);
     add(PLAIN, SPACE, 0);
     for (unsigned i = 0; i < VCPUS; i++) {
@@ -594,6 +635,7 @@ START_TEST(everything_at_once)
     ck_assert_msg(!atomic_load(&wrong), "%s", atomic_load(&what_is_wrong));
     ck_assert_uint_gt(atomic_load(&writes), PHASES * OPERATIONS * 20);
     ck_assert_uint_gt(atomic_load(&faults_answered), PHASES * OPERATIONS);
+    ck_assert_int_eq(atomic_load(&drained) > 100, _i == VARIANT_PML);
     for (unsigned i = 0; i < VCPUS; i++)
         ck_assert_int_eq(virtx_vcpu_destroy(vcpus[i]), VIRTX_OK);
     ck_assert_int_eq(virtx_vm_destroy(vm), VIRTX_OK);
@@ -612,7 +654,7 @@ int main(void)
     int failed;
 
     tcase_set_timeout(tests, 100);
-    tcase_add_loop_test(tests, everything_at_once, 0, 4);
+    tcase_add_loop_test(tests, everything_at_once, 0, VARIANT_PML + 1);
     suite_add_tcase(suite, tests);
     srunner_run_all(runner, CK_NORMAL);
     failed = srunner_ntests_failed(runner);

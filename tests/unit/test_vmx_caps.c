@@ -164,6 +164,8 @@ START_TEST(negotiated_words_are_allowed)
         ck_assert_int_eq(names_control(VMX_SECONDARY, SECONDARY_EPT, base), (features & EPT) != 0);
         ck_assert_int_eq(names_control(VMX_SECONDARY, SECONDARY_UNRESTRICTED, base),
                          (features & UG) != 0);
+        ck_assert_int_eq(names_control(VMX_SECONDARY, SECONDARY_PML, base),
+                         (features & VIRTX_FEATURE_DIRTY_LOGGING) != 0);
         ck_assert_int_eq(names_control(VMX_PRIMARY, PRIMARY_IO, base),
                          !(features & VIRTX_FEATURE_IO_BITMAP));
         ck_assert_int_eq(names_control(VMX_ENTRY, ENTRY_LOAD_EFER, base),
@@ -193,6 +195,8 @@ START_TEST(features_can_be_disabled)
                     VIRTX_FEATURE_EXECUTE_ONLY;
         if (one == UG)
             gone |= VIRTX_FEATURE_NESTED_AD;
+        if (gone & VIRTX_FEATURE_NESTED_AD)
+            gone |= VIRTX_FEATURE_DIRTY_LOGGING;
         if (one == VIRTX_FEATURE_TLB_TAGS)
             gone |= VIRTX_FEATURE_FLUSH_BY_TAG;
         ck_assert_int_eq(probe(one), VIRTX_OK);

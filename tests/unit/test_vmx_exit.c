@@ -21,6 +21,24 @@ static enum virtx_status refusal(uint32_t reason)
     return hv->refusal;
 }
 
+static unsigned collected;
+
+static void log_collect(struct virtx_vm *which, uint64_t gpa, uint64_t bytes)
+{
+    ck_assert_ptr_eq(which, &vm);
+    ck_assert_uint_ge(gpa, 0x300000000);
+    collected += (unsigned)(bytes / 4096);
+}
+
+static void log_drain(struct virtx_vm *which)
+{
+    ck_assert_ptr_eq(which, &vm);
+    vmx_drain(hv);
+}
+
+static const struct virtx_backend log_backend = {.collect_dirty = log_collect,
+                                                 .drain_dirty = log_drain};
+
 /* The exit that the VMCS describes. */
 static struct virtx_exit *take_exit(uint32_t reason)
 {
@@ -204,6 +222,83 @@ START_TEST(ept_violations)
     ck_assert(hv->fault.misconfigured);
     ck_assert_uint_eq(hv->fault.gpa, 0xfee00020);
     ck_assert(!hv->has_reinject);
+    drop_vcpu();
+}
+END_TEST
+
+/* Intel SDM "Page-Modification Logging": the processor fills the page from its end; any CPU may
+ * take entries out; a full log exits, and only then the index starts again. */
+START_TEST(page_log)
+{
+    const uint64_t base = 0x300000000; /* above 4 GiB */
+    uint64_t bitmap[10] = {0}, dirty;
+    struct virtx_memslot slot = {.vm = &vm, .config = {.gpa = base, .bytes = 600 * 4096}};
+    struct {
+        struct slot_table table;
+        struct slot_entry entry;
+    } slots = {.table = {.count = 1}};
+
+    load_vcpu("corei7_skylake_x", 0);
+    ck_assert_uint_ne(vmcs[VMCS_SECONDARY] & SECONDARY_PML, 0);
+    ck_assert_ptr_nonnull(v.page_log);
+    ck_assert_uint_eq(vmcs[VMCS_PML_ADDRESS], host_phys(NULL, v.page_log));
+    ck_assert_uint_eq(vmcs[VMCS_PML_INDEX], 511);
+    ck_assert_int_eq(virtx_log_alloc(&vm, slot.config.bytes, &slot.log), VIRTX_OK);
+    slots.table.entry[0] = (struct slot_entry){
+        .gpa = base, .end = base + slot.config.bytes, .dirty = slot.log, .rights = 7};
+    atomic_store(&vm.slots, &slots.table);
+    virtx.backend = &log_backend;
+
+    /* Some entries, taken from another CPU; the index is not touched. */
+    v.page_log[511] = base + 3 * 4096;
+    v.page_log[510] = base + 599 * 4096;
+    vmcs[VMCS_PML_INDEX] = 509;
+    ck_assert_int_eq(virtx_memslot_harvest(&slot, bitmap, 10, &dirty), VIRTX_OK);
+    ck_assert_uint_eq(dirty, 2);
+    ck_assert_uint_eq(bitmap[0], 1 << 3);
+    ck_assert_uint_eq(bitmap[9], 1ull << 23);
+    ck_assert_uint_eq(vmcs[VMCS_PML_INDEX], 509);
+    /* Its pages are armed again, and no others. */
+    ck_assert_uint_eq(collected, 2);
+    ck_assert_int_eq(virtx_memslot_harvest(&slot, bitmap, 10, &dirty), VIRTX_OK);
+    ck_assert_uint_eq(dirty, 0);
+
+    /* The rest, until it is full; an interrupted delivery and an IRET's NMI are kept. */
+    for (unsigned i = 0; i < 510; i++)
+        v.page_log[509 - i] = base + i * 4096;
+    vmcs[VMCS_PML_INDEX] = 0xffff;
+    vmcs[VMCS_IDT_VECTORING] = INTERRUPTION_VALID | 0x31;
+    take_exit(VMX_REASON_PML_FULL);
+    ck_assert_uint_eq(vcpu.exit.reason, HW_EXIT_TABLES_LOG);
+    ck_assert_uint_eq(vcpu.exit.length, 0);
+    ck_assert(hv->has_reinject);
+    ck_assert_uint_eq(hv->reinject.vector, 0x31);
+    ck_assert_uint_eq(vmcs[VMCS_PML_INDEX], 511);
+    vmcs[VMCS_IDT_VECTORING] = 0;
+    memset(bitmap, 0, sizeof(bitmap));
+    ck_assert_int_eq(virtx_memslot_harvest(&slot, bitmap, 10, &dirty), VIRTX_OK);
+    ck_assert_uint_eq(dirty, 510);
+    vmcs[VMCS_EXIT_QUALIFICATION] = EPT_QUALIFICATION_NMI_UNBLOCKED;
+    hv->valid &= ~(uint32_t)VIRTX_STATE_INTR;
+    take_exit(VMX_REASON_PML_FULL);
+    ck_assert_uint_ne(hw_state(hv, VIRTX_STATE_INTR)->interruptibility & VIRTX_BLOCKED_BY_NMI, 0);
+
+    /* What is in it when the vcpu goes is not lost. */
+    v.page_log[511] = base + 7 * 4096;
+    vmx_vcpu_destroy(hv);
+    memset(bitmap, 0, sizeof(bitmap));
+    ck_assert_int_eq(virtx_memslot_harvest(&slot, bitmap, 10, &dirty), VIRTX_OK);
+    ck_assert_uint_eq(bitmap[0], 1 << 7);
+    atomic_store(&vm.slots, NULL);
+    virtx_log_free(&virtx, slot.log);
+    vmx_vm_destroy(&vm, &vm_data);
+    ck_assert_uint_eq(pages_out, 0);
+
+    /* Not there, or switched off: no page, no control. */
+    load_vcpu("corei7_skylake_x", VIRTX_FEATURE_DIRTY_LOGGING);
+    ck_assert_uint_eq(vmcs[VMCS_SECONDARY] & SECONDARY_PML, 0);
+    ck_assert_ptr_null(v.page_log);
+    vmx_drain(hv);
     drop_vcpu();
 }
 END_TEST
@@ -1096,6 +1191,7 @@ int main(void)
     tcase_add_test(tests, control_registers);
     tcase_add_test(tests, debug_registers);
     tcase_add_test(tests, ept_violations);
+    tcase_add_test(tests, page_log);
     tcase_add_test(tests, exceptions);
     tcase_add_test(tests, host_events);
     tcase_add_test(tests, instructions);
