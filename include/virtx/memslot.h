@@ -42,6 +42,13 @@ enum virtx_memslot_flag {
                                              guest page tables there without asking virt_to_phys first. */
     VIRTX_MEMSLOT_CONTIGUOUS = 1u << 4, /**< The backing is pinned and physically contiguous: large pages need
                                              only their first page looked up, and 1-GiB pages become possible. */
+    VIRTX_MEMSLOT_SMALL_EXECUTE = 1u << 5, /**< Instructions are fetched from 4-KiB mappings only: large ones are not
+                                             executable, and split when they are executed from. For processors on which
+                                             a guest that changes the size of an executable mapping can stop the
+                                             machine (Intel, "Machine Check Error Avoidance on Page Size Change"). Pieces
+                                             grow together again when the range is dropped, as by
+                                             virtx_memslot_invalidate(). Shadow paging makes no large mappings then. */
+
 };
 
 /** @brief Description of a slot. */

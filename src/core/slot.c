@@ -11,7 +11,7 @@
 #define ALL_RIGHTS (VIRTX_READ | VIRTX_WRITE | VIRTX_EXECUTE)
 #define ALL_FLAGS                                                                                  \
     (VIRTX_MEMSLOT_DIRTY_LOG | VIRTX_MEMSLOT_SMALL_PAGES | VIRTX_MEMSLOT_WRITE_MMIO |              \
-     VIRTX_MEMSLOT_PINNED | VIRTX_MEMSLOT_CONTIGUOUS)
+     VIRTX_MEMSLOT_PINNED | VIRTX_MEMSLOT_CONTIGUOUS | VIRTX_MEMSLOT_SMALL_EXECUTE)
 
 const struct slot_entry *virtx_slot_find(const struct slot_table *table, uint64_t gpa)
 {

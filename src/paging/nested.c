@@ -142,7 +142,8 @@ static unsigned choose_level(struct virtx_vm *vm, const struct slot_entry *slot,
 static uint64_t leaf_for(const struct table *table, const struct slot_entry *slot, uint64_t hpa,
                          unsigned level, uint32_t access)
 {
-    uint64_t leaf = table_leaf(table, hpa, level, slot->rights, slot->type, slot->dirty != NULL);
+    uint64_t leaf =
+        table_leaf(table, hpa, level, table_rights(slot, level), slot->type, slot->dirty != NULL);
     /* The write that is about to happen is the one that the log is to be told of; hardware that
      * keeps a log sees to it. */
     if (unlikely(slot->dirty) && (access & VIRTX_WRITE) && !table->hardware_log)
@@ -205,6 +206,15 @@ fault_slow(struct virtx_vcpu *vcpu, const struct virtx_page_fault *fault)
 
     entry = table_lookup(table, gpa, 1, &level);
     value = table_read(entry);
+    if (level > 1 && (slot->flags & VIRTX_MEMSLOT_SMALL_EXECUTE) &&
+        (fault->access & VIRTX_EXECUTE)) {
+        /* Once for each level; the fault comes again until the leaf is small. */
+        if (table_present(table, value))
+            return table_split_leaf(table, gpa, slot, sequence) == VIRTX_E_NO_MEMORY
+                       ? VIRTX_FAULT_NO_MEMORY
+                       : VIRTX_FAULT_RESUME;
+        level = 1;
+    }
     if (level > 1 && table_present(table, value)) {
         /* A large leaf with fewer rights than the slot gives by now. */
         wanted = level;

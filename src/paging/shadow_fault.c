@@ -183,8 +183,9 @@ static bool large_leaf(struct build *b, uint64_t *hpa)
     const uint8_t *memory = slot->memory + (gpa - slot->gpa);
     uint64_t first;
 
-    if (slot->dirty || (slot->flags & VIRTX_MEMSLOT_SMALL_PAGES) || gpa < slot->gpa ||
-        slot->end - gpa < span || b->sv->region[gpa >> 21 & (SHADOW_REGIONS - 1)])
+    if (slot->dirty || (slot->flags & (VIRTX_MEMSLOT_SMALL_PAGES | VIRTX_MEMSLOT_SMALL_EXECUTE)) ||
+        gpa < slot->gpa || slot->end - gpa < span ||
+        b->sv->region[gpa >> 21 & (SHADOW_REGIONS - 1)])
         return false;
     first = virtx_hpa(virtx, memory);
     if (!usable(b->sv, first) || (first & (span - 1)))

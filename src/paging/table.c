@@ -414,7 +414,7 @@ uint64_t table_change(struct table *table, uint64_t gpa, uint64_t bytes, table_c
 
 /* Replaces the large leaf at gpa by a table of the next level's leaves, if it is still there. */
 static bool split_leaf(struct table *table, uint64_t gpa, unsigned level, uint64_t *page,
-                       const struct slot_entry *slot)
+                       const struct slot_entry *slot, const uint64_t *sequence)
 {
     uint64_t hpa = virtx_hpa(table->vm->virtx, page), old, base;
     uint64_t *entry;
@@ -426,17 +426,36 @@ static bool split_leaf(struct table *table, uint64_t gpa, unsigned level, uint64
     virtx_lock(&table->vm->page_lock);
     entry = table_lookup(table, gpa, level, &at);
     old = table_read(entry);
-    if (at == level && table_present(table, old) && table_is_leaf(table, old, level)) {
+    if (at == level && table_present(table, old) && table_is_leaf(table, old, level) &&
+        (!sequence || *sequence == atomic_load_explicit(&table->sequence, memory_order_relaxed))) {
         base = old & table->format->address & ~(table_span(level) - 1);
         for (unsigned i = 0; i < TABLE_ENTRIES; i++)
-            page[i] = table_leaf(table, base + i * table_span(level - 1), level - 1, slot->rights,
-                                 slot->type, slot->dirty != NULL);
+            page[i] = table_leaf(table, base + i * table_span(level - 1), level - 1,
+                                 table_rights(slot, level - 1), slot->type, slot->dirty != NULL);
         atomic_fetch_add(&table->sequence, 1);
         __atomic_store_n(entry, hpa | table->format->table, __ATOMIC_SEQ_CST);
         done = true;
     }
     virtx_unlock(&table->vm->page_lock);
     return done;
+}
+
+enum virtx_status table_split_leaf(struct table *table, uint64_t gpa, const struct slot_entry *slot,
+                                   uint64_t sequence)
+{
+    unsigned level;
+    uint64_t *page;
+
+    table_lookup(table, gpa, 1, &level);
+    if (level == 1)
+        return VIRTX_OK;
+    page = virtx_pool_get(table->vm);
+    if (!page)
+        return VIRTX_E_NO_MEMORY;
+    if (split_leaf(table, gpa, level, page, slot, &sequence))
+        return VIRTX_OK;
+    virtx_pool_put(table->vm, page, 0);
+    return VIRTX_AGAIN;
 }
 
 void table_split(struct table *table, uint64_t gpa, uint64_t bytes, const struct slot_entry *slot,
@@ -457,7 +476,7 @@ void table_split(struct table *table, uint64_t gpa, uint64_t bytes, const struct
             continue;
         }
         page = virtx_pool_get(table->vm);
-        if (page && split_leaf(table, gpa, level, page, slot))
+        if (page && split_leaf(table, gpa, level, page, slot, NULL))
             continue; /* and look again: 1 GiB becomes 2 MiB first */
         if (page)
             virtx_pool_put(table->vm, page, 0);

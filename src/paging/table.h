@@ -88,6 +88,14 @@ static inline uint64_t *table_below(const struct table *table, uint64_t entry)
     return virtx->ops.phys_to_virt(virtx->ctx, entry & table->format->address);
 }
 
+/* What leaves of a level allow in a slot. */
+static inline uint32_t table_rights(const struct slot_entry *slot, unsigned level)
+{
+    if (level > 1 && (slot->flags & VIRTX_MEMSLOT_SMALL_EXECUTE))
+        return slot->rights & ~(uint32_t)VIRTX_EXECUTE;
+    return slot->rights;
+}
+
 /* The leaf for a page. With `logged` it starts as not written. */
 static inline uint64_t table_leaf(const struct table *table, uint64_t hpa, unsigned level,
                                   uint32_t rights, uint32_t type, bool logged)
@@ -117,6 +125,13 @@ uint64_t *table_lookup(const struct table *table, uint64_t gpa, unsigned floor, 
  */
 enum virtx_status table_map(struct table *table, uint64_t gpa, unsigned level, uint64_t leaf,
                             uint64_t sequence);
+
+/*
+ * Splits the large leaf that maps gpa into leaves of the next level with the slot's rights, under
+ * the same condition. Somebody else may have been quicker. VIRTX_AGAIN, VIRTX_E_NO_MEMORY as above.
+ */
+enum virtx_status table_split_leaf(struct table *table, uint64_t gpa, const struct slot_entry *slot,
+                                   uint64_t sequence);
 
 /* The rest: with the VM's lock held; ranges are page-aligned. */
 

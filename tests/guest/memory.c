@@ -728,6 +728,39 @@ static void small_pages(void)
     CHECK_EQUAL(faults_of_fill(false), 0);
 }
 
+static void just_return(void)
+{
+}
+
+/* Data in large pages; what is executed is in small ones, from the first fetch on, at one fault for
+ * each 2 MiB. */
+static void small_execute(void)
+{
+    struct virtx_stats before, after;
+    uint64_t large;
+
+    harness_memory_flags = VIRTX_MEMSLOT_SMALL_EXECUTE;
+    machine_open();
+    large = has_feature(VIRTX_FEATURE_LARGE_2M) && paging_is_nested();
+    machine.ram[0x108] = machine.ram[5 * PAGE + 0x108] =
+        0xc3; /* ret; guest_fill writes before it */
+    uint64_t faults = faults_of_fill(true);
+    if (large)
+        CHECK_EQUAL(faults, 2);
+    else
+        CHECK(faults >= 2);
+    CHECK_EQUAL(GUEST_RESULT(guest_jump, (uintptr_t)just_return), 5); /* the image's pages */
+    virtx_vcpu_stats(machine.vcpu, &before);
+    CHECK_EQUAL(GUEST_RESULT(guest_jump, GUEST_MEMORY + 0x108), 5);
+    CHECK_EQUAL(GUEST_RESULT(guest_jump, GUEST_MEMORY + 5 * PAGE + 0x108), 5);
+    virtx_vcpu_stats(machine.vcpu, &after);
+    if (large)
+        CHECK_EQUAL(after.faults_mapped - before.faults_mapped, 1);
+    /* The data is still there, at no further cost. */
+    CHECK_EQUAL(faults_of_fill(false), 0);
+    CHECK_EQUAL(GUEST_RESULT(guest_jump, GUEST_MEMORY + 0x108), 5);
+}
+
 static void large_pages_off(void)
 {
     harness_disable = VIRTX_FEATURE_LARGE_2M | VIRTX_FEATURE_LARGE_1G;
@@ -1104,8 +1137,8 @@ GUEST_CASES({"gva-2000-gpa-50000", g1}, {"exchange-of-the-engine", exchange_engi
             {"dirty-log-of-the-library's-writes", dirty_log_by_library},
             {"dirty-log-without-hardware-help", dirty_log_without_hardware_help},
             {"dirty-log-three-ways", dirty_log_three_ways}, {"large-pages", large_pages},
-            {"small-pages", small_pages}, {"large-pages-disabled", large_pages_off},
-            {"odd-alignment", odd_alignment}, {"memory-types", memory_types},
-            {"mtrr-and-pat-as-written", types_as_written},
+            {"small-pages", small_pages}, {"large-pages-not-executable", small_execute},
+            {"large-pages-disabled", large_pages_off}, {"odd-alignment", odd_alignment},
+            {"memory-types", memory_types}, {"mtrr-and-pat-as-written", types_as_written},
             {"backing-swapped-out-and-in", no_backing}, {"probes-outside-slots", isolation},
             {"host-access-to-guest-memory", host_access});

@@ -135,6 +135,8 @@ static void check_page(uint64_t gpa)
     EXPECT(!n.execute || (slot->entry.rights & VIRTX_EXECUTE));
     EXPECT(n.page_bytes == WORLD_PAGE || !(slot->entry.flags & VIRTX_MEMSLOT_SMALL_PAGES));
     EXPECT(n.page_bytes == WORLD_PAGE || !slot->entry.dirty);
+    EXPECT(n.page_bytes == WORLD_PAGE || !n.execute ||
+           !(slot->entry.flags & VIRTX_MEMSLOT_SMALL_EXECUTE));
 }
 
 static bool allows(const struct ref_nested *n, uint32_t access)
@@ -263,8 +265,14 @@ static uint64_t random_place(void)
 
 static void step_add(struct model_slot *slot)
 {
-    static const uint32_t flag_choice[] = {
-        0, 0, 0, VIRTX_MEMSLOT_SMALL_PAGES, VIRTX_MEMSLOT_WRITE_MMIO, VIRTX_MEMSLOT_DIRTY_LOG};
+    static const uint32_t flag_choice[] = {0,
+                                           0,
+                                           0,
+                                           VIRTX_MEMSLOT_SMALL_PAGES,
+                                           VIRTX_MEMSLOT_WRITE_MMIO,
+                                           VIRTX_MEMSLOT_DIRTY_LOG,
+                                           VIRTX_MEMSLOT_SMALL_EXECUTE,
+                                           VIRTX_MEMSLOT_SMALL_EXECUTE};
     uint64_t pages = world_below(2) ? (world_below(4) + 1) * 512 : world_below(SLOT_MAX) + 1;
     uint64_t gpa = random_place(), index = (uint64_t)(slot - slots);
     uint32_t rights = VIRTX_READ | (world_random() & (VIRTX_WRITE | VIRTX_EXECUTE));
@@ -278,7 +286,7 @@ static void step_add(struct model_slot *slot)
     for (unsigned i = world_below(3) * world_below(4); i > 0; i--)
         world.backing[backing + world_below((uint32_t)pages)] =
             world_below(4) ? BIT(40) + world_below(1 << 20) * WORLD_PAGE : UINT64_MAX;
-    add_slot(slot, gpa, pages, backing, rights, flag_choice[world_below(6)]);
+    add_slot(slot, gpa, pages, backing, rights, flag_choice[world_below(8)]);
 }
 
 static void step_remove(struct model_slot *slot)
@@ -439,6 +447,57 @@ START_TEST(large_pages_need_contiguous_backing)
     }
     ck_assert_uint_eq(faults, 4);
     ck_assert(walk(0).execute && walk(0).write);
+    teardown();
+}
+END_TEST
+
+/* Large leaves for data; a fetch splits what it meets, down to 4 KiB, and nothing beside it. */
+START_TEST(large_pages_are_not_executed)
+{
+    setup(_i, ALL_FEATURES);
+    add_slot(&slots[0], 0, 2048, 0, 7, VIRTX_MEMSLOT_SMALL_EXECUTE);
+    for (unsigned i = 0; i < 3; i++)
+        ck_assert_int_eq(touch(0, i * BIT(21), VIRTX_WRITE), VIRTX_FAULT_RESUME);
+    ck_assert_uint_eq(walk(0).page_bytes, BIT(21));
+    ck_assert(walk(0).write && !walk(0).execute);
+    faults = 0;
+    ck_assert_int_eq(touch(0, BIT(21) + 0x5123, VIRTX_EXECUTE), VIRTX_FAULT_RESUME);
+    ck_assert_uint_eq(faults, 1);
+    for (unsigned i = 0; i < 512; i++) {
+        struct ref_nested n = walk(BIT(21) + i * WORLD_PAGE);
+
+        ck_assert_uint_eq(n.page_bytes, WORLD_PAGE);
+        ck_assert(n.read && n.write && n.execute);
+        ck_assert_uint_eq(n.hpa, world.backing[512 + i]);
+    }
+    ck_assert_uint_eq(walk(0).page_bytes, BIT(21));
+    ck_assert_uint_eq(walk(2 * BIT(21)).page_bytes, BIT(21));
+    /* Executed first: small from the start. */
+    ck_assert_int_eq(touch(0, 3 * BIT(21) + 0x7000, VIRTX_EXECUTE), VIRTX_FAULT_RESUME);
+    ck_assert_uint_eq(walk(3 * BIT(21) + 0x7000).page_bytes, WORLD_PAGE);
+    ck_assert_int_eq(walk(3 * BIT(21)).kind, REF_NESTED_NOT_PRESENT);
+    /* No page for the small leaves: nothing has changed, and with one it goes on. */
+    world.pool_limit = world.pool_used;
+    ck_assert_int_eq(touch(0, 0x1000, VIRTX_EXECUTE), VIRTX_FAULT_NO_MEMORY);
+    ck_assert_uint_eq(walk(0).page_bytes, BIT(21));
+    world.pool_limit++;
+    ck_assert_int_eq(touch(0, 0x1000, VIRTX_EXECUTE), VIRTX_FAULT_RESUME);
+    ck_assert(walk(0x1000).execute);
+    teardown();
+    /* 1 GiB is split twice. */
+    setup(_i, ALL_FEATURES);
+    add_slot(&slots[0], 0, 1 << 18, 0, 7, VIRTX_MEMSLOT_SMALL_EXECUTE | VIRTX_MEMSLOT_CONTIGUOUS);
+    world.backing[0] = BIT(32);
+    ck_assert_int_eq(touch(0, 0x1000, VIRTX_READ), VIRTX_FAULT_RESUME);
+    ck_assert_uint_eq(walk(0).page_bytes, BIT(30));
+    ck_assert(!walk(0).execute);
+    faults = 0;
+    ck_assert_int_eq(touch(0, 0x1000, VIRTX_EXECUTE), VIRTX_FAULT_RESUME);
+    ck_assert_uint_eq(faults, 2);
+    ck_assert_uint_eq(walk(0x1000).page_bytes, WORLD_PAGE);
+    ck_assert(walk(0x1000).execute);
+    ck_assert_uint_eq(walk(BIT(21)).page_bytes, BIT(21));
+    ck_assert(!walk(BIT(21)).execute);
     teardown();
 }
 END_TEST
@@ -749,6 +808,7 @@ int main(void)
     tcase_set_timeout(tests, 100);
     tcase_add_loop_test(tests, random_operations, 0, 2 * (int)ARRAY_SIZE(feature_sets));
     tcase_add_loop_test(tests, large_pages_need_contiguous_backing, 0, 2);
+    tcase_add_loop_test(tests, large_pages_are_not_executed, 0, 2);
     tcase_add_loop_test(tests, contiguity_is_asked_once, 0, 2);
     tcase_add_loop_test(tests, a_giant_page_needs_the_slots_word, 0, 2);
     tcase_add_loop_test(tests, a_log_splits_and_joins, 0, 2);

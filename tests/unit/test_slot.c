@@ -77,7 +77,7 @@ START_TEST(refusals)
         if (config.type == 2 || config.type == 3 || config.type > 6)
             refused(&config, VIRTX_E_INVALID, "config.type");
     config = config_at(0, 1);
-    config.flags = VIRTX_MEMSLOT_CONTIGUOUS << 1;
+    config.flags = VIRTX_MEMSLOT_SMALL_EXECUTE << 1;
     refused(&config, VIRTX_E_INVALID, "config.flags");
     config.flags = VIRTX_MEMSLOT_WRITE_MMIO; /* needs a read-only slot */
     refused(&config, VIRTX_E_INVALID, "config.flags");
