@@ -46,6 +46,8 @@ enum virtx_feature {
     VIRTX_FEATURE_RDTSCP = 1u << 27,            /**< The guest may use RDTSCP. */
     VIRTX_FEATURE_INVPCID = 1u << 28,           /**< The guest may use INVPCID. */
     VIRTX_FEATURE_XSAVES = 1u << 29,            /**< The guest may use XSAVES and XRSTORS. */
+    VIRTX_FEATURE_VIRTUAL_PRIORITY = 1u << 30,  /**< SVM: a virtual interrupt with a priority waits for CR8 to
+                                                     fall (V_INTR_PRIO); else CR8 writes exit meanwhile. */
 };
 
 /** @brief The capability record of an instance. */

@@ -57,6 +57,10 @@ struct virtx_irq_source {
     uint8_t (*tpr)(void *ctx);
     /** The guest wrote CR8. */
     void (*set_tpr)(void *ctx, uint8_t cr8);
+    /** The priority class (1 to 15) of the interrupt that nothing but CR8 holds back, so that it becomes
+     *  pending when the guest lowers CR8 below that; 0: there is none. Consumes nothing. NULL: the library finds
+     *  out, with `set_tpr` and `pending`. */
+    uint8_t (*tpr_threshold)(void *ctx);
     /** The processor has taken an INIT: the controller takes it too. NULL: nothing to do. */
     void (*init)(void *ctx);
 };

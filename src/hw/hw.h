@@ -210,10 +210,10 @@ struct virtx_hw {
      * VIRTX_STATE_SEG or VIRTX_STATE_CR is dirty. */
     struct hw_code (*code)(struct hw_vcpu *hv);
     /* CR8 without exits (VIRTX_FEATURE_TPR_SHADOW): the guest's CR8 as it is now in the hardware, in
-     * use while controls.cr8_shadow. NULL: the vendor has none. Not called while VIRTX_STATE_CR is dirty. */
+     * use while controls.cr8_shadow. Not called while VIRTX_STATE_CR is dirty. */
     uint8_t (*cr8)(struct hw_vcpu *hv);
     /* From the next entry on exit with HW_EXIT_TPR when it falls below this; 0: never. It is never above
-     * the guest's CR8. NULL: writes of CR8 exit instead, while that matters. */
+     * the guest's CR8. Without controls.cr8_shadow there is none. */
     void (*cr8_threshold)(struct hw_vcpu *hv, uint8_t threshold);
     /* The guest's CR4 from now on is this: what kernels write twice to flush the TLB. False: more
      * changes than PGE, or more follows from it than a flush (src/hw sees to that); nothing has been

@@ -305,10 +305,10 @@ static void add_own(struct hw_vcpu *hv, struct hw_controls *c)
     if (!policy->has_tsc_aux)
         c->instructions |= 1ull << VIRTX_INSN_RDTSCP;
     c->cr8_shadow = hv->soft->cr8_shadow;
-    if (hv->soft->follow_cr8 && !c->cr8_shadow)
+    if (hv->soft->follow_cr8 && !c->cr8_shadow) {
         c->cr_read |= 1u << 8;
-    if (hv->soft->follow_cr8 && (!c->cr8_shadow || hv->soft->cr8_masked))
         c->cr_write |= 1u << 8;
+    }
     if (!hv->debug_loaded) {
         c->dr_read = 0xff;
         c->dr_write = 0xff;

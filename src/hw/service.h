@@ -104,7 +104,6 @@ struct hw_soft {
     /* tpr.c */
     bool follow_cr8;   /* an interrupt source wants to know CR8 … */
     bool cr8_shadow;   /* … and the guest has a copy in the hardware */
-    bool cr8_masked;   /* CR8 writes exit, as an interrupt waits for it to fall */
     uint8_t cr8_exits, cr8_seen, cr8_threshold;
     bool created;      /* hw_vcpu_create() is through */
     bool interpret;    /* everything goes through the executor */

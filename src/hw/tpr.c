@@ -2,11 +2,11 @@
 /*
  * CR8 and the interrupt source that wants to know it.
  *
- * At first every access of CR8 exits and goes to the source. A guest that makes a habit of it gets a CR8
- * of its own in the hardware (TPR shadow, V_TPR), where the vendor has one: from then on the two copies
- * are made to agree whenever somebody may look at either, and the guest exits only when it lowers
- * CR8 so far that a waiting interrupt becomes deliverable (Intel SDM "TPR Virtualization"; AMD APM "Virtualizing
- * APIC.TPR").
+ * At first every access of CR8 exits and goes to the source. A guest that makes a habit of it gets
+ * a CR8 of its own in the hardware (TPR shadow, V_TPR), where the vendor has one: from then on the
+ * two copies are made to agree whenever somebody may look at either, and the guest exits only when
+ * it lowers CR8 so far that a waiting interrupt becomes deliverable (Intel SDM "TPR
+ * Virtualization"; AMD APM "Virtualizing APIC.TPR").
  */
 #include "hw/service.h"
 
@@ -26,7 +26,7 @@ void hw_tpr_follow(struct hw_vcpu *hv)
     if (likely(follow == soft->follow_cr8))
         return;
     soft->follow_cr8 = follow;
-    soft->cr8_shadow = soft->cr8_masked = false;
+    soft->cr8_shadow = false;
     soft->cr8_exits = 0;
     hv->work |= HW_WORK_CONTROLS;
 }
@@ -35,9 +35,8 @@ void hw_tpr_exit(struct hw_vcpu *hv)
 {
     struct hw_soft *soft = hv->soft;
 
-    if (!soft->follow_cr8 || soft->cr8_shadow || !hv->ops->cr8 ||
-        !(hv->vcpu->virtx->caps.features & VIRTX_FEATURE_TPR_SHADOW) ||
-        virtx_rule_kind(hv->vcpu, VIRTX_INTERCEPT_CR) || ++soft->cr8_exits < HABIT)
+    if (!soft->follow_cr8 || soft->cr8_shadow ||
+        !(hv->vcpu->virtx->caps.features & VIRTX_FEATURE_TPR_SHADOW) || ++soft->cr8_exits < HABIT)
         return;
     soft->cr8_shadow = true;
     soft->cr8_threshold = 0;
@@ -62,7 +61,26 @@ void hw_tpr_pull(struct hw_vcpu *hv)
     }
 }
 
-/* The hardware learns what somebody has written to the source (the TPR register of a LAPIC). */
+/* The priority class of the interrupt that only CR8 holds back; 0: none. Asking consumes nothing.
+ */
+static uint8_t held_back(struct hw_vcpu *hv)
+{
+    const struct virtx_irq_source *irq = source(hv);
+    void *ctx = hv->vcpu->irq_ctx;
+    int vector;
+
+    if (hv->soft->cr8_seen == 0)
+        return 0;
+    if (irq->tpr_threshold)
+        return irq->tpr_threshold(ctx);
+    irq->set_tpr(ctx, 0);
+    vector = irq->pending(ctx);
+    irq->set_tpr(ctx, hv->soft->cr8_seen);
+    return vector < 0 || vector >> 4 > hv->soft->cr8_seen ? 0 : (uint8_t)(vector >> 4);
+}
+
+/* The hardware learns what somebody has written to the source (the TPR register of a LAPIC), and
+ * what CR8 holds back now (after an end of interrupt, for example). */
 void hw_tpr_push(struct hw_vcpu *hv)
 {
     uint8_t cr8;
@@ -75,21 +93,8 @@ void hw_tpr_push(struct hw_vcpu *hv)
         hw_change(hv, VIRTX_STATE_CR)->cr8 = cr8;
         hv->work |= HW_WORK_EVENT;
     }
-}
-
-/* The priority class of the interrupt that only CR8 holds back; 0: none. Asking consumes nothing. */
-static uint8_t held_back(struct hw_vcpu *hv)
-{
-    const struct virtx_irq_source *irq = source(hv);
-    void *ctx = hv->vcpu->irq_ctx;
-    int vector;
-
-    if (hv->soft->cr8_seen == 0)
-        return 0;
-    irq->set_tpr(ctx, 0);
-    vector = irq->pending(ctx);
-    irq->set_tpr(ctx, hv->soft->cr8_seen);
-    return vector < 0 || vector >> 4 > hv->soft->cr8_seen ? 0 : (uint8_t)(vector >> 4);
+    if (held_back(hv) != hv->soft->cr8_threshold)
+        hv->work |= HW_WORK_EVENT;
 }
 
 /* After it has been decided what the coming entry delivers. */
@@ -101,12 +106,5 @@ void hw_tpr_threshold(struct hw_vcpu *hv)
     if (threshold == soft->cr8_threshold)
         return;
     soft->cr8_threshold = threshold;
-    if (hv->ops->cr8_threshold) {
-        hv->ops->cr8_threshold(hv, threshold);
-    } else if (soft->cr8_masked != (threshold != 0)) {
-        soft->cr8_masked = threshold != 0;
-        hv->controls.cr_write = (uint16_t)(soft->cr8_masked ? hv->controls.cr_write | 1u << 8
-                                                            : hv->controls.cr_write & ~(1u << 8));
-        hv->ops->controls(hv);
-    }
+    hv->ops->cr8_threshold(hv, threshold);
 }

@@ -237,6 +237,11 @@ static void attached_set_tpr(void *ctx, uint8_t cr8)
     virtx_lapic_set_tpr((struct virtx_lapic *)ctx, (uint8_t)(cr8 << 4));
 }
 
+static uint8_t attached_tpr_threshold(void *ctx)
+{
+    return virtx_lapic_tpr_threshold((struct virtx_lapic *)ctx);
+}
+
 static void attached_init(void *ctx)
 {
     virtx_lapic_reset((struct virtx_lapic *)ctx, true);
@@ -247,6 +252,7 @@ static const struct virtx_irq_source attached_source = {
     .take = attached_take,
     .tpr = attached_tpr,
     .set_tpr = attached_set_tpr,
+    .tpr_threshold = attached_tpr_threshold,
     .init = attached_init,
 };
 

@@ -464,9 +464,15 @@ static void source_set_tpr(void *ctx, uint8_t cr8)
     virtx_lapic_set_tpr((struct virtx_lapic *)ctx, (uint8_t)(cr8 << 4));
 }
 
+static uint8_t source_tpr_threshold(void *ctx)
+{
+    return virtx_lapic_tpr_threshold((struct virtx_lapic *)ctx);
+}
+
 const struct virtx_irq_source virtx_lapic_irq_source = {
     .pending = source_pending,
     .take = source_take,
     .tpr = source_tpr,
     .set_tpr = source_set_tpr,
+    .tpr_threshold = source_tpr_threshold,
 };

@@ -3,25 +3,32 @@
 #include "svm/svm.h"
 #include "x86/cpu.h"
 
-#define LEAF_MAX_EXTENDED      0x80000000
-#define LEAF_EXTENDED          0x80000001
-#define LEAF_ADDRESSES         0x80000008
-#define LEAF_SVM               0x8000000a
+#define LEAF_MAX_EXTENDED       0x80000000
+#define LEAF_EXTENDED           0x80000001
+#define LEAF_ADDRESSES          0x80000008
+#define LEAF_SVM                0x8000000a
+#define LEAF_HYPERVISOR         0x40000000
 
-#define EXTENDED_ECX_SVM       (1u << 2)
-#define EXTENDED_EDX_1G        (1u << 26)
-#define EXTENDED_EDX_RDTSCP    (1u << 27)
-#define STRUCTURED_EBX_INVPCID (1u << 10)
-#define XSAVE_EAX_XSAVES       (1u << 3)
+#define FEATURES_ECX_HYPERVISOR (1u << 31)
+#define EXTENDED_ECX_SVM        (1u << 2)
+#define EXTENDED_EDX_1G         (1u << 26)
+#define EXTENDED_EDX_RDTSCP     (1u << 27)
+#define STRUCTURED_EBX_INVPCID  (1u << 10)
+#define XSAVE_EAX_XSAVES        (1u << 3)
 
-#define SVM_EDX_NP             (1u << 0)
-#define SVM_EDX_NRIPS          (1u << 3)
-#define SVM_EDX_TSC_RATE       (1u << 4)
-#define SVM_EDX_CLEAN          (1u << 5)
-#define SVM_EDX_FLUSH_BY_ASID  (1u << 6)
-#define SVM_EDX_DECODE_ASSIST  (1u << 7)
-#define SVM_EDX_PAUSE_FILTER   (1u << 10)
-#define SVM_EDX_VGIF           (1u << 16)
+#define SVM_EDX_NP              (1u << 0)
+#define SVM_EDX_NRIPS           (1u << 3)
+#define SVM_EDX_TSC_RATE        (1u << 4)
+#define SVM_EDX_CLEAN           (1u << 5)
+#define SVM_EDX_FLUSH_BY_ASID   (1u << 6)
+#define SVM_EDX_DECODE_ASSIST   (1u << 7)
+#define SVM_EDX_PAUSE_FILTER    (1u << 10)
+#define SVM_EDX_VGIF            (1u << 16)
+
+/* "TCGTCGTCGTCG" */
+#define QEMU_EBX 0x54474354
+#define QEMU_ECX 0x43544743
+#define QEMU_EDX 0x47435447
 
 /* What the library makes use of; the others are reported as the processor's only. */
 #define USED                                                                                       \
@@ -44,7 +51,8 @@ static uint64_t hardware_features(uint32_t edx, uint32_t asids)
     };
     uint64_t features = VIRTX_FEATURE_UNPAGED_GUEST | VIRTX_FEATURE_MSR_BITMAP |
                         VIRTX_FEATURE_IO_BITMAP | VIRTX_FEATURE_TPR_SHADOW |
-                        VIRTX_FEATURE_DESCRIPTOR_EXIT | VIRTX_FEATURE_EFER_SWITCH;
+                        VIRTX_FEATURE_VIRTUAL_PRIORITY | VIRTX_FEATURE_DESCRIPTOR_EXIT |
+                        VIRTX_FEATURE_EFER_SWITCH;
 
     for (size_t i = 0; i < ARRAY_SIZE(map); i++) {
         if (edx & map[i].edx)
@@ -67,6 +75,21 @@ static uint64_t guest_features(uint32_t extended_edx)
     if (max >= 13 && (x86_cpuid(13, 1).eax & XSAVE_EAX_XSAVES))
         features |= VIRTX_FEATURE_XSAVES;
     return features;
+}
+
+/*
+ * QEMU 7.2 ends itself when a guest writes CR8 without an exit and finds a virtual interrupt
+ * that it lets through; it also lets one of equal priority through. Its name is where hypervisors
+ * put theirs.
+ */
+static bool is_qemu(void)
+{
+    struct cpuid_regs name;
+
+    if (!(x86_cpuid(1, 0).ecx & FEATURES_ECX_HYPERVISOR))
+        return false;
+    name = x86_cpuid(LEAF_HYPERVISOR, 0);
+    return name.ebx == QEMU_EBX && name.ecx == QEMU_ECX && name.edx == QEMU_EDX;
 }
 
 /* What makes no sense without something that has been disabled goes with it. */
@@ -132,6 +155,8 @@ enum virtx_status svm_probe(struct virtx *virtx, uint64_t disable, struct virtx_
             caps->hardware |= VIRTX_FEATURE_LARGE_1G;
     }
     caps->features = enabled_features(caps->hardware, disable);
+    if (is_qemu())
+        caps->features &= ~(uint64_t)VIRTX_FEATURE_VIRTUAL_PRIORITY;
     caps->tlb_tags = caps->features & VIRTX_FEATURE_TLB_TAGS ? svm.ebx - 1 : 0;
     caps->kick_needs_nmi = false;
     address_widths(caps);

@@ -96,6 +96,8 @@ void svm_controls_cr(struct svm_vcpu *sv)
         read |= 1u << 3;
         write |= 1u << 0 | 1u << 3;
     }
+    if (sv->watch_cr8)
+        write |= 1u << 8;
     if (sv->hides_cr0) {
         read |= 1u << 0;
         write |= 1u << 0;
@@ -146,6 +148,8 @@ void svm_controls(struct hw_vcpu *hv)
     control->dr_write = want->dr_write;
     /* With passed-through interrupts the guest's IF and TPR are the processor's own. */
     control->v_intr_masking = want->interrupts ? VMCB_V_INTR_MASKING : 0;
+    if (!want->cr8_shadow)
+        svm_cr8_threshold(hv, 0);
     svm_controls_exceptions(sv, sv->after & SVM_AFTER_STEP);
     svm_controls_iret(sv);
     svm_controls_cr(sv);

@@ -130,26 +130,61 @@ static bool may_step(struct svm_vcpu *sv)
     return !insn || insn->op != INSN_OP_PUSHF;
 }
 
-/* The hardware's part of the interrupt window: a virtual interrupt, which exits when it could be
- * delivered. While an instruction is stepped over, that is the window. */
+/*
+ * The hardware's part of the interrupt window: a virtual interrupt, which exits when it could be
+ * delivered. While an instruction is stepped over, that is the window. For an interrupt that only
+ * CR8 holds back it has that interrupt's priority, and waits for CR8 too.
+ */
 static void request_virtual_interrupt(struct svm_vcpu *sv)
 {
     struct vmcb_control *control = &sv->vmcb.control;
-    bool on = sv->window_interrupt && !(sv->after & SVM_AFTER_STEP);
+    uint8_t threshold = sv->watches_cr8 ? 0 : sv->tpr_threshold;
+    uint8_t priority = sv->window_interrupt ? 0xf | VMCB_V_IGN_TPR : threshold;
+    bool watch = sv->watches_cr8 && (sv->window_interrupt || sv->tpr_threshold);
 
-    if (on == ((control->misc1 & VMCB_VINTR) != 0))
+    if (sv->watch_cr8 != watch) {
+        sv->watch_cr8 = watch;
+        svm_controls_cr(sv);
+    }
+    if (sv->after & SVM_AFTER_STEP)
+        priority = 0;
+    if (priority == control->v_intr_prio)
         return;
-    if (on) {
+    control->v_intr_prio = priority;
+    control->v_intr_vector = 0;
+    if (priority) {
         control->v_irq |= VMCB_V_IRQ;
-        control->v_intr_prio = 0xf | VMCB_V_IGN_TPR;
-        control->v_intr_vector = 0;
         control->misc1 |= VMCB_VINTR;
     } else {
         control->v_irq &= (uint8_t)~VMCB_V_IRQ;
-        control->v_intr_prio = 0;
         control->misc1 &= ~(uint32_t)VMCB_VINTR;
     }
     svm_dirty(sv, VMCB_CLEAN_INTERCEPTS | VMCB_CLEAN_TPR);
+}
+
+/* V_TPR is always there: without an intercept CR8 is nothing else. */
+uint8_t svm_cr8(struct hw_vcpu *hv)
+{
+    return svm_of(hv)->vmcb.control.v_tpr & 0xf;
+}
+
+/* AMD APM volume 2, "Virtual Interrupts": a virtual interrupt is taken when its priority is above
+ * V_TPR. */
+void svm_cr8_threshold(struct hw_vcpu *hv, uint8_t threshold)
+{
+    struct svm_vcpu *sv = svm_of(hv);
+
+    sv->tpr_threshold = threshold;
+    request_virtual_interrupt(sv);
+}
+
+/* The virtual interrupt has exited: one of the two windows is open. */
+void svm_window_open(struct svm_vcpu *sv)
+{
+    bool falls = sv->tpr_threshold && !sv->window_interrupt;
+
+    sv->hw.vcpu->exit.reason = falls ? HW_EXIT_TPR : HW_EXIT_WINDOW;
+    svm_window(&sv->hw, false, sv->window_nmi);
 }
 
 /*

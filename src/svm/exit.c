@@ -167,12 +167,6 @@ static void decode_instruction(struct svm_vcpu *sv, struct virtx_exit *exit,
     length(sv, exit);
 }
 
-static void decode_window(struct svm_vcpu *sv, struct virtx_exit *exit)
-{
-    exit->reason = HW_EXIT_WINDOW;
-    svm_window(&sv->hw, false, sv->window_nmi);
-}
-
 /* An IRET that ends an NMI handler, or one that the embedder wants to see. */
 static void decode_iret(struct svm_vcpu *sv, struct virtx_exit *exit)
 {
@@ -279,7 +273,7 @@ static __attribute__((noinline)) uint32_t decode(struct svm_vcpu *sv, struct vir
         exit->reason = HW_EXIT_HOST;
         break;
     case VMEXIT_VINTR:
-        decode_window(sv, exit);
+        svm_window_open(sv);
         break;
     case VMEXIT_CR0_SELECTIVE:
         raw(sv, exit);

@@ -2,12 +2,6 @@
 /* SVM as a vendor of seam 2, and as a backend of seam 1. */
 #include "svm/svm.h"
 
-/* V_TPR is always there: without an intercept CR8 is nothing else. */
-static uint8_t svm_cr8(struct hw_vcpu *hv)
-{
-    return svm_of(hv)->vmcb.control.v_tpr & 0xf;
-}
-
 const struct virtx_hw svm_hw = {
     .name = "svm",
     .nested = &svm_npt,
@@ -29,6 +23,7 @@ const struct virtx_hw svm_hw = {
     .read = svm_read,
     .code = svm_code,
     .cr8 = svm_cr8,
+    .cr8_threshold = svm_cr8_threshold,
     .advance = svm_advance,
     .inject = svm_inject,
     .can_interrupt = svm_can_interrupt,

@@ -71,6 +71,9 @@ struct svm_vcpu {
     bool backed_up;   /* `backup` is what the coming (or last) entry found */
     bool nmi_blocked; /* between the delivery of an NMI and its IRET */
     bool window_interrupt, window_nmi;
+    uint8_t tpr_threshold; /* an interrupt of this priority waits for CR8 to fall; 0: none */
+    bool watches_cr8;      /* no VIRTX_FEATURE_VIRTUAL_PRIORITY: while an interrupt waits … */
+    bool watch_cr8;        /* … CR8 writes exit, as now */
     bool step_tf;              /* the guest's own TF while stepping */
     bool tr_unmarked;          /* this processor's copy of TR is not busy */
     bool hides_cr0, hides_cr4; /* the real register is not what the guest wrote */
@@ -199,6 +202,9 @@ void svm_inject(struct hw_vcpu *hv, const struct virtx_event *event);
 bool svm_can_interrupt(struct hw_vcpu *hv);
 bool svm_can_nmi(struct hw_vcpu *hv);
 void svm_window(struct hw_vcpu *hv, bool interrupt, bool nmi);
+void svm_window_open(struct svm_vcpu *sv);
+uint8_t svm_cr8(struct hw_vcpu *hv);
+void svm_cr8_threshold(struct hw_vcpu *hv, uint8_t threshold);
 void svm_event_interrupted(struct svm_vcpu *sv);
 void svm_step_begin(struct svm_vcpu *sv);
 void svm_step_arm(struct svm_vcpu *sv);

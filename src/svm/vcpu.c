@@ -54,6 +54,7 @@ enum virtx_status svm_vcpu_create(struct hw_vcpu *hv)
     sv->next_rip = (features & VIRTX_FEATURE_NEXT_RIP) != 0;
     sv->decode_assist = (features & VIRTX_FEATURE_DECODE_ASSIST) != 0;
     sv->flush_by_asid = (features & VIRTX_FEATURE_FLUSH_BY_TAG) != 0;
+    sv->watches_cr8 = !(features & VIRTX_FEATURE_VIRTUAL_PRIORITY);
     sv->nested = vcpu->vm->paging->nested;
     sv->clean = features & VIRTX_FEATURE_CLEAN_BITS ? VMCB_CLEAN_ALL : 0;
     sv->switch_extra = (profile->at_exit & EXTRA_STATE) != 0;

@@ -126,6 +126,7 @@ void vmx_controls(struct hw_vcpu *hv)
         primary |= PRIMARY_CR3_LOAD;
     if (c->cr_read & BIT(3))
         primary |= PRIMARY_CR3_STORE;
+    primary |= vmx_apic_controls(v, c);
     if (v->mode != VMX_MODE_NATIVE)
         primary |= PRIMARY_CR3_LOAD;
     if (c->dr_read | c->dr_write)

@@ -51,12 +51,14 @@ static unsigned read_tables(struct virtx_state *state)
     return 4;
 }
 
-/* CR2 is exchanged by entry.S; CR8 and EFER change only with src/hw's knowledge. Under shadow
+/* CR2 is exchanged by entry.S; EFER changes only with src/hw's knowledge. Under shadow
  * paging CR3 does too, and the field holds the shadow's root. */
 static unsigned read_control(struct vmx_vcpu *v, struct virtx_state *state)
 {
     state->cr0 = vmx_guest_cr0(v);
     state->cr4 = guest_cr4(v);
+    if (v->virtual_apic)
+        state->cr8 = vmx_cr8(&v->hw);
     if (!v->nested)
         return 2;
     state->cr3 = vmx_vmread(VMCS_GUEST_CR3);
@@ -237,6 +239,7 @@ static void write_control(struct vmx_vcpu *v, const struct virtx_state *state)
 
     if (v->control[VMX_SECONDARY] & SECONDARY_UNRESTRICTED)
         fixed0 &= ~(CR0_PE | CR0_PG);
+    vmx_cr8_write(v, state->cr8);
     v->cr0 = state->cr0;
     v->cr4 = state->cr4;
     if (unlikely(v->mode != VMX_MODE_NATIVE)) {

@@ -64,7 +64,7 @@ enum virtx_status vmx_vcpu_create(struct hw_vcpu *hv)
     v->fresh = true;
     hv->dirty |= VIRTX_STATE_ALL;
     hv->returned = VMX_DIRTY_HOST;
-    if (vmx_mode_create(v) != VIRTX_OK) {
+    if (vmx_mode_create(v) != VIRTX_OK || vmx_apic_create(v) != VIRTX_OK) {
         vmx_vcpu_destroy(hv);
         return VIRTX_E_NO_MEMORY;
     }
@@ -78,6 +78,7 @@ void vmx_vcpu_destroy(struct hw_vcpu *hv)
 
     vmx_bitmaps_destroy(hv);
     vmx_mode_destroy(v);
+    vmx_apic_destroy(v);
     if (v->msr_area)
         virtx_pages_free(virtx, v->msr_area, 1);
     if (v->page_log) {
@@ -141,6 +142,7 @@ static void write_first(struct vmx_vcpu *v)
         vmx_set_field(v, VMCS_PML_ADDRESS, virtx_hpa(v->hw.vcpu->virtx, v->page_log));
         vmx_set_field(v, VMCS_PML_INDEX, VMX_PAGE_LOG_ENTRIES - 1);
     }
+    vmx_apic_first(v);
     vmx_set_field(v, VMCS_LINK_POINTER, UINT64_MAX);
     vmx_set_field(v, VMCS_HOST_RIP, (uintptr_t)vmx_exit_point);
     vmx_controls(&v->hw);

@@ -138,6 +138,7 @@ struct vmx_vcpu {
     bool confined;         /* no unrestricted guest: see mode.c */
     bool host_moves;       /* the host's FS and GS bases are to be read again after each return */
     uint8_t mode;          /* enum vmx_mode, as the VMCS is written */
+    uint8_t tpr_threshold; /* as in the VMCS */
     uint8_t live;          /* bit n: live MSR n is the guest's in the processor */
 
     struct {                   /* in VMX_MODE_REAL, what the VMCS does not hold */
@@ -151,6 +152,7 @@ struct vmx_vcpu {
     struct vmx_host host;
     void *vmcs;
     uint64_t vmcs_hpa;
+    uint8_t *virtual_apic;          /* NULL: the processor has no TPR shadow */
     struct vmx_msr_entry *msr_area; /* guest's EFER, host's EFER; NULL if the controls do it */
     uint8_t *io_bitmap;             /* this vcpu's own bitmaps, or NULL for the VM's */
     uint8_t *msr_bitmap;
@@ -206,6 +208,15 @@ void vmx_set_root(struct hw_vcpu *hv, uint64_t hpa);
 void vmx_flush(struct hw_vcpu *hv, uint32_t debts);
 void vmx_tsc_offset(struct hw_vcpu *hv);
 void vmx_drain(struct hw_vcpu *hv);
+
+/* apic.c */
+enum virtx_status vmx_apic_create(struct vmx_vcpu *v);
+void vmx_apic_destroy(struct vmx_vcpu *v);
+void vmx_apic_first(struct vmx_vcpu *v);
+uint32_t vmx_apic_controls(struct vmx_vcpu *v, const struct hw_controls *c);
+uint8_t vmx_cr8(struct hw_vcpu *hv);
+void vmx_cr8_write(struct vmx_vcpu *v, uint64_t cr8);
+void vmx_cr8_threshold(struct hw_vcpu *hv, uint8_t threshold);
 
 /* host.c */
 void vmx_host_save(struct vmx_vcpu *v);

@@ -411,6 +411,12 @@ static uint8_t cr8(struct hw_vcpu *hv)
     return world.cr8;
 }
 
+static void cr8_threshold(struct hw_vcpu *hv, uint8_t threshold)
+{
+    (void)hv;
+    world.cr8_threshold = threshold;
+}
+
 static void to_host(struct hw_vcpu *hv, uint32_t mask)
 {
     (void)hv;
@@ -440,6 +446,7 @@ const struct virtx_hw world_vendor = {
     .code = code_key,
     .advance = advance,
     .cr8 = cr8,
+    .cr8_threshold = cr8_threshold,
     .inject = inject,
     .can_interrupt = can_interrupt,
     .can_nmi = can_nmi,

@@ -996,7 +996,8 @@ START_TEST(test_cr8_habit)
     pending_vector = 0x41;
     virtx_vcpu_irq_changed(world.vcpu);
     world_run();
-    ck_assert_uint_eq(world.hv->controls.cr_write & 1u << 8, 1u << 8);
+    ck_assert_uint_eq(world.cr8_threshold, 4);
+    ck_assert_uint_eq(world.hv->controls.cr_write & 1u << 8, 0);
     ck_assert_uint_eq(taken, 0);
     ck_assert_uint_eq(source_cr8, 5);
     world.at = world.length = 0;
@@ -1006,7 +1007,7 @@ START_TEST(test_cr8_habit)
     virtx_vcpu_irq_changed(world.vcpu);
     world_run();
     ck_assert_uint_eq(taken, 1);
-    ck_assert_uint_eq(world.hv->controls.cr_write & 1u << 8, 0);
+    ck_assert_uint_eq(world.cr8_threshold, 0);
     /* The other way round: the source's own register is written. */
     source_cr8 = 7;
     world_run();

@@ -8,7 +8,7 @@ struct model {
     struct {
         uint32_t leaf, subleaf;
         struct cpuid_regs regs;
-    } cpuid[8];
+    } cpuid[9];
     uint64_t features; /* of those that differ between models */
     uint32_t tags;
 };
@@ -25,6 +25,7 @@ static const struct model models[] = {
       {1, 0, {0x00800f12, 0x00000800, 0xfed8320b, 0x078bfbfd}},
       {7, 0, {0, 0x009801a9, 0, 0}},
       {0xd, 1, {5, 0x340, 0, 0}},
+      {0x40000000, 0, {0x40000001, 0x54474354, 0x43544743, 0x47435447}},
       {0x80000000, 0, {0x8000001e, 0x68747541, 0x444d4163, 0x69746e65}},
       {0x80000001, 0, {0x00800f12, 0, 0x75, 0x2dd3fbfd}},
       {0x80000008, 0, {0x3028, 0, 0, 0}},
@@ -104,6 +105,22 @@ static void setup(void)
     svm_edx = no_svm = 0;
     world_vm_cr = 0;
 }
+
+/* QEMU cannot be trusted with it; a processor that is no virtual one always has it. */
+START_TEST(virtual_priority)
+{
+    struct virtx_caps caps;
+
+    ck_assert_int_eq(probe(0, &caps), VIRTX_OK);
+    ck_assert(caps.hardware & VIRTX_FEATURE_VIRTUAL_PRIORITY);
+    ck_assert(!(caps.features & VIRTX_FEATURE_VIRTUAL_PRIORITY));
+    model = &models[3];
+    ck_assert_int_eq(probe(0, &caps), VIRTX_OK);
+    ck_assert(caps.features & VIRTX_FEATURE_VIRTUAL_PRIORITY);
+    ck_assert_int_eq(probe(VIRTX_FEATURE_VIRTUAL_PRIORITY, &caps), VIRTX_OK);
+    ck_assert(!(caps.features & VIRTX_FEATURE_VIRTUAL_PRIORITY));
+}
+END_TEST
 
 START_TEST(each_model)
 {
@@ -412,6 +429,7 @@ int main(void)
     int failed;
 
     tcase_add_checked_fixture(tests, setup, NULL);
+    tcase_add_test(tests, virtual_priority);
     tcase_add_loop_test(tests, each_model, 0, (int)ARRAY_SIZE(models));
     tcase_add_test(tests, disabled);
     tcase_add_test(tests, refusals);

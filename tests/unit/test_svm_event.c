@@ -134,6 +134,54 @@ START_TEST(interrupt_window)
 }
 END_TEST
 
+/* AMD APM volume 2, "Virtual Interrupts": what CR8 holds back has a priority. */
+START_TEST(held_back_by_cr8)
+{
+    hv->controls.cr8_shadow = true;
+    svm_of(hv)->watches_cr8 = false;
+    svm_cr8_threshold(hv, 4);
+    ck_assert(vmcb->control.misc1 & VMCB_VINTR);
+    ck_assert_uint_eq(vmcb->control.v_irq, 1);
+    ck_assert_uint_eq(vmcb->control.v_intr_prio, 4);
+    svm_controls(hv);
+    ck_assert_uint_eq(vmcb->control.v_intr_prio, 4);
+    ck_assert_uint_eq(vmcb->control.cr_write & 1u << 8, 0);
+    svm_window(hv, true, false); /* one that IF alone holds back goes first */
+    ck_assert_uint_eq(vmcb->control.v_intr_prio, 0x1f);
+    svm_window(hv, false, false);
+    ck_assert_uint_eq(vmcb->control.v_intr_prio, 4);
+    world_exit(VMEXIT_VINTR, 0, 0);
+    ck_assert_uint_eq(world.vcpu.exit.reason, HW_EXIT_TPR);
+    svm_cr8_threshold(hv, 0);
+    ck_assert(!(vmcb->control.misc1 & VMCB_VINTR));
+    ck_assert_uint_eq(vmcb->control.v_irq, 0);
+    /* Nothing is left when CR8 is no longer anybody's. */
+    svm_cr8_threshold(hv, 4);
+    hv->controls.cr8_shadow = false;
+    svm_controls(hv);
+    ck_assert(!(vmcb->control.misc1 & VMCB_VINTR));
+}
+END_TEST
+
+/* Without VIRTX_FEATURE_VIRTUAL_PRIORITY. */
+START_TEST(held_back_and_watched)
+{
+    hv->controls.cr8_shadow = true;
+    svm_of(hv)->watches_cr8 = true;
+    svm_cr8_threshold(hv, 4);
+    ck_assert(!(vmcb->control.misc1 & VMCB_VINTR));
+    ck_assert_uint_eq(vmcb->control.cr_write & 1u << 8, 1u << 8);
+    svm_controls(hv);
+    ck_assert_uint_eq(vmcb->control.cr_write & 1u << 8, 1u << 8);
+    svm_cr8_threshold(hv, 0);
+    ck_assert_uint_eq(vmcb->control.cr_write & 1u << 8, 0);
+    svm_window(hv, true, false); /* and while a virtual interrupt is on its way */
+    ck_assert_uint_eq(vmcb->control.cr_write & 1u << 8, 1u << 8);
+    svm_window(hv, false, false);
+    ck_assert_uint_eq(vmcb->control.cr_write & 1u << 8, 0);
+}
+END_TEST
+
 START_TEST(can_take)
 {
     ck_assert(!svm_can_interrupt(hv));
@@ -286,6 +334,8 @@ int main(void)
     tcase_add_checked_fixture(tests, setup, world_free);
     tcase_add_loop_test(tests, injection, 0, (int)ARRAY_SIZE(injections));
     tcase_add_loop_test(tests, interrupted, 0, (int)ARRAY_SIZE(injections));
+    tcase_add_test(tests, held_back_by_cr8);
+    tcase_add_test(tests, held_back_and_watched);
     tcase_add_test(tests, guests_own);
     tcase_add_test(tests, interrupt_window);
     tcase_add_test(tests, can_take);

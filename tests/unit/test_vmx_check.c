@@ -352,6 +352,7 @@ START_TEST(control_words)
     ck_assert_str_eq(error.what, "unrestricted guest");
     v.control[VMX_SECONDARY] &= ~SECONDARY_UNRESTRICTED;
     v.control[VMX_SECONDARY] |= SECONDARY_APIC_REGISTERS;
+    v.control[VMX_PRIMARY] &= ~PRIMARY_TPR_SHADOW;
     ck_assert_int_eq(judge(), VIRTX_E_CONTROLS);
     ck_assert_str_eq(error.what, "APIC virtualization");
     drop_vcpu();

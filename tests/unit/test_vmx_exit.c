@@ -1085,6 +1085,42 @@ START_TEST(bare_profile)
 END_TEST
 
 /* What was set while the MSRs are live must not be lost to the processor's older copy. */
+/* Intel SDM "Virtualizing CR8-Based TPR Accesses": CR8 is bits 7:4 of VTPR. */
+START_TEST(tpr_shadow)
+{
+    uint32_t exiting = PRIMARY_CR8_LOAD | PRIMARY_CR8_STORE;
+
+    setup();
+    ck_assert(v.control[VMX_PRIMARY] & PRIMARY_TPR_SHADOW);
+    ck_assert_uint_eq(v.control[VMX_PRIMARY] & exiting, 0);
+    ck_assert_uint_eq(vmcs[VMCS_VIRTUAL_APIC], host_phys(NULL, v.virtual_apic));
+    hw_change(hv, VIRTX_STATE_CR)->cr8 = 9;
+    vmx_write(&v, VIRTX_STATE_CR);
+    ck_assert_uint_eq(v.virtual_apic[0x80], 0x90);
+    v.virtual_apic[0x80] = 0x60; /* the guest has written it */
+    ck_assert_uint_eq(vmx_cr8(hv), 6);
+    hv->valid = 0;
+    ck_assert_uint_eq(hw_state(hv, VIRTX_STATE_CR)->cr8, 6);
+    hv->controls.cr8_shadow = true;
+    vmx_cr8_threshold(hv, 5);
+    ck_assert_uint_eq(vmcs[VMCS_TPR_THRESHOLD], 5);
+    hv->controls.cr_write |= 1u << 8;
+    vmx_controls(hv);
+    ck_assert_uint_eq(v.control[VMX_PRIMARY] & exiting, PRIMARY_CR8_LOAD);
+    ck_assert_uint_eq(vmcs[VMCS_TPR_THRESHOLD], 5);
+    hv->controls.cr_read |= 1u << 8;
+    hv->controls.cr8_shadow = false; /* nobody waits any more */
+    vmx_controls(hv);
+    ck_assert_uint_eq(v.control[VMX_PRIMARY] & exiting, exiting);
+    ck_assert_uint_eq(vmcs[VMCS_TPR_THRESHOLD], 0);
+    hv->controls.cr_write = hv->controls.cr_read = 0;
+    drop_vcpu();
+    load_vcpu(MODEL, VIRTX_FEATURE_TPR_SHADOW);
+    ck_assert_uint_eq(v.control[VMX_PRIMARY] & (exiting | PRIMARY_TPR_SHADOW), exiting);
+    drop_vcpu();
+}
+END_TEST
+
 START_TEST(set_then_put)
 {
     setup();
@@ -1219,6 +1255,7 @@ int main(void)
     tcase_add_test(tests, host_msrs_follow_the_profile);
     tcase_add_test(tests, bare_profile);
     tcase_add_test(tests, set_then_put);
+    tcase_add_test(tests, tpr_shadow);
     tcase_add_test(tests, moves_to_another_cpu);
     tcase_add_test(tests, refused_pointer);
     tcase_add_test(tests, no_memory_leaves_nothing);
