@@ -76,6 +76,10 @@ struct virtx_paging {
     /** Control registers (CR0, CR3, CR4, EFER in the vcpu's state) changed. NULL for nested engines. */
     void (*control_changed)(struct virtx_vcpu *vcpu, uint64_t old_cr0, uint64_t old_cr4,
                             uint64_t old_efer);
+    /** The guest loads CR3 in long mode, without PCIDs, and nothing else has changed since root(): HPA of the root
+     *  to be loaded, or 0: it is to be done by way of control_changed() and root(). NULL for nested engines;
+     *  for others an optional quick way, used if not NULL. */
+    uint64_t (*load_cr3)(struct virtx_vcpu *vcpu, uint64_t cr3);
     /** The guest executed INVLPG. NULL for nested engines. */
     void (*invlpg)(struct virtx_vcpu *vcpu, uint64_t gva);
     /** The library has written guest memory: for the guest, or for the embedder. Any thread. NULL: not

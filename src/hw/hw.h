@@ -152,6 +152,8 @@ struct hw_vcpu {
     /* The rest is src/hw's own. */
     bool serve_cpuid;     /* no intercept wants CPUID: answer from the cache */
     bool rules_port, rules_msr, rules_mmio, rules_hypercall; /* whether any intercept exists */
+    bool quick;    /* none exists of CR or instructions: quick.c */
+    bool shadowed; /* the engine is no nested one */
     struct virtx_event inflight; /* what the coming (or last) entry injects, when `injected` */
     uint64_t port_rules, msr_rules; /* as in struct hw_vm, for the vcpu's own bitmaps */
     struct hw_soft *soft; /* see service.h */
@@ -215,10 +217,11 @@ struct virtx_hw {
     /* From the next entry on exit with HW_EXIT_TPR when it falls below this; 0: never. It is never above
      * the guest's CR8. Without controls.cr8_shadow there is none. */
     void (*cr8_threshold)(struct hw_vcpu *hv, uint8_t threshold);
-    /* The guest's CR4 from now on is this: what kernels write twice to flush the TLB. False: more
-     * changes than PGE, or more follows from it than a flush (src/hw sees to that); nothing has been
-     * done. NULL: the guest writes it without an exit, mostly. */
-    bool (*toggle_pge)(struct hw_vcpu *hv, uint64_t cr4);
+    /* The guest's CR4 from now on is this: what kernels write twice to flush the TLB; or its CR0, of
+     * which WP changes, under shadow paging only. False: more changes than PGE or WP, or more follows
+     * from it than src/hw sees to (a flush, another root); nothing has been done. True under shadow paging: the
+     * group VIRTX_STATE_CR is valid. NULL: the vendor has no quick way. */
+    bool (*toggle)(struct hw_vcpu *hv, unsigned reg, uint64_t value);
     /* Retires the exit's instruction: RIP += length (wrapping as CS says), clears RF and the
      * interrupt shadow, and leaves a pending single-step #DB when TF is set. */
     void (*advance)(struct hw_vcpu *hv);

@@ -348,6 +348,9 @@ void hw_controls_compute(struct hw_vcpu *hv)
     add_own(hv, c);
     c->hlt = true;
     c->interrupts = true;
+    hv->quick = !virtx_rule_kind(vcpu, VIRTX_INTERCEPT_CR) &&
+                !virtx_rule_kind(vcpu, VIRTX_INTERCEPT_INSTRUCTION);
+    hv->shadowed = vcpu->vm->paging->load_cr3 != NULL;
     hv->rules_port = virtx_rule_kind(vcpu, VIRTX_INTERCEPT_PORT);
     hv->rules_msr = virtx_rule_kind(vcpu, VIRTX_INTERCEPT_MSR);
     hv->rules_mmio = virtx_rule_kind(vcpu, VIRTX_INTERCEPT_MMIO);

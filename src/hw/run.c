@@ -150,86 +150,83 @@ static inline const struct rule *met_before(struct hw_vcpu *hv, uint32_t kind, u
     return line->rule;
 }
 
-/* What an exit comes to that is not for hw_exit() to judge. */
-enum quick { QUICK_NO, QUICK_ENTER, QUICK_LEAVE };
-
-static inline enum quick quick_verdict(struct hw_vcpu *hv, const struct rule *rule)
+static inline enum hw_quick quick_verdict(struct hw_vcpu *hv, const struct rule *rule)
 {
     enum virtx_verdict verdict;
 
     hv->vcpu->exit.pending = false; /* a handler may read and write registers */
     verdict = virtx_rule_call(hv->vcpu, rule);
     if (likely(verdict == VIRTX_HANDLED))
-        return QUICK_NO;
-    return hw_verdict(hv, verdict, &hv->status) ? QUICK_ENTER : QUICK_LEAVE;
+        return HW_QUICK_NO;
+    return hw_verdict(hv, verdict, &hv->status) ? HW_QUICK_ENTER : HW_QUICK_LEAVE;
 }
 
-static inline enum quick quick_hypercall(struct hw_vcpu *hv)
+static inline enum hw_quick quick_hypercall(struct hw_vcpu *hv)
 {
     struct virtx_exit *exit = &hv->vcpu->exit;
     const struct rule *rule = met_before(hv, VIRTX_INTERCEPT_HYPERCALL, 0, 0, 1);
-    enum quick next;
+    enum hw_quick next;
 
     if (!rule)
-        return QUICK_NO;
+        return HW_QUICK_NO;
     exit->hypercall.number = hv->state.gpr[VIRTX_RAX];
     next = quick_verdict(hv, rule);
-    if (likely(next == QUICK_NO)) {
+    if (likely(next == HW_QUICK_NO)) {
         hv->state.gpr[VIRTX_RAX] = exit->hypercall.number;
         hv->ops->advance(hv);
-        return QUICK_ENTER;
+        return HW_QUICK_ENTER;
     }
     return next;
 }
 
 /* A plain port access; the record is filled in. */
-static inline enum quick quick_port(struct hw_vcpu *hv)
+static inline enum hw_quick quick_port(struct hw_vcpu *hv)
 {
     struct virtx_exit *exit = &hv->vcpu->exit;
     const struct rule *rule;
-    enum quick next;
+    enum hw_quick next;
 
     if (!hv->rules_port) {
         exit->pending = true;
-        return QUICK_LEAVE;
+        return HW_QUICK_LEAVE;
     }
     rule = met_before(hv, VIRTX_INTERCEPT_PORT, exit->io.port, exit->io.access, exit->io.size);
     if (!rule)
-        return QUICK_NO;
+        return HW_QUICK_NO;
     next = quick_verdict(hv, rule);
-    if (likely(next == QUICK_NO)) {
+    if (likely(next == HW_QUICK_NO)) {
         if (exit->io.access == VIRTX_READ)
             hw_rax_write(hv, exit->io.value, exit->io.size);
         hv->ops->advance(hv);
-        return QUICK_ENTER;
+        return HW_QUICK_ENTER;
     }
     return next;
 }
 
 /* An MSR that no intercept is set for and that the library knows. */
-static inline enum quick quick_msr(struct hw_vcpu *hv)
+static inline enum hw_quick quick_msr(struct hw_vcpu *hv)
 {
     uint64_t *gpr = hv->state.gpr, value = 0;
     uint32_t index = (uint32_t)gpr[VIRTX_RCX];
 
     if (hv->vcpu->exit.msr.access == VIRTX_READ) {
         if (unlikely(hw_msr_read(hv, index, &value) != HW_MSR_OK))
-            return QUICK_NO;
+            return HW_QUICK_NO;
         gpr[VIRTX_RAX] = (uint32_t)value;
         gpr[VIRTX_RDX] = value >> 32;
     } else {
         value = gpr[VIRTX_RDX] << 32 | (uint32_t)gpr[VIRTX_RAX];
         if (unlikely(hw_msr_write(hv, index, value) != HW_MSR_OK))
-            return QUICK_NO;
+            return HW_QUICK_NO;
     }
     hv->ops->advance(hv);
-    return QUICK_ENTER;
+    return HW_QUICK_ENTER;
 }
 
 /*
- * hv->ops->enter(hv), which keeps RBP alone of the registers that other calls keep. `*hv` comes back
- * as it went, but the compiler does not know: what it has read through it is not worth a place on the
- * stack.
+ * hv->ops->enter(hv), which keeps RBP alone of the registers that other calls keep. `*hv` comes
+ * back as it went, but the compiler does not know: what it has read through it is not worth a place
+ * on the stack.
  */
 static inline uint32_t enter(struct hw_vcpu **hv)
 {
@@ -244,21 +241,8 @@ static inline uint32_t enter(struct hw_vcpu **hv)
     return (uint32_t)result;
 }
 
-/* A kernel that flushes its TLB. */
-static __attribute__((noinline)) enum quick quick_pge(struct hw_vcpu *hv)
-{
-    const struct virtx_exit_cr *cr = &hv->vcpu->exit.cr;
-
-    if (cr->reg != 4 || cr->access != VIRTX_WRITE || virtx_rule_kind(hv->vcpu, VIRTX_INTERCEPT_CR) ||
-        (cr->value & ~hv->soft->policy.cr4) || !hv->ops->toggle_pge(hv, cr->value))
-        return QUICK_NO;
-    hv->ops->flush(hv, HW_FLUSH_TAG);
-    hv->ops->advance(hv);
-    return QUICK_ENTER;
-}
-
 /* The exits that come by the million and need no judgement; hw_exit() knows them all. */
-static inline enum quick quick_exit(struct hw_vcpu *hv, uint32_t reason)
+static inline enum hw_quick quick_exit(struct hw_vcpu *hv, uint32_t reason)
 {
     if (reason == VIRTX_EXIT_IO && !hv->vcpu->exit.io.string) {
         hw_io_record(hv);
@@ -269,10 +253,12 @@ static inline enum quick quick_exit(struct hw_vcpu *hv, uint32_t reason)
     if (reason == VIRTX_EXIT_HYPERCALL)
         return quick_hypercall(hv);
     if (reason == VIRTX_EXIT_HLT)
-        return hw_halt(hv) ? QUICK_ENTER : QUICK_LEAVE;
-    if (reason == VIRTX_EXIT_CR && hv->ops->toggle_pge)
-        return quick_pge(hv);
-    return QUICK_NO;
+        return hw_halt(hv) ? HW_QUICK_ENTER : HW_QUICK_LEAVE;
+    if (reason == VIRTX_EXIT_CR)
+        return hw_quick_cr(hv);
+    if (reason == VIRTX_EXIT_INSTRUCTION)
+        return hw_quick_invlpg(hv);
+    return HW_QUICK_NO;
 }
 
 /* Not an entry after all, or not yet. False: run returns. */
@@ -317,9 +303,9 @@ static inline void loop(struct hw_vcpu *hv)
             continue;
         }
         switch (quick_exit(hv, reason)) {
-        case QUICK_ENTER:
+        case HW_QUICK_ENTER:
             continue;
-        case QUICK_LEAVE:
+        case HW_QUICK_LEAVE:
             return;
         default:
             if (!hw_exit(hv, &hv->status))

@@ -149,6 +149,15 @@ bool hw_offer(struct hw_vcpu *hv, enum virtx_status *status);
 /* The library's own service of an exit, as if no intercept were set. As hw_exit(). */
 bool hw_exit_default(struct hw_vcpu *hv, enum virtx_status *status);
 
+/* quick.c: exits about the guest's address space, where nobody else wants to see them. */
+enum hw_quick {
+    HW_QUICK_NO, /* for hw_exit() to judge */
+    HW_QUICK_ENTER,
+    HW_QUICK_LEAVE,
+};
+enum hw_quick hw_quick_cr(struct hw_vcpu *hv);     /* VIRTX_EXIT_CR */
+enum hw_quick hw_quick_invlpg(struct hw_vcpu *hv); /* VIRTX_EXIT_INSTRUCTION */
+
 /* run.c: starts a record that the library itself makes, at the current RIP. */
 struct virtx_exit *hw_record(struct hw_vcpu *hv, uint32_t reason);
 

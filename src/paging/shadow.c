@@ -133,6 +133,15 @@ static void shadow_vcpu_destroy(struct virtx_vcpu *vcpu)
     virtx_unlock_irq(&sv->lock, flags);
 }
 
+/* What the guest has written since the last flush is looked at. */
+static void flushed(struct shadow_vm *sv)
+{
+    if (sv->unsync[SHADOW_TABLES])
+        shadow_sync(sv, SHADOW_TABLES);
+    if (sv->unsync[SHADOW_LEAVES])
+        shadow_sync(sv, SHADOW_LEAVES);
+}
+
 /* Before an entry, when something has changed. What the guest's flush makes visible is seen here.
  */
 static uint64_t shadow_root(struct virtx_vcpu *vcpu)
@@ -144,10 +153,7 @@ static uint64_t shadow_root(struct virtx_vcpu *vcpu)
     virtx_lock(&sv->lock);
     if (v->flush) {
         v->flush = false;
-        if (sv->unsync[SHADOW_TABLES])
-            shadow_sync(sv, SHADOW_TABLES);
-        if (sv->unsync[SHADOW_LEAVES])
-            shadow_sync(sv, SHADOW_LEAVES);
+        flushed(sv);
     }
     if (v->stale || !v->root || v->root->state != SHADOW_LIVE)
         shadow_root_make(vcpu);
@@ -157,6 +163,40 @@ static uint64_t shadow_root(struct virtx_vcpu *vcpu)
         hw_owe(hw_of(vcpu), HW_FLUSH_TAG);
     v->narrowed = sv->narrowed;
     v->root_hpa = hpa;
+    virtx_unlock(&sv->lock);
+    return hpa;
+}
+
+/* Most often a space that is known, and nothing that was written meanwhile. */
+static uint64_t shadow_load_cr3(struct virtx_vcpu *vcpu, uint64_t cr3)
+{
+    struct shadow_vm *sv = shadow_vm_of(vcpu->vm);
+    struct shadow_vcpu *v = shadow_vcpu_of(vcpu);
+    struct shadow_page *root = v->root;
+    uint64_t hpa = 0;
+
+    virtx_lock(&sv->lock);
+    if (sv->unsync[SHADOW_TABLES] || sv->unsync[SHADOW_LEAVES])
+        flushed(sv);
+    if (unlikely(v->flush | v->stale) || !root || root->state != SHADOW_LIVE)
+        goto out;
+    if ((cr3 ^ v->mode.cr3) & SPTE_ADDRESS) {
+        root = shadow_page_find(sv, (cr3 & SPTE_ADDRESS) >> 12, v->root->role);
+        if (!root)
+            goto out;
+        v->root->pins--; /* it is alive: nobody waits for that */
+        root->pins++;
+        v->root = root;
+    }
+    v->mode.cr3 = cr3;
+    hpa = root->hpa;
+    shadow_settle(sv);
+    if (sv->narrowed != v->narrowed || hpa != v->root_hpa) {
+        v->narrowed = sv->narrowed;
+        v->root_hpa = hpa;
+        hw_owe(hw_of(vcpu), HW_FLUSH_TAG);
+    }
+out:
     virtx_unlock(&sv->lock);
     return hpa;
 }
@@ -213,6 +253,7 @@ const struct virtx_paging virtx_paging_shadow = {
     .root = shadow_root,
     .fault = shadow_fault,
     .control_changed = shadow_control_changed,
+    .load_cr3 = shadow_load_cr3,
     .invlpg = shadow_invlpg,
     .written = shadow_written,
 };

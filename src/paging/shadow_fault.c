@@ -64,6 +64,14 @@ static bool look(struct hw_vcpu *hv, struct shadow_vcpu *v)
         v->mode.cr3 = state->cr3;
         return changed || v->root->state != SHADOW_LIVE;
     }
+    if (v->root && (state->efer & EFER_LMA) && state->efer == v->mode.efer &&
+        !((state->cr0 ^ v->mode.cr0) & CR0_PG) && !((state->cr4 ^ v->mode.cr4) & ~CR4_PGE)) {
+        v->mode.cr0 = state->cr0;
+        v->mode.cr3 = state->cr3;
+        v->mode.cr4 = state->cr4;
+        v->role = role_of(&v->mode);
+        return true;
+    }
     hw_walk_mode(hv, &v->mode);
     v->role = role_of(&v->mode);
     v->reserved = bits_mask(51, 0) & (~0ull << v->mode.physical_bits);

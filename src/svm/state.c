@@ -263,16 +263,48 @@ static void write_control(struct svm_vcpu *sv)
     svm_dirty(sv, VMCB_CLEAN_CR | VMCB_CLEAN_CR2 | VMCB_CLEAN_TPR);
 }
 
-/* Only PGE of a 64-bit guest's CR4 changes, so that no rule can be broken and nothing else follows. */
-bool svm_toggle_pge(struct hw_vcpu *hv, uint64_t cr4)
+/* Without nested paging the real CR0.WP is always set: only what the guest reads changes, and
+ * whether it can read it without an exit. No intercept is a reason to refuse an entry. */
+static __attribute__((noinline)) bool toggle_shadowed(struct svm_vcpu *sv, unsigned reg,
+                                                      uint64_t value)
+{
+    struct hw_vcpu *hv = &sv->hw;
+    struct vmcb_control *control = &sv->vmcb.control;
+    struct virtx_state *state = hw_state(hv, VIRTX_STATE_CR);
+
+    if (reg == 4 ? (state->cr4 ^ value) != CR4_PGE : (state->cr0 ^ value) != CR0_WP)
+        return false;
+    hv->vcpu->stats.control_writes++;
+    svm_attend(sv);
+    if (reg == 4) {
+        sv->vmcb.save.cr4 = state->cr4 = value;
+        control->clean &= ~VMCB_CLEAN_CR;
+        return true;
+    }
+    state->cr0 = value;
+    sv->hides_cr0 = sv->vmcb.save.cr0 != value;
+    if (sv->hides_cr0)
+        control->cr_read |= 1u;
+    else
+        control->cr_read = (uint16_t)((control->cr_read & ~1u) | (hv->controls.cr_read & 1u));
+    control->clean &= ~VMCB_CLEAN_INTERCEPTS;
+    return true;
+}
+
+/* Only PGE of a 64-bit guest's CR4 changes, so that no rule can be broken and nothing else follows.
+ */
+bool svm_toggle(struct hw_vcpu *hv, unsigned reg, uint64_t value)
 {
     struct svm_vcpu *sv = svm_of(hv);
     struct vmcb_save *save = &sv->vmcb.save;
 
-    if (!sv->nested || sv->hides_cr4 || (hv->dirty & VIRTX_STATE_CR) ||
-        !(save->efer & EFER_LMA) || (save->cr4 ^ cr4) != CR4_PGE)
+    if (sv->hides_cr4 || (hv->dirty & VIRTX_STATE_CR) || !(save->efer & EFER_LMA))
         return false;
-    save->cr4 = hv->state.cr4 = cr4; /* the second is read again, if it is not valid */
+    if (unlikely(!sv->nested))
+        return toggle_shadowed(sv, reg, value);
+    if ((save->cr4 ^ value) != CR4_PGE)
+        return false;
+    save->cr4 = hv->state.cr4 = value; /* the second is read again, if it is not valid */
     sv->vmcb.control.clean &= ~VMCB_CLEAN_CR;
     svm_attend(sv);
     hv->vcpu->stats.control_writes++;

@@ -174,7 +174,7 @@ void svm_vmsave(uint64_t hpa);
 void svm_stgi(void);
 
 /* enter.c */
-bool svm_toggle_pge(struct hw_vcpu *hv, uint64_t cr4);
+bool svm_toggle(struct hw_vcpu *hv, unsigned reg, uint64_t value);
 uint32_t svm_enter(struct hw_vcpu *hv);
 uint32_t svm_refused(struct svm_vcpu *sv);
 void svm_advance(struct hw_vcpu *hv);

@@ -64,7 +64,8 @@ static __attribute__((noinline)) uint32_t enter_otherwise(struct vmx_vcpu *v)
 {
     uint32_t dirty = v->hw.dirty;
 
-    if (unlikely(dirty & ~(VMX_DIRTY_HOST | VIRTX_STATE_RIP)) || unlikely(v->confined))
+    if (unlikely(dirty & ~(VMX_DIRTY_HOST | VIRTX_STATE_RIP)) ||
+        unlikely(v->mode != VMX_MODE_NATIVE))
         return enter_slowly(v, dirty);
     if ((dirty & VMX_DIRTY_HOST) && unlikely(vmx_host_changed(v)))
         return enter_refreshed(v);

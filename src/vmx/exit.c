@@ -170,13 +170,18 @@ static unsigned debug_register(struct vmx_vcpu *v, struct virtx_exit *exit)
     return 3;
 }
 
-/* Intel SDM "Exit Qualification for I/O Instructions": size, access, string and rep by the low bits. */
-#define FORM(q) {((q) & 7) + 1, (q) & 8 ? VIRTX_READ : VIRTX_WRITE, (q) >> 4 & 1, (q) >> 5 & 1}
-#define FORMS(q) FORM(q), FORM((q) + 1), FORM((q) + 2), FORM((q) + 3)
+/* Intel SDM "Exit Qualification for I/O Instructions": size, access, string and rep by the low
+ * bits. */
+#define FORM(q)                                                                                    \
+    {                                                                                              \
+        ((q)&7) + 1, (q)&8 ? VIRTX_READ : VIRTX_WRITE, (q) >> 4 & 1, (q) >> 5 & 1                  \
+    }
+#define FORMS(q)   FORM(q), FORM((q) + 1), FORM((q) + 2), FORM((q) + 3)
 #define FORMS16(q) FORMS(q), FORMS((q) + 4), FORMS((q) + 8), FORMS((q) + 12)
 static const uint8_t port_forms[][4] = {FORMS16(0), FORMS16(16), FORMS16(32), FORMS16(48)};
 _Static_assert(offsetof(struct virtx_exit_io, access) == offsetof(struct virtx_exit_io, size) + 1 &&
-                   offsetof(struct virtx_exit_io, string) == offsetof(struct virtx_exit_io, size) + 2 &&
+                   offsetof(struct virtx_exit_io, string) ==
+                       offsetof(struct virtx_exit_io, size) + 2 &&
                    offsetof(struct virtx_exit_io, rep) == offsetof(struct virtx_exit_io, size) + 3,
                "stored at once");
 
@@ -388,10 +393,76 @@ static __attribute__((noinline)) uint32_t exited_otherwise(struct vmx_vcpu *v, u
 {
     struct virtx_vcpu *vcpu = v->hw.vcpu;
 
+    vcpu->stats.control_reads += 2;
+    vcpu->exit.length = 0;
     if (unlikely(reason & VMX_REASON_ENTRY_FAILED))
         return vmx_entry_failed(v, reason);
     vcpu->stats.control_reads += decode(v, &vcpu->exit, reason);
     return vcpu->exit.reason;
+}
+
+/* #PF, if there is nothing else about it; else as any exception. */
+static inline bool plain_page_fault(struct vmx_vcpu *v, struct virtx_exit *exit)
+{
+    const uint32_t kind = INTERRUPTION_TYPE | INTERRUPTION_VECTOR | INTERRUPTION_NMI_UNBLOCKED;
+    struct virtx_page_fault *fault = &v->hw.fault;
+    uint32_t error;
+
+    if ((vmcs_exit_interruption() & kind) !=
+            (VIRTX_EVENT_EXCEPTION << INTERRUPTION_TYPE_SHIFT | VECTOR_PF) ||
+        unlikely((vmcs_idt_vectoring() & INTERRUPTION_VALID) |
+                 (vmx_vmread(VMCS_GUEST_PENDING_DEBUG) & PENDING_DEBUG_SINGLE_STEP)))
+        return false;
+    error = vmcs_exit_error_code();
+    fault->gpa = 0;
+    fault->gva = read_qualification(exit);
+    fault->error = error;
+    fault->access = error & PF_FETCH ? VIRTX_EXECUTE : error & PF_WRITE ? VIRTX_WRITE : VIRTX_READ;
+    fault->present = error & PF_PRESENT ? VIRTX_READ : 0;
+    fault->gva_valid = true;
+    fault->table_walk = false;
+    fault->misconfigured = false;
+    v->hw.vcpu->stats.control_reads += 7;
+    exit->length = 0;
+    exit->reason = HW_EXIT_PAGE_FAULT;
+    return true;
+}
+
+/* MOV to a control register, from another register than RSP, in 64-bit mode. */
+static inline bool plain_cr_write(struct vmx_vcpu *v, struct virtx_exit *exit)
+{
+    uint64_t qualification = read_qualification(exit);
+    unsigned gpr = qualification >> 8 & 15;
+
+    if ((qualification & 0x30) || gpr == VIRTX_RSP || !(v->control[VMX_ENTRY] & ENTRY_IA32E) ||
+        !(vmx_vmread(VMCS_GUEST_CS_ATTRIBUTES) & VIRTX_SEG_L))
+        return false;
+    exit->cr = (struct virtx_exit_cr){.reg = qualification & 15,
+                                      .access = VIRTX_WRITE,
+                                      .gpr = (uint8_t)gpr,
+                                      .value = v->hw.state.gpr[gpr]};
+    exit->reason = VIRTX_EXIT_CR;
+    read_length(exit);
+    v->hw.vcpu->stats.control_reads += 5;
+    return true;
+}
+
+/* What comes by the thousand when the guest's tables are shadowed. */
+static __attribute__((noinline)) uint32_t exited_shadowed(struct vmx_vcpu *v, uint32_t reason)
+{
+    struct virtx_exit *exit = &v->hw.vcpu->exit;
+
+    if (reason == VMX_REASON_EXCEPTION && plain_page_fault(v, exit))
+        return HW_EXIT_PAGE_FAULT;
+    if (reason == VMX_REASON_CR && plain_cr_write(v, exit))
+        return VIRTX_EXIT_CR;
+    if (reason != VMX_REASON_INVLPG)
+        return exited_otherwise(v, reason);
+    set_instruction(exit, VIRTX_INSN_INVLPG);
+    exit->instruction.operand = read_qualification(exit);
+    read_length(exit);
+    v->hw.vcpu->stats.control_reads += 4;
+    return VIRTX_EXIT_INSTRUCTION;
 }
 
 /*
@@ -428,9 +499,9 @@ VMX_FROM_ASSEMBLY uint32_t vmx_exited(struct vmx_vcpu *v)
         answer = VIRTX_EXIT_HYPERCALL;
     } else if (reason == VMX_REASON_HLT) {
         answer = VIRTX_EXIT_HLT;
+    } else if (!v->nested) {
+        return exited_shadowed(v, (uint32_t)reason);
     } else {
-        exit->length = 0;
-        vcpu->stats.control_reads += 2;
         return exited_otherwise(v, (uint32_t)reason);
     }
     exit->reason = answer;

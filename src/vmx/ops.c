@@ -19,6 +19,7 @@ const struct virtx_hw vmx_hw = {
     .load = vmx_load,
     .put = vmx_put,
     .enter = vmx_enter,
+    .toggle = vmx_toggle,
     .read = vmx_read,
     .code = vmx_code,
     .cr8 = vmx_cr8,

@@ -5,11 +5,11 @@
 
 #define BLOCKED_SHADOW (VIRTX_BLOCKED_BY_STI | VIRTX_BLOCKED_BY_MOV_SS)
 
-/* Bits of CR4 that an identity map of user pages does not agree with, and those that mean something at
- * privilege level 3 only. */
+/* Bits of CR4 that an identity map of user pages does not agree with, and those that mean something
+ * at privilege level 3 only. */
 #define CR4_NOT_PAGING                                                                             \
     (CR4_PSE | CR4_PGE | CR4_PCIDE | CR4_SMEP | CR4_SMAP | CR4_PKE | CR4_LA57 | CR4_CET)
-#define CR4_NOT_REAL   (CR4_VME | CR4_PVI | CR4_TSD | CR4_UMIP)
+#define CR4_NOT_REAL (CR4_VME | CR4_PVI | CR4_TSD | CR4_UMIP)
 
 /* The guest's view: owned bits from the shadow, the others from the real register. */
 uint64_t vmx_guest_cr0(const struct vmx_vcpu *v)
@@ -270,6 +270,33 @@ static void write_control(struct vmx_vcpu *v, const struct virtx_state *state)
         v->msr_area[0].value = efer;
     else
         vmx_set_field(v, VMCS_GUEST_EFER, efer);
+}
+
+/* Without nested paging neither bit reaches the real register: the engine's tables have no global
+ * pages, and need WP. With it the guest owns both. */
+bool vmx_toggle(struct hw_vcpu *hv, unsigned reg, uint64_t value)
+{
+    struct vmx_vcpu *v = vmx_of(hv);
+    struct virtx_state *state;
+
+    if (v->nested || v->mode != VMX_MODE_NATIVE || (hv->dirty & VIRTX_STATE_CR))
+        return false;
+    state = &hv->state;
+    state->cr0 = vmx_guest_cr0(v);
+    state->cr4 = guest_cr4(v);
+    hv->valid |= VIRTX_STATE_CR;
+    hv->vcpu->stats.control_reads += 2;
+    if (!(state->efer & EFER_LMA) ||
+        (reg == 0 ? state->cr0 ^ value ^ CR0_WP : state->cr4 ^ value ^ CR4_PGE))
+        return false;
+    if (reg == 0) {
+        v->cr0 = state->cr0 = value;
+        vmx_set_field(v, VMCS_CR0_SHADOW, value);
+    } else {
+        v->cr4 = state->cr4 = value;
+        vmx_set_field(v, VMCS_CR4_SHADOW, value);
+    }
+    return true;
 }
 
 /* With an interrupt shadow the pending single step must agree with TF (Intel SDM "Checks on Guest

@@ -343,11 +343,11 @@ static void flush(struct hw_vcpu *hv, uint32_t debts)
 }
 
 /* Where no PDPTEs have to be read again. */
-static bool toggle_pge(struct hw_vcpu *hv, uint64_t cr4)
+static bool toggle(struct hw_vcpu *hv, unsigned reg, uint64_t cr4)
 {
     struct virtx_state *state = &hv->state;
 
-    if ((state->cr4 ^ cr4) != CR4_PGE || ((cr4 & CR4_PAE) && !(state->efer & EFER_LMA)))
+    if (reg != 4 || (state->cr4 ^ cr4) != CR4_PGE || ((cr4 & CR4_PAE) && !(state->efer & EFER_LMA)))
         return false;
     state->cr4 = cr4;
     world.toggles++;
@@ -453,7 +453,7 @@ const struct virtx_hw world_vendor = {
     .window = window,
     .set_root = set_root,
     .flush = flush,
-    .toggle_pge = toggle_pge,
+    .toggle = toggle,
     .controls = controls,
     .tsc_offset = tsc_offset,
     .ports = ports,
