@@ -688,6 +688,86 @@ static void dirty_log_three_ways(void)
     }
 }
 
+/* ---- G5: the guest's paging is its own ---- */
+
+extern const char paging_toggles[], paging_toggles_end[];
+
+static void guest_toggles_paging(void)
+{
+    enum { ROUNDS = 50, CODE = 0x180000, TABLE32 = 0x200000, PDPTES = 0x201000, PAE = 0x202000 };
+    enum { BOTH = 0x10000000, UNPAGED = 0x3f0000, LARGE = 0xe3 }; /* P RW A D PS */
+    const uint64_t cr0 = bare_read_cr0(), cr3 = bare_read_cr3(), cr4 = bare_read_cr4();
+    const uint64_t efer = bare_rdmsr(0xc0000080);
+    struct virtx_state s;
+
+    machine_open();
+    memcpy(machine.ram + CODE, paging_toggles, (size_t)(paging_toggles_end - paging_toggles));
+    for (uint32_t i = 0; i < 1024; i++)
+        ((uint32_t *)(machine.ram + TABLE32))[i] = i << 22 | LARGE;
+    ((uint32_t *)(machine.ram + TABLE32))[BOTH >> 22] = GUEST_MEMORY | LARGE;
+    for (uint64_t i = 0; i < 4; i++)
+        ((uint64_t *)(machine.ram + PDPTES))[i] = (GUEST_MEMORY + PAE + i * PAGE) | 1;
+    for (uint64_t i = 0; i < 2048; i++)
+        ((uint64_t *)(machine.ram + PAE))[i] = i << 21 | LARGE;
+    ((uint64_t *)(machine.ram + PAE))[BOTH >> 21] = GUEST_MEMORY | LARGE;
+    *(uint32_t *)(machine.ram + 0x300000) = 1;
+    *(uint32_t *)(machine.ram + 0x140000) = 0x100;
+    *(uint32_t *)(machine.ram + UNPAGED) = 0x10000;
+    CHECK_OK(virtx_vcpu_reset(machine.vcpu, VIRTX_PRESET_FLAT32));
+    s = guest_state();
+    s.rip = GUEST_MEMORY + CODE;
+    s.gpr[VIRTX_RSI] = GUEST_MEMORY + TABLE32;
+    s.gpr[VIRTX_RDI] = GUEST_MEMORY + PDPTES;
+    s.gpr[VIRTX_RBX] = BOTH;
+    s.gpr[VIRTX_RDX] = GUEST_MEMORY + UNPAGED;
+    s.gpr[VIRTX_RCX] = ROUNDS;
+    guest_set_state(VIRTX_STATE_GPR | VIRTX_STATE_RIP, &s);
+    CHECK_EQUAL(GUEST_CONTINUE(), ROUNDS * 0x10101);
+    s = guest_state();
+    CHECK_EQUAL(s.cr0 & 0x80000001, 1);
+    CHECK_EQUAL(s.cr3, GUEST_MEMORY + PDPTES);
+    CHECK_EQUAL(s.cr4 & 0x30, 0x30);
+    CHECK_EQUAL(bare_read_cr0(), cr0);
+    CHECK_EQUAL(bare_read_cr3(), cr3);
+    CHECK_EQUAL(bare_read_cr4() & ~(1ul << 13),
+                cr4 & ~(1ul << 13)); /* VMXE came with the library */
+    CHECK_EQUAL(bare_rdmsr(0xc0000080) & ~(1ul << 12), efer & ~(1ul << 12)); /* SVME */
+    CHECK_OK(virtx_vcpu_put(machine.vcpu));
+    CHECK_EQUAL(bare_read_cr0(), cr0);
+    CHECK_EQUAL(bare_read_cr3(), cr3);
+}
+
+/* Five-level paging is not offered: CPUID does not have it, and CR4.LA57 is as reserved as on a
+ * processor without it (Intel SDM "CPUID", "Control Registers"), on hosts that have it too. */
+static volatile uint64_t la57_seen[3];
+
+static void guest_wants_la57(uint64_t argument)
+{
+    uint64_t cr4 = bare_read_cr4();
+    uint32_t eax = 7, ebx, ecx = 0, edx;
+
+    (void)argument;
+    __asm__ volatile("cpuid" : "+a"(eax), "=b"(ebx), "+c"(ecx), "=d"(edx));
+    la57_seen[0] = ecx >> 16 & 1;
+    la57_seen[1] = (uint64_t)GUEST_TRY("movq %0, %%cr4", : "r"(cr4 | 1ul << 12) : "memory");
+    la57_seen[2] = bare_read_cr4() ^ cr4;
+    guest_done(1);
+}
+
+static void no_la57(void)
+{
+    struct virtx_state s;
+
+    machine_open();
+    CHECK_EQUAL(GUEST_RESULT(guest_wants_la57, 0), 1);
+    CHECK_EQUAL(la57_seen[0], 0);
+    CHECK_EQUAL(la57_seen[1], 13);
+    CHECK_EQUAL(la57_seen[2], 0);
+    s = guest_state();
+    s.cr4 |= 1ul << 12;
+    CHECK_STATUS(virtx_vcpu_set(machine.vcpu, VIRTX_STATE_CR, &s), VIRTX_E_INVALID);
+}
+
 /* ---- Page sizes ---- */
 
 static uint64_t faults_of_fill(bool first)
@@ -1136,7 +1216,9 @@ GUEST_CASES({"gva-2000-gpa-50000", g1}, {"exchange-of-the-engine", exchange_engi
             {"dirty-log-from-the-start", dirty_log_from_start},
             {"dirty-log-of-the-library's-writes", dirty_log_by_library},
             {"dirty-log-without-hardware-help", dirty_log_without_hardware_help},
-            {"dirty-log-three-ways", dirty_log_three_ways}, {"large-pages", large_pages},
+            {"dirty-log-three-ways", dirty_log_three_ways},
+            {"guest-toggles-pg-and-pae", guest_toggles_paging},
+            {"five-level-paging-is-not-there", no_la57}, {"large-pages", large_pages},
             {"small-pages", small_pages}, {"large-pages-not-executable", small_execute},
             {"large-pages-disabled", large_pages_off}, {"odd-alignment", odd_alignment},
             {"memory-types", memory_types}, {"mtrr-and-pat-as-written", types_as_written},
