@@ -256,6 +256,13 @@ bool hw_memory_exit(struct hw_vcpu *hv)
     return hw_to_loop(hv, false);
 }
 
+/* In long mode, as the processor has just left it: it can go on there. */
+static inline bool still_native(const struct hw_vcpu *hv)
+{
+    return (hv->state.efer & EFER_LMA) && !hv->soft->interpret &&
+           !(hv->dirty & (VIRTX_STATE_CR | VIRTX_STATE_SEG | VIRTX_STATE_RFLAGS));
+}
+
 /* Nobody else wants the exception, and nothing else waits to be delivered. */
 static bool deliver_at_once(struct hw_vcpu *hv)
 {
@@ -264,7 +271,7 @@ static bool deliver_at_once(struct hw_vcpu *hv)
     return !hv->has_reinject && !vcpu->events.has_exception &&
            !(hv->work & (HW_WORK_EVENT | HW_WORK_HALTED | HW_WORK_EXECUTE)) &&
            !virtx_rule_kind(vcpu, VIRTX_INTERCEPT_EXCEPTION) &&
-           (likely(!hv->confined) || hw_place(hv) == HW_PLACE_HARDWARE);
+           (likely(!hv->confined) || still_native(hv) || hw_place(hv) == HW_PLACE_HARDWARE);
 }
 
 /* The guest's own page fault (shadow engines): an exception like any other. */

@@ -150,13 +150,27 @@ struct shadow_vm {
     uint32_t large;   /* large leaves */
     uint32_t markers; /* live pages that have some, or had */
     uint32_t hash_mask, rmap_mask;
-    uint32_t freed;                         /* pages that processors may still walk */
-    uint32_t stamp;                         /* of the fault that is being answered */
-    uint64_t narrowed;                      /* how often an entry has lost rights */
+    uint32_t freed;    /* pages that processors may still walk */
+    uint32_t stamp;    /* of the fault that is being answered */
+    uint64_t narrowed; /* how often an entry has lost rights */
+    uint64_t links;    /* how often an entry that points to a table has changed */
     struct shadow_page **hash[SHADOW_HASH]; /* pages of heads */
     uint32_t *rmap[SHADOW_RMAP];            /* pages of heads */
     struct shadow_page **directory[SHADOW_DIRECTORY];
     uint16_t region[SHADOW_REGIONS]; /* by 2 MiB: guest tables there, so no large leaves */
+};
+
+/* The way down the guest's 4-level tables at a fault before (shadow_quick.c). */
+struct shadow_way {
+    uint64_t region;                /* gva >> 21 */
+    const struct shadow_page *root; /* NULL: nothing is remembered */
+    const uint8_t *top;             /* the guest's table of it */
+    uint64_t links, generation;     /* of shadow_vm, of the VM */
+    const uint64_t *at[3];          /* the guest's entries, and what they were */
+    uint64_t entry[3];
+    struct shadow_page *page; /* ours; NULL: not met yet */
+    const uint8_t *table;     /* the guest's */
+    bool writable;            /* flags may be set in it, and nobody logs that */
 };
 
 struct shadow_vcpu {
@@ -172,6 +186,9 @@ struct shadow_vcpu {
     uint8_t spurious;         /* faults in a row for which nothing had to be changed */
     uint32_t last_error;
     uint64_t last_gva;
+    struct shadow_way way;
+    const struct slot_entry *slot; /* met last, for as long as the VM's generation is this */
+    uint64_t slot_gpa, slot_bytes, slot_generation;
 };
 
 static inline struct shadow_vm *shadow_vm_of(struct virtx_vm *vm)
@@ -262,12 +279,13 @@ void shadow_table_written(struct shadow_vm *sv, uint64_t gfn);
 /* The guest's entry that shadow entry `index` is made from. Its table is in memory. */
 uint64_t shadow_guest_entry(const struct shadow_page *page, unsigned index);
 
-/* shadow_fault.c */
+/* shadow_quick.c */
 enum virtx_fault_result shadow_fault(struct virtx_vcpu *vcpu, struct virtx_page_fault *fault);
+/* shadow_fault.c */
 /* The entry at which the processor's walk under the vcpu's root ends, and its page. */
 struct shadow_page *shadow_lookup(const struct shadow_vm *sv, const struct shadow_vcpu *v,
                                   uint64_t gva, unsigned *index);
-/* Makes a root for the registers as they are. False: no memory. */
+/* shadow_root.c: makes a root for the registers as they are. False: no memory. */
 bool shadow_root_make(struct virtx_vcpu *vcpu);
 
 /* shadow_slots.c */

@@ -28,9 +28,10 @@ static struct shadow_link *link_of(struct shadow_vm *sv, uint32_t id)
     return &shadow_page_number(sv, id / SHADOW_ENTRIES)->link[id % SHADOW_ENTRIES];
 }
 
-static void list_add(struct shadow_vm *sv, uint32_t list, struct shadow_page *page, unsigned index)
+static inline void list_add(struct shadow_vm *sv, uint32_t *head, uint32_t list,
+                            struct shadow_page *page, unsigned index)
 {
-    uint32_t *head = head_of(sv, list), id = page->number * SHADOW_ENTRIES + index;
+    uint32_t id = page->number * SHADOW_ENTRIES + index;
 
     page->link[index].prev = list;
     page->link[index].next = *head;
@@ -70,7 +71,7 @@ void shadow_entry_clear(struct shadow_vm *sv, struct shadow_page *page, unsigned
     sv->narrowed++;
     list_remove(sv, &page->link[index]);
     if (!shadow_is_leaf(entry, shadow_level(page)))
-        page->child[index] = NULL;
+        page->child[index] = NULL, sv->links++;
     else if (shadow_level(page) > 1)
         sv->large--;
 }
@@ -95,22 +96,35 @@ static bool same_frame(const struct shadow_vm *sv, const struct shadow_page *pag
            !((old ^ entry) & SPTE_ADDRESS) && shadow_leaf_gfn(page, index) == gfn;
 }
 
+/* What is there already goes, or is found to lead to the same frame. */
+static __attribute__((noinline)) bool replace(struct shadow_vm *sv, struct shadow_page *page,
+                                              unsigned index, uint64_t entry, uint64_t gfn)
+{
+    if (!same_frame(sv, page, index, entry, gfn)) {
+        shadow_entry_clear(sv, page, index);
+        return false;
+    }
+    if ((page->entry[index] & ~entry & (SPTE_W | SPTE_U)) ||
+        ((page->entry[index] ^ entry) & (SPTE_NX | SPTE_KEY)))
+        sv->narrowed++;
+    return true;
+}
+
 void shadow_entry_leaf(struct shadow_vm *sv, struct shadow_page *page, unsigned index,
                        uint64_t entry, uint64_t gfn, uint64_t copy)
 {
-    if (same_frame(sv, page, index, entry, gfn)) {
-        if ((page->entry[index] & ~entry & (SPTE_W | SPTE_U)) ||
-            ((page->entry[index] ^ entry) & (SPTE_NX | SPTE_KEY)))
-            sv->narrowed++;
-    } else {
-        shadow_entry_clear(sv, page, index);
-        list_add(sv, (uint32_t)LINK_HEAD | bucket_of(sv, gfn), page, index);
+    if (!page->entry[index] || !replace(sv, page, index, entry, gfn)) {
+        uint32_t bucket = bucket_of(sv, gfn);
+
+        list_add(sv, &sv->rmap[bucket / HEADS_PER][bucket % HEADS_PER],
+                 (uint32_t)LINK_HEAD | bucket, page, index);
         if (shadow_level(page) > 1)
             sv->large++;
     }
     if (page->copy)
         page->copy[index] = copy;
-    store(page, index, entry);
+    __atomic_store_n(&page->entry[index], entry, __ATOMIC_RELEASE);
+    page->used[index / 64] |= BIT(index % 64);
 }
 
 void shadow_entry_table(struct shadow_vm *sv, struct shadow_page *page, unsigned index,
@@ -123,8 +137,9 @@ void shadow_entry_table(struct shadow_vm *sv, struct shadow_page *page, unsigned
     if (page->copy)
         page->copy[index] = copy;
     page->child[index] = child;
-    list_add(sv, (uint32_t)(LINK_HEAD | LINK_PARENT) | child->number, page, index);
+    list_add(sv, &child->parents, (uint32_t)(LINK_HEAD | LINK_PARENT) | child->number, page, index);
     child->fresh = false;
+    sv->links++;
     store(page, index, child->hpa | rights);
 }
 

@@ -21,6 +21,8 @@ static bool pushes_error(struct hw_vcpu *hv, const struct virtx_event *event)
 
     if (!event->has_error)
         return false;
+    if (likely(hv->state.efer & EFER_LMA))
+        return true;
     cr0 = hv->valid & VIRTX_STATE_CR ? hv->state.cr0 : vmx_guest_cr0(vmx_of(hv));
     return cr0 & CR0_PE;
 }

@@ -47,6 +47,22 @@ static void changed(bool mode_changed)
     world_enter(cpu);
 }
 
+/* MOV to CR3 as src/hw/quick.c has it; the long way, where the engine wants that. */
+static void cr3_loaded(void)
+{
+    struct hw_vcpu *hv = &world.hv[cpu];
+    uint64_t root = 0;
+
+    if (format == FOUR_LEVEL && !(hv->work & HW_WORK_ROOT))
+        root = virtx_paging_shadow.load_cr3(&world.vcpu[cpu], world.mode[cpu].cr3);
+    if (!root) {
+        changed(false);
+        return;
+    }
+    world.root[cpu] = root;
+    world_enter(cpu);
+}
+
 static void load_root(uint64_t frame)
 {
     struct walk_mode *mode = &world.mode[cpu];
@@ -412,7 +428,7 @@ static void switch_space(void)
     load_root(world_below(4));
     if (world_below(4) == 0)
         link_pipe(world.mode[cpu].cr3 / PAGE);
-    changed(false);
+    cr3_loaded();
     world_audit_tlb(cpu, WORLD_ALL);
     if (world_below(4) == 0)
         world_audit_fresh(cpu);
