@@ -16,14 +16,14 @@ struct log_chunk {
     uint64_t *bits, *taken; /* a page each */
 };
 
-/* The log of a small slot, all in one page. */
+/* The log of a small slot is all in one page: this stands behind the first part and the end of the
+ * parts. */
 struct small_log {
-    struct dirty_log log;
-    struct log_chunk *part[2]; /* of `log`: one, and the end */
     struct log_chunk chunk;
     uint64_t words[];
 };
-#define SMALL_WORDS ((VIRTX_PAGE_SIZE - sizeof(struct small_log)) / sizeof(uint64_t) / 2)
+#define SMALL_AT    (sizeof(struct dirty_log) + 2 * sizeof(struct log_chunk *))
+#define SMALL_WORDS ((VIRTX_PAGE_SIZE - SMALL_AT - sizeof(struct small_log)) / sizeof(uint64_t) / 2)
 
 static const struct log_chunk *chunk_of(const struct dirty_log *log, size_t word)
 {
@@ -51,7 +51,7 @@ enum virtx_status virtx_log_alloc(struct virtx_vm *vm, uint64_t bytes, struct di
         return status;
     log->words = words;
     if (words <= SMALL_WORDS) {
-        struct small_log *small = (struct small_log *)log;
+        struct small_log *small = (struct small_log *)(void *)&log->part[2];
 
         small->chunk = (struct log_chunk){.bits = small->words, .taken = small->words + words};
         log->part[0] = &small->chunk;

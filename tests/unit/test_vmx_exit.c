@@ -233,10 +233,7 @@ START_TEST(page_log)
     const uint64_t base = 0x300000000; /* above 4 GiB */
     uint64_t bitmap[10] = {0}, dirty;
     struct virtx_memslot slot = {.vm = &vm, .config = {.gpa = base, .bytes = 600 * 4096}};
-    struct {
-        struct slot_table table;
-        struct slot_entry entry;
-    } slots = {.table = {.count = 1}};
+    struct slot_table *slots = calloc(1, sizeof(*slots) + sizeof(struct slot_entry));
 
     load_vcpu("corei7_skylake_x", 0);
     ck_assert_uint_ne(vmcs[VMCS_SECONDARY] & SECONDARY_PML, 0);
@@ -244,9 +241,10 @@ START_TEST(page_log)
     ck_assert_uint_eq(vmcs[VMCS_PML_ADDRESS], host_phys(NULL, v.page_log));
     ck_assert_uint_eq(vmcs[VMCS_PML_INDEX], 511);
     ck_assert_int_eq(virtx_log_alloc(&vm, slot.config.bytes, &slot.log), VIRTX_OK);
-    slots.table.entry[0] = (struct slot_entry){
+    slots->count = 1;
+    slots->entry[0] = (struct slot_entry){
         .gpa = base, .end = base + slot.config.bytes, .dirty = slot.log, .rights = 7};
-    atomic_store(&vm.slots, &slots.table);
+    atomic_store(&vm.slots, slots);
     virtx.backend = &log_backend;
 
     /* Some entries, taken from another CPU; the index is not touched. */
@@ -290,6 +288,7 @@ START_TEST(page_log)
     ck_assert_int_eq(virtx_memslot_harvest(&slot, bitmap, 10, &dirty), VIRTX_OK);
     ck_assert_uint_eq(bitmap[0], 1 << 7);
     atomic_store(&vm.slots, NULL);
+    free(slots);
     virtx_log_free(&virtx, slot.log);
     vmx_vm_destroy(&vm, &vm_data);
     ck_assert_uint_eq(pages_out, 0);
