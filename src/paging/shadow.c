@@ -133,15 +133,6 @@ static void shadow_vcpu_destroy(struct virtx_vcpu *vcpu)
     virtx_unlock_irq(&sv->lock, flags);
 }
 
-/* What the guest has written since the last flush is looked at. */
-static void flushed(struct shadow_vm *sv)
-{
-    if (sv->unsync[SHADOW_TABLES])
-        shadow_sync(sv, SHADOW_TABLES);
-    if (sv->unsync[SHADOW_LEAVES])
-        shadow_sync(sv, SHADOW_LEAVES);
-}
-
 /* Before an entry, when something has changed. What the guest's flush makes visible is seen here.
  */
 static uint64_t shadow_root(struct virtx_vcpu *vcpu)
@@ -153,7 +144,7 @@ static uint64_t shadow_root(struct virtx_vcpu *vcpu)
     virtx_lock(&sv->lock);
     if (v->flush) {
         v->flush = false;
-        flushed(sv);
+        shadow_sync_all(sv);
     }
     if (v->stale || !v->root || v->root->state != SHADOW_LIVE)
         shadow_root_make(vcpu);
@@ -177,7 +168,7 @@ static uint64_t shadow_load_cr3(struct virtx_vcpu *vcpu, uint64_t cr3)
 
     virtx_lock(&sv->lock);
     if (sv->unsync[SHADOW_TABLES] || sv->unsync[SHADOW_LEAVES])
-        flushed(sv);
+        shadow_sync_all(sv);
     if (unlikely(v->flush | v->stale) || !root || root->state != SHADOW_LIVE)
         goto out;
     if ((cr3 ^ v->mode.cr3) & SPTE_ADDRESS) {

@@ -130,6 +130,7 @@ struct shadow_page {
     bool unsync;
     bool fresh; /* made a moment ago: nothing has used it yet */
     bool has_markers;
+    bool closing; /* unsync, but protected again: in sync once all vcpus have flushed */
 };
 _Static_assert(sizeof(struct shadow_page) * SHADOW_BLOCK <= VIRTX_PAGE_SIZE, "fit a page");
 
@@ -153,6 +154,8 @@ struct shadow_vm {
     uint32_t freed;    /* pages that processors may still walk */
     uint32_t stamp;    /* of the fault that is being answered */
     uint64_t narrowed; /* how often an entry has lost rights */
+    uint64_t round;    /* generation that ends `closing`; 0: no page is */
+    uint32_t open;     /* unsync pages that are not closing */
     uint64_t links;    /* how often an entry that points to a table has changed */
     struct shadow_page **hash[SHADOW_HASH]; /* pages of heads */
     uint32_t *rmap[SHADOW_RMAP];            /* pages of heads */
@@ -274,6 +277,8 @@ void shadow_forget_unsync(struct shadow_vm *sv, struct shadow_page *page);
 void shadow_compare(struct shadow_vm *sv, struct shadow_page *page);
 void shadow_compare_entry(struct shadow_vm *sv, struct shadow_page *page, unsigned index);
 void shadow_sync(struct shadow_vm *sv, unsigned list);
+/* The guest has flushed a TLB: both lists. */
+void shadow_sync_all(struct shadow_vm *sv);
 /* The guest writes to a frame in which there are tables. */
 void shadow_table_written(struct shadow_vm *sv, uint64_t gfn);
 /* The guest's entry that shadow entry `index` is made from. Its table is in memory. */

@@ -24,7 +24,7 @@ static inline bool shadow_usable(const struct shadow_vm *sv, uint64_t hpa)
     return hpa < sv->hpa_limit && !(hpa & (VIRTX_PAGE_SIZE - 1));
 }
 
-/* Whether some table in the frame is in sync: then it may not be written unseen. */
+/* Whether some table in the frame is in sync, or about to be: then it may not be written unseen. */
 static inline bool shadow_is_protected(const struct shadow_vm *sv, uint64_t gfn)
 {
     const struct shadow_page *page;
@@ -32,7 +32,7 @@ static inline bool shadow_is_protected(const struct shadow_vm *sv, uint64_t gfn)
     if (!sv->region[gfn >> 9 & (SHADOW_REGIONS - 1)])
         return false;
     page = shadow_table_find(sv, gfn);
-    while (page && page->unsync)
+    while (page && page->unsync && !page->closing)
         page = shadow_table_next(page);
     return page != NULL;
 }

@@ -16,13 +16,15 @@
  * - A table that nothing points to, or that the processor has not used for some writes, is dropped:
  *   it is about to become something else, or is being torn down.
  * - With several vcpus a table cannot be protected at once, as others may have translations that
- *   still allow writes. There tables that were written stay out of sync, and each flush compares
- *   them.
+ *   still allow writes. It is compared at each flush until all vcpus have flushed since its
+ * protection, which takes a generation; many tables share one. A write meanwhile faults, and takes
+ * the table back.
  */
 #include "paging/shadow.h"
 
 #define IDLE_MAX  3u  /* writes in a row to a table that the processor does not use */
 #define HOT       4u  /* from here on a table is left unprotected … */
+#define ROUND     8u  /* tables to be protected again at once, with several vcpus */
 #define HOT_AGAIN 12u /* … for so many flushes */
 
 uint64_t shadow_guest_entry(const struct shadow_page *page, unsigned index)
@@ -44,9 +46,13 @@ void shadow_unsync(struct shadow_vm *sv, struct shadow_page *page)
     struct shadow_page **head =
         &sv->unsync[shadow_level(page) == 1 ? SHADOW_LEAVES : SHADOW_TABLES];
 
-    if (page->unsync)
+    if (page->unsync) {
+        sv->open += page->closing;
+        page->closing = false;
         return;
+    }
     page->unsync = true;
+    sv->open++;
     page->unsync_prev = NULL;
     page->unsync_next = *head;
     if (*head)
@@ -59,6 +65,8 @@ void shadow_forget_unsync(struct shadow_vm *sv, struct shadow_page *page)
     if (!page->unsync)
         return;
     page->unsync = false;
+    sv->open -= !page->closing;
+    page->closing = false;
     if (page->unsync_next)
         page->unsync_next->unsync_prev = page->unsync_prev;
     if (page->unsync_prev)
@@ -112,6 +120,60 @@ void shadow_sync(struct shadow_vm *sv, unsigned list)
     }
 }
 
+static bool round_is_over(struct shadow_vm *sv)
+{
+    bool over;
+
+    virtx_lock(&sv->vm->page_lock);
+    over = virtx_is_settled(sv->vm, sv->round);
+    virtx_unlock(&sv->vm->page_lock);
+    return over;
+}
+
+/* Everybody has flushed: nobody can write the tables any more without a fault. They are compared
+ * for the last time by the flush that finds it so. */
+static void end_round(struct shadow_vm *sv)
+{
+    for (unsigned list = 0; list < ARRAY_SIZE(sv->unsync); list++)
+        for (struct shadow_page *page = sv->unsync[list], *next; page; page = next) {
+            next = page->unsync_next;
+            if (!page->closing)
+                continue;
+            shadow_forget_unsync(sv, page);
+            shadow_compare(sv, page);
+        }
+    sv->round = 0;
+}
+
+static void begin_round(struct shadow_vm *sv)
+{
+    bool any = false;
+
+    for (unsigned list = 0; list < ARRAY_SIZE(sv->unsync); list++)
+        for (struct shadow_page *page = sv->unsync[list]; page; page = page->unsync_next) {
+            if (page->hot > HOT)
+                continue;
+            shadow_protect(sv, page->gfn);
+            page->closing = true;
+            sv->open--;
+            any = true;
+        }
+    if (any)
+        sv->round = virtx_generation_next(sv->vm);
+}
+
+void shadow_sync_all(struct shadow_vm *sv)
+{
+    if (unlikely(sv->round) && round_is_over(sv))
+        end_round(sv);
+    if (sv->unsync[SHADOW_TABLES])
+        shadow_sync(sv, SHADOW_TABLES);
+    if (sv->unsync[SHADOW_LEAVES])
+        shadow_sync(sv, SHADOW_LEAVES);
+    if (sv->open >= ROUND && !sv->round && !shadow_alone(sv))
+        begin_round(sv);
+}
+
 /* Whether the table has stopped being one. */
 static bool is_idle(struct shadow_vm *sv, struct shadow_page *page)
 {
@@ -132,7 +194,7 @@ void shadow_table_written(struct shadow_vm *sv, uint64_t gfn)
 
     for (; page; page = next) {
         next = shadow_table_next(page);
-        if (page->unsync)
+        if (page->unsync && !page->closing)
             continue;
         if (is_idle(sv, page)) {
             shadow_page_drop(sv, page);

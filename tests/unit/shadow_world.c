@@ -637,6 +637,30 @@ static uint32_t list_length(struct shadow_vm *sv, uint32_t id, uint32_t list)
     return length;
 }
 
+/* No processor that may be in the guest can write a table that is in sync without a fault. */
+static void audit_writers(void)
+{
+    static uint32_t frame_at[RAM_PAGES]; /* by place in host memory, plus 1 */
+
+    if (!frame_at[0])
+        for (uint32_t i = 0; i < RAM_PAGES; i++)
+            frame_at[(world_hpa(i * PAGE) - RAM_HPA) / PAGE] = i + 1;
+    for (unsigned i = 0; i < world.vm.vcpu_count; i++) {
+        if (world.hv[i].flush)
+            continue; /* it flushes on its way there */
+        for (unsigned n = 0; n < TLB; n++) {
+            const struct tlb_line *line = &tlb[i][n];
+
+            if (!line->gva || !(line->allowed & 0xaa))
+                continue;
+            if (line->hpa >= HIGH_HPA)
+                EXPECT(!sync_frame[RAM_PAGES + (line->hpa - HIGH_HPA) / PAGE]);
+            else
+                EXPECT(!sync_frame[frame_at[(line->hpa - RAM_HPA) / PAGE] - 1]);
+        }
+    }
+}
+
 void world_audit(void)
 {
     struct shadow_vm *sv = shadow_vm_of(&world.vm);
@@ -646,6 +670,7 @@ void world_audit(void)
     for (struct shadow_page *page = sv->oldest; page; page = page->newer)
         if (!(page->role & ROLE_DIRECT) && !page->unsync && page->guest)
             sync_frame[frame_number(page->gfn)] = 1;
+    audit_writers();
     for (struct shadow_page *page = sv->oldest; page; page = page->newer) {
         EXPECT(page->state == SHADOW_LIVE);
         EXPECT(shadow_page_find(sv, page->gfn, page->role) == page);

@@ -639,6 +639,103 @@ START_TEST(test_two_vcpus)
 }
 END_TEST
 
+static void entry(uint64_t frame, unsigned index, uint64_t to)
+{
+    uint64_t value = to ? to * PAGE | 0x67 : 0;
+
+    memcpy(world_ram(frame * PAGE) + 8 * index, &value, 8);
+}
+
+/* The engine remembers how it came to a table; what makes that void without a change of the root or
+ * the slots. */
+START_TEST(test_way)
+{
+    const struct ref_access read = {0};
+    struct shadow_vm *sv;
+    uint64_t hpa;
+
+    begin(1, POOL_PAGES, 46);
+    cpu = 0;
+    sv = shadow_vm_of(&world.vm);
+    set_format(FOUR_LEVEL);
+    world.mode[0].cr0 |= CR0_WP;
+    world.mode[0].cr4 &= ~(CR4_SMAP | CR4_PKE);
+    for (uint64_t frame = 10; frame < 30; frame++)
+        memset(world_ram(frame * PAGE), 0, PAGE);
+    entry(10, 0, 11);
+    entry(11, 0, 12);
+    entry(12, 0, 13);
+    entry(21, 0, 22);
+    entry(22, 2, 31);
+    world.mode[0].cr3 = 10 * PAGE;
+    changed(true);
+    /* Through tables that are not shadowed yet, to another one with the guest's next flush. */
+    ck_assert_int_eq(world_access(0, 2 * PAGE, &read, &hpa), FAULTED);
+    entry(11, 0, 21);
+    entry(21, 0, 22);
+    cr3_loaded();
+    ck_assert_int_eq(world_access(0, 2 * PAGE, &read, &hpa), DONE);
+    ck_assert_uint_eq(hpa, world_hpa(31 * PAGE));
+    /* To a table of ours that is evicted, found by way of a fault elsewhere. */
+    ck_assert_int_eq(world_access(0, 1ull << 30, &read, &hpa), FAULTED);
+    ck_assert_int_eq(world_access(0, 3 * PAGE, &read, &hpa), FAULTED);
+    shadow_page_drop(sv, shadow_table_find(sv, 22));
+    shadow_settle(sv);
+    entry(22, 3, 32);
+    ck_assert_int_eq(world_access(0, 3 * PAGE, &read, &hpa), DONE);
+    ck_assert_uint_eq(hpa, world_hpa(32 * PAGE));
+    world_audit();
+    world_end();
+}
+END_TEST
+
+/* With two vcpus a table that is left alone is in sync again some time. */
+START_TEST(test_rounds)
+{
+    const struct ref_access write = {.write = true};
+    struct shadow_vm *sv;
+    unsigned behind = 0;
+    uint64_t hpa;
+
+    begin(2, POOL_PAGES, 46);
+    sv = shadow_vm_of(&world.vm);
+    memset(world_ram(10 * PAGE), 0, 100 * PAGE);
+    for (cpu = 0; cpu < 2; cpu++) {
+        set_format(FOUR_LEVEL);
+        world.mode[cpu].cr0 |= CR0_WP;
+        world.mode[cpu].cr4 &= ~(CR4_SMAP | CR4_PKE);
+        world.mode[cpu].cr3 = 10 * PAGE;
+        changed(true);
+    }
+    entry(10, 0, 11);
+    entry(11, 0, 12);
+    for (unsigned i = 0; i < 16; i++) {
+        entry(12, i, 100 + i);
+        entry(100 + i, 0, 200 + i);
+        entry(100 + i, 1, 100 + i); /* by which the guest writes it */
+    }
+    for (unsigned i = 0; i < 16; i++)
+        for (cpu = 0; cpu < 2; cpu++) {
+            ck_assert_int_eq(world_access(cpu, i * 512 * PAGE, &write, &hpa), DONE);
+            ck_assert_int_eq(world_access(cpu, (i * 512 + 1) * PAGE, &write, &hpa), DONE);
+        }
+    EXPECT(sv->open >= 16);
+    for (unsigned n = 0; n < 40; n++) {
+        cpu = n & 1;
+        cr3_loaded();
+        world_audit();
+    }
+    for (struct shadow_page *page = sv->oldest; page; page = page->newer)
+        behind += page->unsync;
+    ck_assert_uint_eq(behind, 0);
+    /* And a write is seen. */
+    ck_assert_int_eq(world_access(1, 1 * PAGE, &write, &hpa), DONE);
+    EXPECT(shadow_table_find(sv, 100)->unsync);
+    world_audit();
+    world_end();
+}
+END_TEST
+
 int main(int argc, char **argv)
 {
     Suite *suite = suite_create("shadow");
@@ -654,6 +751,8 @@ int main(int argc, char **argv)
     tcase_add_test(c, test_little_memory);
     tcase_add_test(c, test_no_reserved_bits);
     tcase_add_test(c, test_two_vcpus);
+    tcase_add_test(c, test_way);
+    tcase_add_test(c, test_rounds);
     suite_add_tcase(suite, c);
     runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);
