@@ -93,6 +93,27 @@ void virtx_ioapic_set_irq(struct virtx_ioapic *ioapic, unsigned pin, bool level)
  *  delivers again what is still asserted. */
 void virtx_ioapic_eoi(struct virtx_ioapic *ioapic, uint8_t vector);
 
+/** All that an I/O APIC remembers; see virtx_ioapic_save(). */
+struct virtx_ioapic_state {
+    size_t size;                             /**< sizeof(struct virtx_ioapic_state). */
+    uint64_t redirection[VIRTX_IOAPIC_PINS]; /**< Redirection table, as the guest reads it. */
+    uint32_t lines;                          /**< Levels of the input pins, one bit each. */
+    uint32_t id;                             /**< ID register. */
+    uint8_t select;                          /**< Register select (IOREGSEL). */
+};
+
+/** Copies the whole state. Nobody uses the I/O APIC meanwhile, if it is to be that of one moment. */
+void virtx_ioapic_save(struct virtx_ioapic *ioapic, struct virtx_ioapic_state *state);
+
+/**
+ * Replaces the whole state by a saved one. Restore the LAPICs first: a level that still waits to be sent
+ * is sent.
+ * @param ioapic the I/O APIC.
+ * @param state  the state, which may come from anywhere: it is checked.
+ * @return false if no I/O APIC can be in that state; nothing changed then.
+ */
+bool virtx_ioapic_restore(struct virtx_ioapic *ioapic, const struct virtx_ioapic_state *state);
+
 /**
  * Serves the registers to the guests of a VM, inside run.
  * @param ioapic an initialized I/O APIC; it must outlive its attachment.

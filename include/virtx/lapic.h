@@ -132,6 +132,7 @@ struct virtx_lapic {
     void (*broadcast_eoi)(void *ctx, uint8_t vector); /**< Where EOIs of level interrupts go. */
     void *bus_ctx;                                    /**< Passed to send and broadcast_eoi. */
 
+    void (*restored)(struct virtx_lapic *lapic, uint64_t old_base); /**< Of virtx_lapic_attach(). */
     struct virtx_vcpu *vcpu;         /**< Of virtx_lapic_attach(); NULL if detached. */
     struct virtx_intercept *page;    /**< Its intercept of the register page. */
     struct virtx_intercept *msrs[3]; /**< Its intercepts of MSRs. */
@@ -255,6 +256,51 @@ void virtx_lapic_eoi(struct virtx_lapic *lapic);
 /** A LAPIC as a source of interrupts for virtx_vcpu_irq_source(); the context is the struct
  *  virtx_lapic. It does not look at the time: call virtx_lapic_advance() beforehand. */
 extern const struct virtx_irq_source virtx_lapic_irq_source;
+
+/** All that a LAPIC remembers, in a form without pointers; see virtx_lapic_save(). */
+struct virtx_lapic_state {
+    size_t size;                         /**< sizeof(struct virtx_lapic_state). */
+    uint64_t base;                       /**< IA32_APIC_BASE. */
+    uint64_t icr;                        /**< Interrupt command register. */
+    uint64_t tsc_deadline;               /**< IA32_TSC_DEADLINE, in the guest's own time. */
+    uint64_t irr[4];                     /**< Interrupt request register. */
+    uint64_t isr[4];                     /**< In-service register. */
+    uint64_t tmr[4];                     /**< Trigger-mode register. */
+    uint32_t lvt[VIRTX_LAPIC_LVT_COUNT]; /**< Local vector table. */
+    uint32_t ldr;                        /**< Logical destination register (xAPIC mode). */
+    uint32_t dfr;                        /**< Destination format register. */
+    uint32_t svr;                        /**< Spurious-interrupt vector register. */
+    uint32_t esr;                        /**< Error status as the guest reads it. */
+    uint32_t esr_pending;                /**< Errors since the last write of the error status. */
+    uint32_t timer_initial;              /**< Initial-count register. */
+    uint32_t timer_divide;               /**< Divide-configuration register. */
+    uint64_t timer_elapsed;              /**< Ticks of @c now since the count started. */
+    uint64_t timer_next;                 /**< Divided clocks from there to the next expiry. */
+    uint8_t tpr;                         /**< Task-priority register. */
+    uint8_t lint_lines;                  /**< Levels of LINT0 (bit 0) and LINT1 (bit 1). */
+    bool extint_message;                 /**< An ExtINT message waits for its acknowledge cycle. */
+    bool timer_running;                  /**< The counter counts. */
+};
+
+/**
+ * Copies the whole state. The vcpu is not in run, and nobody posts to the LAPIC meanwhile.
+ * @param lapic the LAPIC.
+ * @param now   the time; the timer is looked at. Of an attached LAPIC: the time-stamp counter.
+ * @param state receives the state.
+ */
+void virtx_lapic_save(struct virtx_lapic *lapic, uint64_t now, struct virtx_lapic_state *state);
+
+/**
+ * Replaces the whole state by a saved one. The vcpu is not in run, and nobody posts to the LAPIC
+ * meanwhile. The timer goes on from where it was; what is deliverable is announced. An attached LAPIC
+ * moves its register page; set the vcpu's TSC before (virtx_vcpu_set()).
+ * @param lapic made with the features and the ratio of clocks of the one that was saved; its ID stays.
+ * @param now   the time, as in virtx_lapic_save(); it may be another clock, of the same rate.
+ * @param state the state, which may come from anywhere: it is checked.
+ * @return false if no LAPIC like this one can be in that state; nothing changed then.
+ */
+bool virtx_lapic_restore(struct virtx_lapic *lapic, uint64_t now,
+                         const struct virtx_lapic_state *state);
 
 /**
  * Offers one message to one LAPIC, regardless of its destination. Safe from any CPU.

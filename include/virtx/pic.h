@@ -103,6 +103,24 @@ int virtx_pic_take(struct virtx_pic *pic);
  *  the context is the struct virtx_pic. It has no task priority. */
 extern const struct virtx_irq_source virtx_pic_irq_source;
 
+/** All that the pair remembers; see virtx_pic_save(). */
+struct virtx_pic_state {
+    size_t size;                   /**< sizeof(struct virtx_pic_state). */
+    struct virtx_pic_chip chip[2]; /**< Master and slave. */
+    bool offered_slave;            /**< As in struct virtx_pic. */
+};
+
+/** Copies the whole state. */
+void virtx_pic_save(struct virtx_pic *pic, struct virtx_pic_state *state);
+
+/**
+ * Replaces the whole state by a saved one; the output follows.
+ * @param pic   the pair.
+ * @param state the state, which may come from anywhere: it is checked.
+ * @return false if no pair can be in that state; nothing changed then.
+ */
+bool virtx_pic_restore(struct virtx_pic *pic, const struct virtx_pic_state *state);
+
 /**
  * Serves the six ports to the guests of a VM, inside run.
  * @param pic an initialized pair; it must outlive its attachment.

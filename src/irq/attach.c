@@ -256,6 +256,14 @@ static const struct virtx_irq_source attached_source = {
     .init = attached_init,
 };
 
+/* By the embedder, not by the guest: CR8 too is another. */
+static void lapic_restored(struct virtx_lapic *lapic, uint64_t old_base)
+{
+    base_written(lapic, old_base);
+    measure_offset(lapic, lapic->vcpu);
+    lapic_changed(lapic);
+}
+
 enum virtx_status virtx_lapic_attach(struct virtx_lapic *lapic,
                                      const struct virtx_lapic_config *config,
                                      struct virtx_vcpu *vcpu)
@@ -270,6 +278,7 @@ enum virtx_status virtx_lapic_attach(struct virtx_lapic *lapic,
     if (!virtx_lapic_init(lapic, &own))
         return VIRTX_E_INVALID;
     lapic->vcpu = vcpu;
+    lapic->restored = lapic_restored;
     status = intercept_page(lapic, &lapic->page);
     if (status == VIRTX_OK)
         status = intercept_msrs(lapic);
@@ -292,6 +301,7 @@ void virtx_lapic_detach(struct virtx_lapic *lapic)
     for (unsigned i = 0; i < ARRAY_SIZE(lapic->msrs); i++)
         remove_intercept(&lapic->msrs[i]);
     lapic->vcpu = NULL;
+    lapic->restored = NULL;
 }
 
 /* ---- I/O APIC ---- */

@@ -201,3 +201,46 @@ void virtx_ioapic_mmio_write(struct virtx_ioapic *ioapic, uint32_t offset, unsig
         end_level(ioapic, (uint8_t)value);
     unguard(&ioapic->lock, flags);
 }
+
+void virtx_ioapic_save(struct virtx_ioapic *ioapic, struct virtx_ioapic_state *state)
+{
+    uint64_t flags = guard(&ioapic->lock);
+
+    memset(state, 0, sizeof(*state));
+    state->size = sizeof(*state);
+    memcpy(state->redirection, ioapic->redirection, sizeof(state->redirection));
+    state->lines = ioapic->lines;
+    state->id = ioapic->id;
+    state->select = ioapic->select;
+    unguard(&ioapic->lock, flags);
+}
+
+/* Remote IRR is the level's alone. */
+static bool entry_good(uint64_t entry)
+{
+    uint64_t may = RTE_WRITABLE | RTE_STATUS | (is_level(entry) ? RTE_REMOTE_IRR : 0);
+
+    return (entry & ~may) == 0;
+}
+
+bool virtx_ioapic_restore(struct virtx_ioapic *ioapic, const struct virtx_ioapic_state *state)
+{
+    uint64_t flags;
+
+    if (state->size != sizeof(*state) || (state->lines >> VIRTX_IOAPIC_PINS) != 0 ||
+        (state->id & ~ID_MASK) != 0)
+        return false;
+    for (unsigned pin = 0; pin < VIRTX_IOAPIC_PINS; pin++) {
+        if (!entry_good(state->redirection[pin]))
+            return false;
+    }
+    flags = guard(&ioapic->lock);
+    memcpy(ioapic->redirection, state->redirection, sizeof(ioapic->redirection));
+    ioapic->lines = state->lines;
+    ioapic->id = state->id;
+    ioapic->select = state->select;
+    for (unsigned pin = 0; pin < VIRTX_IOAPIC_PINS; pin++)
+        service_level(ioapic, pin);
+    unguard(&ioapic->lock, flags);
+    return true;
+}

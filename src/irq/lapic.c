@@ -104,18 +104,25 @@ uint64_t virtx_lapic_mmio_base(const struct virtx_lapic *lapic)
     return lapic->base & ~0xfffull;
 }
 
+/* No reserved bit is set, and it is one of the three modes. */
+bool lapic_base_good(const struct virtx_lapic *l, uint64_t value)
+{
+    uint64_t allowed =
+        APIC_BASE_BSP | APIC_BASE_ENABLE | (((1ull << l->config.address_bits) - 1) & ~0xfffull);
+
+    if (l->config.features & VIRTX_LAPIC_X2APIC)
+        allowed |= APIC_BASE_X2APIC;
+    return (value & ~allowed) == 0 && (value & APIC_BASE_MODE) != APIC_BASE_X2APIC;
+}
+
 /* Intel SDM, "x2APIC State Transitions": the only way between the two modes that goes back is
  * through "disabled", and "disabled" loses all state. */
 bool lapic_write_base(struct virtx_lapic *l, uint64_t value)
 {
-    uint64_t allowed =
-        APIC_BASE_BSP | APIC_BASE_ENABLE | (((1ull << l->config.address_bits) - 1) & ~0xfffull);
     uint64_t old_mode = l->base & APIC_BASE_MODE;
     uint64_t mode = value & APIC_BASE_MODE;
 
-    if (l->config.features & VIRTX_LAPIC_X2APIC)
-        allowed |= APIC_BASE_X2APIC;
-    if ((value & ~allowed) != 0 || mode == APIC_BASE_X2APIC)
+    if (!lapic_base_good(l, value))
         return false;
     if (mode != old_mode) {
         if (mode == APIC_BASE_MODE && old_mode == 0)
@@ -133,7 +140,7 @@ bool lapic_write_base(struct virtx_lapic *l, uint64_t value)
 }
 
 /* The highest bit at or below the word of `from`; 0 if none. */
-static uint8_t highest(const uint64_t set[4], uint8_t from)
+uint8_t lapic_highest(const uint64_t set[4], uint8_t from)
 {
     for (unsigned word = from >> 6; word < 4; word--) {
         if (set[word] != 0)
@@ -206,7 +213,7 @@ int virtx_lapic_take(struct virtx_lapic *lapic)
         return (uint8_t)lapic->svr;
     bit = 1ull << (vector & 63);
     lapic->irr[vector >> 6] &= ~bit;
-    lapic->irr_max = highest(lapic->irr, vector);
+    lapic->irr_max = lapic_highest(lapic->irr, vector);
     lapic->isr[vector >> 6] |= bit;
     lapic->isr_max = vector;
     lapic_update_ppr(lapic);
@@ -233,7 +240,7 @@ void virtx_lapic_eoi(struct virtx_lapic *lapic)
     if (vector == 0)
         return;
     lapic->isr[vector >> 6] &= ~bit;
-    lapic->isr_max = highest(lapic->isr, vector);
+    lapic->isr_max = lapic_highest(lapic->isr, vector);
     lapic_update_ppr(lapic);
     if ((lapic->tmr[vector >> 6] & bit) == 0)
         return;
@@ -274,7 +281,7 @@ void lapic_fold_inbox(struct virtx_lapic *l)
         l->irr[i] |= edge | level;
         l->tmr[i] = (l->tmr[i] & ~edge) | level;
     }
-    l->irr_max = highest(l->irr, 255);
+    l->irr_max = lapic_highest(l->irr, 255);
     if (__atomic_exchange_n(&l->lint_moved, 0, __ATOMIC_ACQ_REL) != 0)
         lapic_update_lint(l);
     errors = __atomic_exchange_n(&l->inbox_error, 0, __ATOMIC_ACQ_REL);

@@ -85,6 +85,15 @@ static inline const uint32_t *lapic_plain_at(const struct virtx_lapic *l, uint32
     return at != 0 ? (const uint32_t *)(const void *)((const uint8_t *)l + at) : NULL;
 }
 
+/* Reserved in the ICR, with the delivery status, which is never kept. */
+#define LAPIC_ICR_RESERVED 0xfff33000ull
+
+uint8_t lapic_highest(const uint64_t set[4], uint8_t from);
+bool lapic_base_good(const struct virtx_lapic *l, uint64_t value);
+uint32_t lapic_lvt_writable(const struct virtx_lapic *l, int lvt);
+uint32_t lapic_svr_writable(const struct virtx_lapic *l);
+uint64_t lapic_timer_ticks(const struct virtx_lapic *l, uint64_t time);
+
 void lapic_update_ppr(struct virtx_lapic *l);
 void lapic_update_lint(struct virtx_lapic *l);
 void lapic_error(struct virtx_lapic *l, uint32_t bits);

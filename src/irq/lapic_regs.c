@@ -231,12 +231,17 @@ static void send_ipi(struct virtx_lapic *l, bool x2apic)
     (void)l->send(l->bus_ctx, &message);
 }
 
+uint32_t lapic_svr_writable(const struct virtx_lapic *l)
+{
+    uint32_t suppression = l->config.features & VIRTX_LAPIC_EOI_SUPPRESSION ? SVR_SUPPRESS_EOI : 0;
+
+    return 0xff | SVR_ENABLE | suppression;
+}
+
 static bool write_svr(struct virtx_lapic *l, uint32_t value, bool x2apic)
 {
-    uint32_t writable = 0xff | SVR_ENABLE;
+    uint32_t writable = lapic_svr_writable(l);
 
-    if (l->config.features & VIRTX_LAPIC_EOI_SUPPRESSION)
-        writable |= SVR_SUPPRESS_EOI;
     if (x2apic && (value & ~writable) != 0)
         return false;
     __atomic_store_n(&l->svr, value & writable, __ATOMIC_RELAXED);
@@ -249,7 +254,7 @@ static bool write_svr(struct virtx_lapic *l, uint32_t value, bool x2apic)
     return true;
 }
 
-static uint32_t lvt_writable(const struct virtx_lapic *l, int lvt)
+uint32_t lapic_lvt_writable(const struct virtx_lapic *l, int lvt)
 {
     switch (lvt) {
     case VIRTX_LAPIC_LVT_TIMER:
@@ -268,7 +273,7 @@ static uint32_t lvt_writable(const struct virtx_lapic *l, int lvt)
 
 static bool write_lvt(struct virtx_lapic *l, int lvt, uint32_t value, bool x2apic, uint64_t now)
 {
-    uint32_t writable = lvt_writable(l, lvt);
+    uint32_t writable = lapic_lvt_writable(l, lvt);
     uint32_t read_only = LVT_STATUS;
 
     if (lvt == VIRTX_LAPIC_LVT_LINT0 || lvt == VIRTX_LAPIC_LVT_LINT1)

@@ -37,13 +37,16 @@ static bool periodic(const struct virtx_lapic *l)
     return (l->lvt[VIRTX_LAPIC_LVT_TIMER] & LVT_TIMER_MODE) == LVT_TIMER_PERIODIC;
 }
 
+/* Divided clocks in that time. */
+uint64_t lapic_timer_ticks(const struct virtx_lapic *l, uint64_t time)
+{
+    return scale(time, l->config.bus_multiply, l->config.bus_divide, false) >> divide_shift(l);
+}
+
 /* Divided clocks since the count started. */
 static uint64_t elapsed(const struct virtx_lapic *l, uint64_t now)
 {
-    if (now <= l->timer_base)
-        return 0;
-    return scale(now - l->timer_base, l->config.bus_multiply, l->config.bus_divide, false) >>
-           divide_shift(l);
+    return now <= l->timer_base ? 0 : lapic_timer_ticks(l, now - l->timer_base);
 }
 
 /* When the counter next reaches zero. */

@@ -422,3 +422,34 @@ const struct virtx_irq_source virtx_pic_irq_source = {
     .pending = source_pending,
     .take = source_take,
 };
+
+void virtx_pic_save(struct virtx_pic *pic, struct virtx_pic_state *state)
+{
+    uint64_t flags = guard(&pic->lock);
+
+    memset(state, 0, sizeof(*state));
+    state->size = sizeof(*state);
+    memcpy(state->chip, pic->chip, sizeof(state->chip));
+    state->offered_slave = pic->offered_slave;
+    unguard(&pic->lock, flags);
+}
+
+bool virtx_pic_restore(struct virtx_pic *pic, const struct virtx_pic_state *state)
+{
+    uint64_t flags;
+
+    if (state->size != sizeof(*state))
+        return false;
+    for (unsigned which = 0; which < 2; which++) {
+        const struct virtx_pic_chip *c = &state->chip[which];
+
+        if (c->lowest > 7 || c->init_step == 1 || c->init_step > 4 || (c->base & 7) != 0)
+            return false;
+    }
+    flags = guard(&pic->lock);
+    memcpy(pic->chip, state->chip, sizeof(pic->chip));
+    pic->offered_slave = state->offered_slave;
+    update(pic);
+    unguard(&pic->lock, flags);
+    return true;
+}

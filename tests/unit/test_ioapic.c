@@ -5,6 +5,7 @@
 
 #include <check.h>
 #include <stdlib.h>
+#include <string.h>
 
 #define CPUS 4
 
@@ -366,6 +367,63 @@ START_TEST(narrow_messages_to_x2apic)
 }
 END_TEST
 
+static uint8_t served(unsigned cpu)
+{
+    return (uint8_t)virtx_lapic_take(&lapic[cpu]);
+}
+
+START_TEST(saved_and_restored)
+{
+    struct virtx_ioapic_state state, again;
+
+    write_pin(3, TO(1) | LEVEL | 0x41);
+    write_pin(4, TO(1) | LEVEL | 0x52);
+    write_pin(5, TO(1) | 0x43);
+    virtx_ioapic_set_irq(&ioapic, 3, true); /* sent: waits for its EOI */
+    ck_assert_uint_eq(served(1), 0x41);
+    virtx_lapic_mmio_write(&lapic[1], 0xf0, 4, 0xff, 0);
+    virtx_ioapic_set_irq(&ioapic, 4, true); /* nobody takes it: waits to be sent */
+    virtx_ioapic_set_irq(&ioapic, 5, true); /* an edge: gone */
+    virtx_lapic_mmio_write(&lapic[1], 0xf0, 4, 0x1ff, 0);
+    virtx_ioapic_save(&ioapic, &state);
+    ck_assert_uint_eq(state.redirection[3], TO(1) | LEVEL | REMOTE_IRR | 0x41);
+    ck_assert_uint_eq(state.redirection[4], TO(1) | LEVEL | STATUS | 0x52);
+
+    make_ioapic(0x20, true);
+    ck_assert(virtx_ioapic_restore(&ioapic, &state));
+    ck_assert_uint_eq(served(1), 0x52);
+    ck_assert_int_eq(virtx_lapic_pending(&lapic[1]), VIRTX_IRQ_NONE);
+    virtx_ioapic_set_irq(&ioapic, 5, true); /* it is high already */
+    ck_assert_int_eq(virtx_lapic_pending(&lapic[1]), VIRTX_IRQ_NONE);
+    eoi(1);
+    eoi(1); /* both are asserted still */
+    ck_assert_uint_eq(served(1), 0x52);
+    eoi(1);
+    ck_assert_uint_eq(served(1), 0x52);
+    virtx_ioapic_set_irq(&ioapic, 4, false);
+    eoi(1);
+    ck_assert_uint_eq(served(1), 0x41);
+
+    virtx_ioapic_save(&ioapic, &state);
+    again = state;
+    again.lines = 1u << 24;
+    ck_assert(!virtx_ioapic_restore(&ioapic, &again));
+    again = state;
+    again.id = 1;
+    ck_assert(!virtx_ioapic_restore(&ioapic, &again));
+    again = state;
+    again.redirection[7] = 1 << 17;
+    ck_assert(!virtx_ioapic_restore(&ioapic, &again));
+    again.redirection[7] = REMOTE_IRR; /* of an edge */
+    ck_assert(!virtx_ioapic_restore(&ioapic, &again));
+    again = state;
+    again.size = 0;
+    ck_assert(!virtx_ioapic_restore(&ioapic, &again));
+    virtx_ioapic_save(&ioapic, &again);
+    ck_assert(memcmp(&state, &again, sizeof(state)) == 0);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("ioapic");
@@ -385,6 +443,7 @@ int main(void)
     tcase_add_test(tc, delivery_modes);
     tcase_add_test(tc, msi);
     tcase_add_test(tc, narrow_messages_to_x2apic);
+    tcase_add_test(tc, saved_and_restored);
     suite_add_tcase(suite, tc);
     runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);

@@ -469,6 +469,25 @@ START_TEST(relocation)
 }
 END_TEST
 
+START_TEST(restored_while_attached)
+{
+    struct virtx_lapic_state saved;
+    uint64_t value;
+
+    ck_assert_int_eq(wrmsr(0x1b, 0x12345900), VIRTX_HANDLED);
+    wr(0x12345080, 0x50);
+    virtx_lapic_accept(&lapic, VIRTX_APIC_FIXED, 0x61, false);
+    virtx_lapic_save(&lapic, __builtin_ia32_rdtsc(), &saved);
+    ck_assert_int_eq(source->take(source_ctx), 0x61);
+    ck_assert_int_eq(wrmsr(0x1b, 0xfee00900), VIRTX_HANDLED);
+    ck_assert(virtx_lapic_restore(&lapic, __builtin_ia32_rdtsc(), &saved));
+    ck_assert_uint_eq(state.apic_base, 0x12345900);
+    ck_assert_int_eq(mmio(0xfee00020, VIRTX_READ, &value), VIRTX_DEFAULT);
+    ck_assert_uint_eq(rd(0x12345080), 0x50);
+    ck_assert_int_eq(source->take(source_ctx), 0x61);
+}
+END_TEST
+
 START_TEST(timer_reaches_the_queue)
 {
     uint64_t value, start;
@@ -561,6 +580,7 @@ int main(void)
     tcase_add_test(tc, signals);
     tcase_add_test(tc, msrs);
     tcase_add_test(tc, relocation);
+    tcase_add_test(tc, restored_while_attached);
     tcase_add_test(tc, timer_reaches_the_queue);
     tcase_add_test(tc, ioapic_and_eoi);
     tcase_add_test(tc, pic_through_lint0);

@@ -1304,6 +1304,202 @@ START_TEST(posted_from_other_threads)
 }
 END_TEST
 
+/* ---- Saved and restored ---- */
+
+enum { TWIN = 1, SAVES = 2000, STEPS = 60 };
+
+static uint64_t pick(uint64_t below)
+{
+    return ((uint64_t)(unsigned)rand() << 31 ^ (unsigned)rand()) % below;
+}
+
+/* A LAPIC without a bus, made like the first. */
+static void make_alone(unsigned i)
+{
+    struct virtx_lapic_config config = config_of(0);
+
+    config.ctx = &lapic[i];
+    config.bus_multiply = 3;
+    config.bus_divide = 2;
+    ck_assert(virtx_lapic_init(&lapic[i], &config));
+}
+
+struct step {
+    unsigned what;
+    uint32_t reg;
+    uint64_t value;
+};
+
+static struct step random_step(void)
+{
+    static const uint32_t regs[] = {0x80,  0xb0,  0xd0,  0xe0,  0xf0,  0x280, 0x2f0, 0x300, 0x310,
+                                    0x320, 0x320, 0x330, 0x340, 0x350, 0x360, 0x370, 0x380, 0x3e0};
+    struct step s = {.what = (unsigned)pick(12),
+                     .reg = regs[pick(sizeof(regs) / sizeof(regs[0]))],
+                     .value = pick(2) ? pick(1ull << 32) : 16 + pick(240)};
+
+    if (s.reg == 0xf0 && pick(4))
+        s.value |= 0x100;
+    return s;
+}
+
+/* What the LAPIC answers is part of the result. */
+static uint64_t do_step(struct virtx_lapic *a, const struct step *s, uint64_t at)
+{
+    uint64_t value = 0;
+
+    switch (s->what) {
+    case 0:
+        return virtx_lapic_accept(a, VIRTX_APIC_FIXED, (uint8_t)s->value, s->value >> 8 & 1);
+    case 1:
+        return virtx_lapic_accept(a, VIRTX_APIC_EXTINT, 0, false);
+    case 2:
+        return (uint64_t)virtx_lapic_take(a);
+    case 3:
+        virtx_lapic_eoi(a);
+        return 0;
+    case 4:
+        virtx_lapic_set_lint(a, s->value & 1, s->value >> 1 & 1);
+        return 0;
+    case 5:
+        virtx_lapic_advance(a, at);
+        return 0;
+    case 6:
+        return virtx_lapic_msr_write(a, 0x6e0, at, at + a->tsc_offset + s->value % 5000);
+    case 7: /* modes: on the whole xAPIC */
+        if (s->value % 40 == 0)
+            value = a->base ^ 0x800;
+        else if (s->value % 40 == 1)
+            value = a->base | 0xc00;
+        else
+            value = 0xfee00900 + (s->value & 0xf000);
+        return virtx_lapic_msr_write(a, 0x1b, at, value);
+    default:
+        if (virtx_lapic_x2apic(a))
+            return virtx_lapic_msr_write(a, 0x800 + (s->reg >> 4), at, s->value);
+        if (virtx_lapic_enabled(a))
+            virtx_lapic_mmio_write(a, s->reg, 4, s->value, at);
+        return 0;
+    }
+}
+
+static void same_answers(uint64_t later)
+{
+    struct virtx_lapic *twin = &lapic[TWIN];
+
+    for (uint32_t reg = 0; reg < 0x400; reg += 16) {
+        uint64_t mine = virtx_lapic_mmio_read(l, reg, 4, now);
+        uint64_t its = virtx_lapic_mmio_read(twin, reg, 4, now + later);
+
+        ck_assert_msg(mine == its, "register %x is %lx, not %lx", reg, its, mine);
+    }
+    ck_assert_int_eq(virtx_lapic_pending(twin), virtx_lapic_pending(l));
+    ck_assert_uint_eq(virtx_lapic_tpr_threshold(twin), virtx_lapic_tpr_threshold(l));
+    ck_assert_uint_eq(twin->base, l->base);
+    ck_assert_uint_eq(twin->tsc_deadline, l->tsc_deadline);
+    if (l->deadline == VIRTX_LAPIC_NO_DEADLINE || l->deadline == 0)
+        ck_assert_uint_eq(twin->deadline, l->deadline);
+    else
+        ck_assert_uint_eq(twin->deadline, l->deadline + later);
+}
+
+/* From any state that a guest can make, both go on in the same way. */
+START_TEST(saved_and_restored)
+{
+    srand(7);
+    for (unsigned save = 0; save < SAVES; save++) {
+        struct virtx_lapic_state state;
+        uint64_t later = pick(3) ? pick(1ull << 40) : 0;
+
+        make_alone(0);
+        now = 1000000;
+        l->tsc_offset = 5000000;
+        ext_vector = pick(2) ? 0x40 : -1;
+        for (unsigned i = 0; i < STEPS; i++) {
+            struct step s = random_step();
+
+            do_step(l, &s, now);
+            now += pick(700);
+        }
+        virtx_lapic_save(l, now, &state);
+        make_alone(TWIN);
+        virtx_lapic_set_tsc_offset(&lapic[TWIN], l->tsc_offset - later);
+        changes[TWIN] = 0;
+        ck_assert(virtx_lapic_restore(&lapic[TWIN], now + later, &state));
+        ck_assert_int_gt(changes[TWIN], 0);
+        same_answers(later);
+        for (unsigned i = 0; i < STEPS; i++) {
+            struct step s = random_step();
+            int ext_before = ext_vector;
+            uint64_t mine = do_step(l, &s, now);
+
+            ext_vector = ext_before;
+            ck_assert_uint_eq(do_step(&lapic[TWIN], &s, now + later), mine);
+            now += pick(700);
+            same_answers(later);
+        }
+    }
+}
+END_TEST
+
+/* On a clock that has not run as long as the timer has. */
+START_TEST(restored_on_a_younger_clock)
+{
+    struct virtx_lapic_state state;
+
+    wr(l, 0x3e0, 0xb);
+    wr(l, 0x320, 0x20041);
+    wr(l, 0x380, 1000);
+    now += 300;
+    virtx_lapic_save(l, now, &state);
+    now = 10;
+    make_alone(TWIN);
+    lapic[TWIN].config.bus_multiply = lapic[TWIN].config.bus_divide = 1;
+    ck_assert(virtx_lapic_restore(&lapic[TWIN], now, &state));
+    ck_assert_uint_eq(rd(&lapic[TWIN], 0x390), 700);
+    ck_assert_uint_eq(virtx_lapic_deadline(&lapic[TWIN]), 710);
+}
+END_TEST
+
+/* A state that no guest can make is not taken, nor any part of it. */
+START_TEST(restore_refuses)
+{
+    struct virtx_lapic_state good, bad;
+    struct virtx_lapic before;
+
+    virtx_lapic_save(l, now, &good);
+#define NO(change)                                                                            \
+    do {                                                                                           \
+        bad = good;                                                                                \
+        bad.change;                                                                                \
+        before = *l;                                                                               \
+        ck_assert(!virtx_lapic_restore(l, now, &bad));                                             \
+        ck_assert(memcmp(&before, l, sizeof(before)) == 0);                                        \
+    } while (0)
+    NO(size = 8);
+    NO(base |= 1);
+    NO(base |= 1ull << 40);
+    NO(base = 0xfee00400);
+    NO(irr[0] = 1 << 15);
+    NO(isr[0] = 1);
+    NO(tmr[0] = 2);
+    NO(svr |= 1 << 9);
+    NO(svr = 0xff; bad.lvt[2] = 0x41);
+    NO(lvt[VIRTX_LAPIC_LVT_TIMER] |= 1 << 12);
+    NO(lvt[VIRTX_LAPIC_LVT_LINT0] = 1 << 14);
+    NO(lvt[VIRTX_LAPIC_LVT_LINT1] |= 1 << 14);
+    NO(ldr = 1);
+    NO(dfr = 0);
+    NO(icr = 1 << 12);
+    NO(esr = 256);
+    NO(lint_lines = 4);
+    NO(timer_divide = 4);
+    NO(timer_running = true);
+    NO(tsc_deadline = 1);
+    ck_assert(virtx_lapic_restore(l, now, &good));
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("lapic");
@@ -1351,6 +1547,9 @@ int main(void)
     tcase_add_test(tc, local_sources);
     tcase_add_test(tc, random_writes);
     tcase_add_test(tc, posted_from_other_threads);
+    tcase_add_test(tc, saved_and_restored);
+    tcase_add_test(tc, restored_on_a_younger_clock);
+    tcase_add_test(tc, restore_refuses);
     suite_add_tcase(suite, tc);
     runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);
