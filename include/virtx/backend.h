@@ -136,6 +136,8 @@ struct virtx_backend {
 
     /** For the hardware backends: their seam-2 table. Others: NULL. */
     const void *hw;
+    /** virtx_nmi_return(), in an NMI handler. NULL: the host's NMIs return where they came from. */
+    uint64_t (*nmi_return)(const struct virtx *virtx, uint64_t rip);
     /** The VM's paging engine has been exchanged. Any CPU; the vcpu is kept out of run, but may be loaded
      *  somewhere. NULL: engines of this backend cannot be exchanged. */
     void (*engine_changed)(struct virtx_vcpu *vcpu);

@@ -38,6 +38,7 @@ extern "C" {
 /** @brief Bytes in a page, the unit of all host allocations. */
 #define VIRTX_PAGE_SIZE 4096u
 
+struct virtx;
 struct virtx_vcpu;
 
 /** @brief Severity of a log line. */
@@ -142,6 +143,20 @@ extern const struct virtx_host_profile virtx_profile_bare;
 /** @brief A general-purpose kernel: per-CPU data behind GS and a TSS with IST at every exit;
  *  SYSCALL, KERNEL_GS_BASE, FPU and the rest once it may run user code, that is at put. */
 extern const struct virtx_host_profile virtx_profile_kernel;
+
+/**
+ * @brief Where an NMI handler is to return to, on a host whose guests own the interrupts
+ *  (virtx_vm_config::interrupts_to_guest).
+ *
+ * Nothing but a VM exit shows an NMI to a VMX guest's run, and one that arrives between run's last look for
+ * kicks and the guest would be handled by the host unseen. The host's handler replaces the RIP in its
+ * interrupt frame by the answer; then run looks again. From any context, also an NMI's.
+ *
+ * @param virtx  the instance
+ * @param rip  where the NMI arrived
+ * @return where to go on: @p rip nearly always
+ */
+uint64_t virtx_nmi_return(const struct virtx *virtx, uint64_t rip);
 
 #ifdef __cplusplus
 }

@@ -31,7 +31,13 @@ struct virtx_vm_config {
     bool exit_on_interrupt;            /**< Return ::VIRTX_EXIT_INTERRUPT after every host interrupt. */
     bool exit_on_startup;              /**< Return ::VIRTX_EXIT_INIT and ::VIRTX_EXIT_SIPI, and leave what a
                                             processor does then to the loop. */
-    uint8_t pad[6];                    /**< Zero. */
+    bool interrupts_to_guest;          /**< The CPU's interrupts are the guest's: they reach its own IDT without an
+                                            exit, its IF masks them, and its HLT waits for them. run is
+                                            called with interrupts disabled, or one of them may end up
+                                            with the host; virtx_host_ops::kick_cpu sends an NMI, and the host's
+                                            NMI handler uses virtx_nmi_return(). Needs nested paging and
+                                            ::VIRTX_FEATURE_UNPAGED_GUEST. */
+    uint8_t pad[5];                    /**< Zero. */
 };
 
 /**
@@ -39,8 +45,8 @@ struct virtx_vm_config {
  * @param virtx  an open instance
  * @param config  NULL means all defaults
  * @param[out] out  the VM, on success only
- * @return ::VIRTX_OK, ::VIRTX_E_SIZE, ::VIRTX_E_INVALID, ::VIRTX_E_UNSUPPORTED (engine),
- *   ::VIRTX_E_NO_MEMORY
+ * @return ::VIRTX_OK, ::VIRTX_E_SIZE, ::VIRTX_E_INVALID, ::VIRTX_E_UNSUPPORTED (engine, or
+ *   virtx_vm_config::interrupts_to_guest without what it needs), ::VIRTX_E_NO_MEMORY
  */
 enum virtx_status virtx_vm_create(struct virtx *virtx, const struct virtx_vm_config *config,
                                   struct virtx_vm **out);

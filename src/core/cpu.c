@@ -103,6 +103,11 @@ void virtx_cpu_emergency_off(struct virtx *virtx)
     }
 }
 
+uint64_t virtx_nmi_return(const struct virtx *virtx, uint64_t rip)
+{
+    return virtx->backend->nmi_return ? virtx->backend->nmi_return(virtx, rip) : rip;
+}
+
 void *virtx_backend_cpu(struct virtx *virtx, uint32_t cpu)
 {
     return virtx->cpus[cpu]->backend;

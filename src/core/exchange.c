@@ -122,6 +122,9 @@ static enum virtx_status check(struct virtx_vm *vm, const struct virtx_paging *e
     if (!vm->paging || !vm->virtx->backend->engine_changed || !virtx_paging_fits(vm->virtx, engine))
         return virtx_fail(&vm->error, VIRTX_E_UNSUPPORTED, "paging",
                           "is an engine that this processor and backend can run", 0);
+    if (vm->config.interrupts_to_guest && !engine->nested)
+        return virtx_fail(&vm->error, VIRTX_E_UNSUPPORTED, "paging",
+                          "is nested, as config.interrupts_to_guest needs it", 0);
     return VIRTX_OK;
 }
 

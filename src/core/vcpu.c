@@ -621,6 +621,9 @@ enum virtx_status virtx_vcpu_interpret(struct virtx_vcpu *vcpu, bool always)
 
     if (!backend->interpret)
         return virtx_fail(&vcpu->error, VIRTX_E_UNSUPPORTED, "backend", "has an executor", 0);
+    if (vcpu->vm->config.interrupts_to_guest)
+        return virtx_fail(&vcpu->error, VIRTX_E_UNSUPPORTED, "config.interrupts_to_guest",
+                          "is not set: the executor cannot give the guest the CPU's interrupts", 0);
     status = claim_settled(vcpu, &release);
     if (status != VIRTX_OK)
         return status;

@@ -23,6 +23,17 @@ static enum virtx_status check_config(const struct virtx_vm_config *config,
 }
 
 /* The engine asked for, or the first that works; NULL for backends that need none. */
+/* Where the library delivers interrupts itself in some mode of the guest's, they must exit. */
+static enum virtx_status check_interrupts(struct virtx *virtx, const struct virtx_vm_config *config,
+                                          const struct virtx_paging *engine)
+{
+    if (config->interrupts_to_guest &&
+        (!engine || !engine->nested || !(virtx->caps.features & VIRTX_FEATURE_UNPAGED_GUEST)))
+        return virtx_fail(&virtx->error, VIRTX_E_UNSUPPORTED, "config.interrupts_to_guest",
+                          "needs nested paging, and a processor that runs all modes with it", 0);
+    return VIRTX_OK;
+}
+
 static enum virtx_status choose_engine(struct virtx *virtx, const struct virtx_paging *wanted,
                                        const struct virtx_paging **engine)
 {
@@ -105,6 +116,8 @@ enum virtx_status virtx_vm_create(struct virtx *virtx, const struct virtx_vm_con
     status = check_config(config, &virtx->error);
     if (status == VIRTX_OK)
         status = choose_engine(virtx, config->paging, &engine);
+    if (status == VIRTX_OK)
+        status = check_interrupts(virtx, config, engine);
     if (status != VIRTX_OK)
         return status;
     virtx_paging_room(virtx, &room, &vcpu_room);

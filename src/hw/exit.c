@@ -223,6 +223,8 @@ static bool internal_exit(struct hw_vcpu *hv, enum virtx_status *status)
     case HW_EXIT_EOI:
         vcpu->stats.exits[VIRTX_EXIT_NONE]++;
         return true;
+    case HW_EXIT_ABORTED:
+        return true;
     case HW_EXIT_REFUSED:
         *status = hv->refusal;
         return false;

@@ -30,6 +30,7 @@ enum hw_exit_reason {
     HW_EXIT_EOI,          /* virtualized EOI; qualification is the vector */
     HW_EXIT_EXECUTE,      /* the guest has not been entered: the processor cannot run its state */
     HW_EXIT_EXECUTE_FAULT, /* an exception (exit.exception) that only the executor can judge */
+    HW_EXIT_ABORTED,      /* there was no entry: a request came before it (virtx_hw.hold_nmi) */
     HW_EXIT_REFUSED,      /* the processor did not take the entry; hw_vcpu.refusal */
     HW_EXIT_REASON_COUNT
 };
@@ -60,6 +61,7 @@ enum hw_work {
     HW_WORK_STARTUP = 1u << 8,  /* an INIT or a start-up IPI has come */
     HW_WORK_EXECUTE = 1u << 9,  /* everything goes through the executor (virtx_vcpu_interpret()) */
     HW_WORK_ENGINE = 1u << 10,  /* the paging engine was exchanged */
+    HW_WORK_NMI = 1u << 11,     /* always: kicks are NMIs, as the interrupts are the guest's */
 };
 
 /* What the vcpu is to exit on, computed by src/hw from the intercepts, in neutral words. The
@@ -206,6 +208,12 @@ struct virtx_hw {
      */
     uint32_t (*enter)(struct hw_vcpu *hv);
 
+    /* Kicks are NMIs: from now on none may go by unseen, before the guest runs or run returns. An entry
+     * that comes too late for one answers HW_EXIT_ABORTED, and has not delivered anything. */
+    void (*hold_nmi)(struct hw_vcpu *hv, bool on);
+    /* Where an NMI that has arrived at `rip` returns to. NULL: there. */
+    uint64_t (*nmi_return)(uint64_t rip);
+
     /* Makes `groups` of hv->state valid. */
     void (*read)(struct hw_vcpu *hv, uint32_t groups);
     /* What instruction fetch depends on, without moving whole groups. Not called while
@@ -328,7 +336,7 @@ const struct insn *hw_insn(struct hw_vcpu *hv);
         .vcpu_destroy = hw_vcpu_destroy, .load = hw_load, .put = hw_put, .run = hw_run,            \
         .complete = hw_complete, .fault = hw_fault, .reset = hw_reset, .get = hw_get,              \
         .wake = hw_wake, .set = hw_set, .gpr = hw_gpr, .fpu_size = hw_fpu_size, .fpu_get = hw_fpu_get,              \
-        .fpu_set = hw_fpu_set, .interpret = hw_interpret_always, .kick = hw_kick, .intercept_check = hw_intercept_check,             \
+        .fpu_set = hw_fpu_set, .interpret = hw_interpret_always, .kick = hw_kick, .nmi_return = hw_nmi_return, .intercept_check = hw_intercept_check,             \
         .intercept_changed = hw_intercept_changed, .memory = hw_memory,                            \
         .collect_dirty = hw_collect_dirty, .engine_changed = hw_engine_changed, .drain_dirty = hw_drain_dirty, .hw = hw_table,                                         \
     }
@@ -358,6 +366,7 @@ enum virtx_status hw_fpu_get(struct virtx_vcpu *vcpu, void *area);
 enum virtx_status hw_fpu_set(struct virtx_vcpu *vcpu, const void *area);
 enum virtx_status hw_interpret_always(struct virtx_vcpu *vcpu, bool always);
 void hw_kick(struct virtx_vcpu *vcpu);
+uint64_t hw_nmi_return(const struct virtx *virtx, uint64_t rip);
 enum virtx_status hw_intercept_check(const struct virtx_vm *vm,
                                      const struct virtx_intercept_config *config, bool *forced);
 enum virtx_status hw_intercept_changed(struct virtx_vm *vm, struct virtx_vcpu *vcpu);

@@ -346,8 +346,7 @@ void hw_controls_compute(struct hw_vcpu *hv)
         c->cr3_targets = vcpu->cr3_targets;
     }
     add_own(hv, c);
-    c->hlt = true;
-    c->interrupts = true;
+    c->hlt = c->interrupts = !vcpu->vm->config.interrupts_to_guest;
     hv->quick = !virtx_rule_kind(vcpu, VIRTX_INTERCEPT_CR) &&
                 !virtx_rule_kind(vcpu, VIRTX_INTERCEPT_INSTRUCTION);
     hv->shadowed = vcpu->vm->paging->load_cr3 != NULL;

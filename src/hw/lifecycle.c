@@ -91,6 +91,8 @@ enum virtx_status hw_vcpu_create(struct virtx_vcpu *vcpu)
     hv->soft->created = true;
     hv->soft->confined = hv->confined;
     hv->work |= HW_WORK_EVENT | HW_WORK_CONTROLS | HW_WORK_ROOT | HW_WORK_FPU;
+    if (vcpu->vm->config.interrupts_to_guest)
+        hv->work |= HW_WORK_NMI;
     return VIRTX_OK;
 }
 

@@ -10,6 +10,10 @@
  * before its first instruction. A request that finds the vcpu not loaded sends nothing: the load
  * that follows is ordered before the look at the requests by the fence in prepare(). Nothing says
  * "now in the guest", so the steady state needs no locked operation at all.
+ *
+ * Where the interrupts are the guest's, the kick is an NMI, which nothing here turns off: the vendor
+ * sees to it that one is not taken between the look and the guest without being noticed
+ * (virtx_hw.hold_nmi).
  */
 #include "hw/service.h"
 
@@ -65,6 +69,8 @@ static enum hw_next prepare(struct hw_vcpu *hv)
         atomic_thread_fence(memory_order_seq_cst);
         hv->work &= ~(uint32_t)HW_WORK_LOADED;
     }
+    if (unlikely(hv->work & HW_WORK_NMI))
+        hv->ops->hold_nmi(hv, true);
     if (atomic_load_explicit(&vcpu->requests, memory_order_relaxed) && take_requests(hv)) {
         hw_record(hv, VIRTX_EXIT_KICK);
         return HW_LEAVE;
@@ -105,7 +111,7 @@ static enum hw_next prepare(struct hw_vcpu *hv)
     return hv->work & HW_WORK_EXECUTE ? HW_EXECUTE : HW_ENTER;
 }
 
-/* The processor did not take the entry: what it was to deliver waits for the next one. */
+/* There was no entry: what it was to deliver waits for the next one. */
 static void refused(struct hw_vcpu *hv)
 {
     if (hv->injected) {
@@ -127,7 +133,7 @@ static inline void leave_tier(struct hw_vcpu *hv, uint32_t tier)
 /* What an exit needs beyond its service. */
 static __attribute__((noinline)) void after_exit(struct hw_vcpu *hv)
 {
-    if (hv->vcpu->exit.reason == HW_EXIT_REFUSED) {
+    if (hv->vcpu->exit.reason >= HW_EXIT_ABORTED) {
         refused(hv);
         return;
     }
@@ -266,6 +272,8 @@ static __attribute__((noinline)) bool prepared(struct hw_vcpu *hv, bool *execute
 {
     enum hw_next next = prepare(hv);
 
+    if (next != HW_ENTER && (hv->work & HW_WORK_NMI))
+        hv->ops->hold_nmi(hv, false);
     *execute = next == HW_EXECUTE;
     return next != HW_LEAVE && (next != HW_EXECUTE || hw_interpret(hv, &hv->status));
 }
@@ -344,4 +352,11 @@ void hw_kick(struct virtx_vcpu *vcpu)
 
     if (cpu != VIRTX_NO_CPU)
         vcpu->virtx->ops.kick_cpu(vcpu->virtx->ctx, cpu);
+}
+
+uint64_t hw_nmi_return(const struct virtx *virtx, uint64_t rip)
+{
+    const struct virtx_hw *ops = hw_ops(virtx);
+
+    return ops->nmi_return ? ops->nmi_return(rip) : rip;
 }

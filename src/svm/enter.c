@@ -99,6 +99,17 @@ uint32_t svm_enter(struct hw_vcpu *hv)
     return svm_vmrun(sv);
 }
 
+/* With GIF clear an NMI waits, until VMRUN sets it and the guest exits at once; the exit sets it
+ * again for the host (AMD APM volume 2, "Global Interrupt Flag, STGI and CLGI Instructions"). */
+void svm_hold_nmi(struct hw_vcpu *hv, bool on)
+{
+    (void)hv;
+    if (on)
+        svm_clgi();
+    else
+        svm_stgi();
+}
+
 static uint32_t refusal(struct hw_vcpu *hv, enum virtx_status status)
 {
     hv->refusal = status;

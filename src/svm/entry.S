@@ -150,6 +150,14 @@ svm_vmsave:
     ret
 
     .balign 16
+    .globl svm_clgi
+    .type svm_clgi, @function
+svm_clgi:
+    endbr64
+    clgi
+    ret
+
+    .balign 16
     .globl svm_stgi
     .type svm_stgi, @function
 svm_stgi:

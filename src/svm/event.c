@@ -87,7 +87,11 @@ void svm_event_interrupted(struct svm_vcpu *sv)
         hv->has_reinject = true;
         hv->state.rip -= sv->rewind;
         hv->vcpu->exit.rip = hv->state.rip;
-    } else if (!is_software((uint32_t)info)) {
+    } else if (!is_software((uint32_t)info) && (uint32_t)info != VMCB_EVENT_VALID) {
+        /* Interrupt 0 above, which nobody sends, is all that one engine says of an INT n. Another
+         * calls the physical interrupts of a guest that owns them exceptions. */
+        if (type == VMCB_EVENT_EXCEPTION && (uint8_t)info >= 32)
+            type = VMCB_EVENT_INTERRUPT;
         event->type = type == VMCB_EVENT_NMI         ? VIRTX_EVENT_NMI
                       : type == VMCB_EVENT_INTERRUPT ? VIRTX_EVENT_INTERRUPT
                                                      : VIRTX_EVENT_EXCEPTION;

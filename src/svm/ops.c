@@ -20,6 +20,7 @@ const struct virtx_hw svm_hw = {
     .put = svm_put,
     .enter = svm_enter,
     .toggle = svm_toggle,
+    .hold_nmi = svm_hold_nmi,
     .read = svm_read,
     .code = svm_code,
     .cr8 = svm_cr8,

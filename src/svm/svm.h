@@ -171,7 +171,9 @@ uint32_t svm_vmrun_keep(struct svm_vcpu *sv);
 uint32_t svm_vmrun_switch(struct svm_vcpu *sv);
 void svm_vmload(uint64_t hpa);
 void svm_vmsave(uint64_t hpa);
+void svm_clgi(void);
 void svm_stgi(void);
+void svm_hold_nmi(struct hw_vcpu *hv, bool on);
 
 /* enter.c */
 bool svm_toggle(struct hw_vcpu *hv, unsigned reg, uint64_t value);

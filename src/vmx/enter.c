@@ -11,6 +11,8 @@
 _Static_assert(offsetof(struct hw_vcpu, state.gpr) == 0, "entry.S takes the GPRs at 0");
 _Static_assert(offsetof(struct hw_vcpu, state.cr2) == VMX_CR2_AT, "entry.S");
 _Static_assert(offsetof(struct hw_vcpu, entry) == VMX_HOST_RSP_AT, "entry.S");
+_Static_assert(offsetof(struct hw_vcpu, vcpu) == VMX_VCPU_AT, "entry.S");
+_Static_assert(offsetof(struct virtx_vcpu, requests) == VMX_REQUESTS_AT, "entry.S");
 _Static_assert(VMCS_HOST_RSP == VMX_FIELD_HOST_RSP, "entry.S");
 
 #define BLOCKED_SHADOW (VIRTX_BLOCKED_BY_STI | VIRTX_BLOCKED_BY_MOV_SS)
@@ -43,9 +45,9 @@ static __attribute__((noinline)) uint32_t enter_slowly(struct vmx_vcpu *v, uint3
     vmx_write(v, dirty & VIRTX_STATE_ALL);
     v->hw.dirty = 0;
     if (v->launched)
-        return vmx_resume(v);
+        return dirty & VMX_DIRTY_CHECK ? vmx_resume_checked(v) : vmx_resume(v);
     v->launched = true; /* relaunch() takes it back */
-    return vmx_launch(v);
+    return dirty & VMX_DIRTY_CHECK ? vmx_launch_checked(v) : vmx_launch(v);
 }
 
 /* The host has changed what its state in the VMCS has to agree with. */
@@ -98,6 +100,27 @@ static void relaunch(struct vmx_vcpu *v)
     vmx_vmptrld(v->vmcs_hpa);
     v->launched = false;
     v->hw.dirty |= VMX_DIRTY_LAUNCH; /* so that vmx_enter() sees to it */
+}
+
+void vmx_hold_nmi(struct hw_vcpu *hv, bool on)
+{
+    hv->dirty = on ? hv->dirty | VMX_DIRTY_CHECK : hv->dirty & ~VMX_DIRTY_CHECK;
+}
+
+/* From entry.S: a request has come, or an NMI that may have brought one. */
+VMX_FROM_ASSEMBLY uint32_t vmx_aborted(struct vmx_vcpu *v)
+{
+    relaunch(v);
+    return v->hw.vcpu->exit.reason = HW_EXIT_ABORTED;
+}
+
+/* An NMI handler that has interrupted a checked entry behind its look does not go back there. */
+uint64_t vmx_nmi_return(uint64_t rip)
+{
+    if ((rip >= (uintptr_t)vmx_launch_check && rip <= (uintptr_t)vmx_launch_entry) ||
+        (rip >= (uintptr_t)vmx_resume_check && rip <= (uintptr_t)vmx_resume_entry))
+        return (uintptr_t)vmx_abort_point;
+    return rip;
 }
 
 /* A failure that the rules should explain, and how to name it when they do not. */

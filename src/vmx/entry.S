@@ -20,7 +20,7 @@
 #include "vmx/offsets.h"
 
     /* Registers in the order of struct virtx_state; the guest's RSP is in the VMCS. */
-    .macro enter_guest instruction
+    .macro enter_guest name, instruction, check=0
     pushq %rbp
     pushq %rdi
     cmpq %rsp, VMX_HOST_RSP_AT(%rdi)
@@ -31,6 +31,13 @@
     cmpq %rax, %rcx
     jne 4f
 2:
+    .if \check
+    movq VMX_VCPU_AT(%rdi), %rax
+    .globl \name\()_check
+\name\()_check:
+    cmpl $0, VMX_REQUESTS_AT(%rax)
+    jne vmx_abort_point
+    .endif
     movq 0(%rdi), %rax
     movq 8(%rdi), %rcx
     movq 16(%rdi), %rdx
@@ -46,6 +53,10 @@
     movq 112(%rdi), %r14
     movq 120(%rdi), %r15
     movq 56(%rdi), %rdi
+    .if \check
+    .globl \name\()_entry
+\name\()_entry:
+    .endif
     \instruction
     jmp .Lrefused
 3:
@@ -63,15 +74,41 @@
     .globl vmx_resume
     .type vmx_resume, @function
 vmx_resume:
-    enter_guest vmresume
+    enter_guest vmx_resume, vmresume
     .size vmx_resume, . - vmx_resume
 
     .balign 16
     .globl vmx_launch
     .type vmx_launch, @function
 vmx_launch:
-    enter_guest vmlaunch
+    enter_guest vmx_launch, vmlaunch
     .size vmx_launch, . - vmx_launch
+
+/*
+ * vmx_launch_checked, vmx_resume_checked: the same where kicks are NMIs. They look at the vcpu's
+ * requests once more. An NMI that comes before the look is seen by it; one that comes behind it, before the
+ * entry, returns to vmx_abort_point (vmx_nmi_return()), from where the loop looks again. The stack is
+ * the same all the way.
+ */
+    .balign 16
+    .globl vmx_resume_checked
+    .type vmx_resume_checked, @function
+vmx_resume_checked:
+    enter_guest vmx_resume, vmresume, 1
+    .size vmx_resume_checked, . - vmx_resume_checked
+
+    .balign 16
+    .globl vmx_launch_checked
+    .type vmx_launch_checked, @function
+vmx_launch_checked:
+    enter_guest vmx_launch, vmlaunch, 1
+    .size vmx_launch_checked, . - vmx_launch_checked
+
+    .globl vmx_abort_point
+vmx_abort_point:
+    popq %rdi
+    popq %rbp
+    jmp vmx_aborted
 
     /* The host's RIP of every exit. */
     .balign 16

@@ -5,6 +5,8 @@
 
 #define VMX_CR2_AT         376 /* struct virtx_state: cr2 */
 #define VMX_HOST_RSP_AT    656 /* struct hw_vcpu: entry[0] */
+#define VMX_VCPU_AT        688 /* struct hw_vcpu: vcpu */
+#define VMX_REQUESTS_AT    24  /* struct virtx_vcpu: requests */
 #define VMX_FIELD_HOST_RSP 0x6c14
 
 #endif

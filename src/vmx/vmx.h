@@ -76,6 +76,8 @@ enum vmx_mode {
 #define VMX_STATE_KEPT (VIRTX_STATE_GPR | VIRTX_STATE_MSR | VIRTX_STATE_TSC | VIRTX_STATE_XCR)
 /* Beside the groups in hw_vcpu.dirty: host state must be looked at again before the entry. */
 #define VMX_DIRTY_HOST (1u << 31)
+/* The entry looks at the requests once more, where no NMI goes by unseen. */
+#define VMX_DIRTY_CHECK (1u << 29)
 /* The VMCS is clear. */
 #define VMX_DIRTY_LAUNCH (1u << 30)
 
@@ -249,6 +251,13 @@ enum virtx_status vmx_msr(struct virtx_vm *vm, struct hw_vcpu *hv, uint32_t inde
 /* entry.S */
 uint32_t vmx_launch(struct vmx_vcpu *v);
 uint32_t vmx_resume(struct vmx_vcpu *v);
+uint32_t vmx_launch_checked(struct vmx_vcpu *v);
+uint32_t vmx_resume_checked(struct vmx_vcpu *v);
+/* Where they begin to look, the entry itself, and where an NMI in between returns to. */
+extern const char vmx_launch_check[], vmx_launch_entry[], vmx_resume_check[], vmx_resume_entry[];
+extern const char vmx_abort_point[];
+void vmx_hold_nmi(struct hw_vcpu *hv, bool on);
+uint64_t vmx_nmi_return(uint64_t rip);
 extern const char vmx_exit_point[];
 
 /* enter.c. What assembly alone jumps to needs no landing pad for indirect branches. */
@@ -258,6 +267,7 @@ extern const char vmx_exit_point[];
 #define VMX_FROM_ASSEMBLY
 #endif
 uint32_t vmx_enter(struct hw_vcpu *hv);
+VMX_FROM_ASSEMBLY uint32_t vmx_aborted(struct vmx_vcpu *v);
 VMX_FROM_ASSEMBLY uint32_t vmx_refused(struct vmx_vcpu *v, uint64_t invalid);
 uint32_t vmx_entry_failed(struct vmx_vcpu *v, uint32_t reason);
 void vmx_advance(struct hw_vcpu *hv);

@@ -14,7 +14,7 @@ struct machine machine;
 uint64_t harness_disable;
 const struct virtx_host_profile *harness_profile;
 const struct virtx_host_ops *harness_ops;
-bool harness_exit_on_interrupt, harness_no_watchdog;
+bool harness_exit_on_interrupt, harness_interrupts_to_guest, harness_no_watchdog;
 uint32_t harness_memory_flags;
 
 /* ---- Verdicts ---- */
@@ -308,6 +308,7 @@ static struct virtx_vm *make_vm(struct virtx_memslot **image, struct virtx_memsl
     struct virtx_vm_config config = {
         .size = sizeof(config),
         .exit_on_interrupt = harness_exit_on_interrupt,
+        .interrupts_to_guest = harness_interrupts_to_guest,
     };
     struct virtx_vm *vm = NULL;
 
@@ -455,7 +456,8 @@ bool vcpu_continue(struct virtx_vcpu *vcpu, uint64_t *result)
 {
     for (;;) {
         uint64_t flags = bare_irq_save();
-        bare_irq_enable();
+        if (!harness_interrupts_to_guest)
+            bare_irq_enable();
         const struct virtx_exit *exit = vcpu_run(vcpu);
         bare_irq_disable();
         bare_irq_restore(flags);
@@ -663,7 +665,7 @@ static bool run_case(const struct guest_case *test)
     harness_profile = NULL;
     harness_ops = NULL;
     harness_memory_flags = 0;
-    harness_exit_on_interrupt = harness_no_watchdog = false;
+    harness_exit_on_interrupt = harness_interrupts_to_guest = harness_no_watchdog = false;
     guest_reset();
     watchdog_begin();
     test->run();

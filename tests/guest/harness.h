@@ -112,6 +112,7 @@ extern uint64_t harness_disable; /* virtx_config.disable */
 extern const struct virtx_host_profile *harness_profile; /* default: virtx_profile_bare */
 extern const struct virtx_host_ops *harness_ops;         /* default: bare_virtx_ops */
 extern bool harness_exit_on_interrupt;
+extern bool harness_interrupts_to_guest;
 extern uint32_t harness_memory_flags; /* of the slot at GUEST_MEMORY */
 extern bool harness_no_watchdog; /* the case needs the host's timer, or exact counts */
 void machine_open(void);

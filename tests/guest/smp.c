@@ -7,6 +7,7 @@ enum {
     VECTOR = 0x50,
     VECTOR_HOST = 0x61,
     KICKS = 1000,
+    NMI_KICKS = 10000,    /* few instructions are the dangerous ones */
     PATIENCE = 200000000, /* rounds of waiting before the other side is given up */
 };
 
@@ -15,8 +16,8 @@ enum {
 static struct job {
     struct virtx_vcpu *vcpu;
     bool enable, disable, put;
-    bool interrupts;              /* run with IF = 1 */
-    unsigned runs;                /* runs at most; 0: until PORT_DONE */
+    bool interrupts; /* run with IF = 1 */
+    unsigned runs;   /* runs at most; 0: until PORT_DONE */
     volatile uint64_t kicks, other, result;
     volatile bool stop, running, done, failed;
     enum virtx_status enabled, status;
@@ -280,6 +281,62 @@ static void thousand_kicks(void)
     cpu1(false);
 }
 
+static void kick_by_nmi(void *ctx, uint32_t cpu)
+{
+    (void)ctx;
+    bare_nmi(cpu);
+}
+
+static void on_nmi(struct bare_frame *frame, void *ctx)
+{
+    (void)ctx;
+    if (machine.virtx)
+        frame->rip = virtx_nmi_return(machine.virtx, frame->rip);
+}
+
+/* Interrupts are the guest's, so a kick is an NMI, and nothing keeps it from coming at any moment.
+ */
+static void kicks_by_nmi(void)
+{
+    struct virtx_host_ops ops = bare_virtx_ops;
+    uint64_t sent;
+
+    if (!two_cpus())
+        return;
+    machine_open_library();
+    if (!paging_is_nested() || !has_feature(VIRTX_FEATURE_UNPAGED_GUEST)) {
+        not_shown("the guest cannot own the interrupts here");
+        return;
+    }
+    machine_close();
+    harness_no_watchdog = harness_interrupts_to_guest = true;
+    ops.kick_cpu = kick_by_nmi;
+    harness_ops = &ops;
+    bare_handler_set(2, on_nmi, NULL);
+    machine_open();
+    cpu1(true);
+    guest_prepare(guest_spins, 0);
+    if (!start((struct job){.vcpu = machine.vcpu, .put = true}))
+        return;
+    for (sent = 1; sent <= NMI_KICKS; sent++) {
+        for (volatile uint64_t i = 0; i < sent % 97; i++)
+            ;
+        if (sent == NMI_KICKS)
+            job.stop = true;
+        virtx_vcpu_kick(machine.vcpu);
+        if (!CHECK(wait_for(&job.kicks, sent)))
+            break;
+    }
+    if (sent <= NMI_KICKS)
+        bare_panic("kick %lu was lost; processor 1 does not come back", sent);
+    finish();
+    CHECK_EQUAL(job.status, VIRTX_OK);
+    CHECK_EQUAL(job.kicks, NMI_KICKS);
+    cpu1(false);
+    machine_close(); /* while `ops` lives */
+    bare_handler_set(2, NULL, NULL);
+}
+
 static void guest_waits_for_nmi(uint64_t argument)
 {
     (void)argument;
@@ -484,7 +541,8 @@ static void interrupt_with_if_0(void)
 
 GUEST_CASES({"application-processor", application_processor}, {"cpu-not-enabled", not_enabled},
             {"vcpu-moves-with-all-state", vcpu_moves}, {"busy-elsewhere", busy_elsewhere},
-            {"thousand-kicks", thousand_kicks}, {"nmi-from-elsewhere", nmi_from_elsewhere},
+            {"thousand-kicks", thousand_kicks}, {"kicks-by-nmi", kicks_by_nmi},
+            {"nmi-from-elsewhere", nmi_from_elsewhere},
             {"interrupt-source-from-elsewhere", source_from_elsewhere},
             {"two-vcpus-at-once", two_at_once}, {"slot-removed-elsewhere", slot_removed_elsewhere},
             {"interrupt-with-host-cli", interrupt_with_if_0});

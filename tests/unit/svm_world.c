@@ -70,6 +70,10 @@ void svm_vmsave(uint64_t hpa)
     move_extra(&((struct vmcb *)(uintptr_t)hpa)->save, &world.loaded);
 }
 
+void svm_clgi(void)
+{
+}
+
 void svm_stgi(void)
 {
 }

@@ -103,11 +103,18 @@ START_TEST(guests_own)
     ck_assert_uint_eq(hv->reinject.vector, 0x20);
     /* INT n, INT3 and INTO execute again by themselves. */
     hv->has_reinject = false;
+    vmcb->control.exit_int_info = 0x80000350; /* an exception's type, an interrupt's vector */
+    svm_event_interrupted(world.sv);
+    ck_assert_int_eq(hv->reinject.type, VIRTX_EVENT_INTERRUPT);
+    ck_assert_int_eq(hv->reinject.vector, 0x50);
+    hv->has_reinject = false;
     vmcb->control.exit_int_info = 0x80000480;
     world_exit(VMEXIT_NPF, 0, 0);
     vmcb->control.exit_int_info = 0x80000303;
     world_exit(VMEXIT_NPF, 0, 0);
     vmcb->control.exit_int_info = 0x80000304;
+    world_exit(VMEXIT_NPF, 0, 0);
+    vmcb->control.exit_int_info = 0x80000000; /* what one engine says of them */
     world_exit(VMEXIT_NPF, 0, 0);
     ck_assert(!hv->has_reinject);
     ck_assert_uint_eq(hv->state.rip, 0x1000);

@@ -561,6 +561,7 @@ START_TEST(injection)
     ck_assert_uint_eq(vmcs[VMCS_ENTRY_LENGTH], 2);
     /* real mode pushes no error codes */
     hv->state.cr0 = CR0_ET;
+    hv->state.efer = 0;
     event = (struct virtx_event){
         .type = VIRTX_EVENT_EXCEPTION, .vector = VECTOR_GP, .has_error = true, .error = 0x50};
     vmx_inject(hv, &event);
