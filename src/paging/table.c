@@ -46,6 +46,16 @@ static bool types_create(struct table *table, uint64_t pat)
     return true;
 }
 
+/* Where a page of the pool is. False: the host's answer cannot be, or does not lead back here. */
+static bool page_hpa(const struct table *table, const uint64_t *page, uint64_t *hpa)
+{
+    const struct virtx *virtx = table->vm->virtx;
+
+    *hpa = virtx_hpa(virtx, page);
+    return !(*hpa & ~table->format->address) && !(*hpa >> virtx->caps.physical_bits) &&
+           virtx->ops.phys_to_virt(virtx->ctx, *hpa) == page;
+}
+
 enum virtx_status table_create(struct table *table, struct virtx_vm *vm,
                                const struct table_format *format, bool dirty_flags)
 {
@@ -68,8 +78,7 @@ enum virtx_status table_create(struct table *table, struct virtx_vm *vm,
     table->root = virtx_pool_get(vm);
     if (!table->root)
         return VIRTX_E_NO_MEMORY;
-    hpa = virtx_hpa(vm->virtx, table->root);
-    if (hpa & ~format->address) {
+    if (!page_hpa(table, table->root, &hpa)) {
         virtx_pool_put(vm, table->root, 0);
         table->root = NULL;
         return VIRTX_E_HOST;
@@ -150,8 +159,7 @@ enum virtx_status table_map(struct table *table, uint64_t gpa, unsigned level, u
             status = VIRTX_E_NO_MEMORY;
             break;
         }
-        hpa[count] = virtx_hpa(vm->virtx, pages[count]);
-        if (hpa[count] & ~table->format->address) {
+        if (!page_hpa(table, pages[count], &hpa[count])) {
             virtx_pool_put(vm, pages[count], 0);
             status = VIRTX_E_NO_MEMORY;
             break;
@@ -416,12 +424,12 @@ uint64_t table_change(struct table *table, uint64_t gpa, uint64_t bytes, table_c
 static bool split_leaf(struct table *table, uint64_t gpa, unsigned level, uint64_t *page,
                        const struct slot_entry *slot, const uint64_t *sequence)
 {
-    uint64_t hpa = virtx_hpa(table->vm->virtx, page), old, base;
+    uint64_t hpa, old, base;
     uint64_t *entry;
     unsigned at;
     bool done = false;
 
-    if (hpa & ~table->format->address)
+    if (!page_hpa(table, page, &hpa))
         return false;
     virtx_lock(&table->vm->page_lock);
     entry = table_lookup(table, gpa, level, &at);
@@ -443,8 +451,9 @@ static bool split_leaf(struct table *table, uint64_t gpa, unsigned level, uint64
 enum virtx_status table_split_leaf(struct table *table, uint64_t gpa, const struct slot_entry *slot,
                                    uint64_t sequence)
 {
+    enum virtx_status status = VIRTX_AGAIN;
+    uint64_t *page, hpa;
     unsigned level;
-    uint64_t *page;
 
     table_lookup(table, gpa, 1, &level);
     if (level == 1)
@@ -452,10 +461,12 @@ enum virtx_status table_split_leaf(struct table *table, uint64_t gpa, const stru
     page = virtx_pool_get(table->vm);
     if (!page)
         return VIRTX_E_NO_MEMORY;
-    if (split_leaf(table, gpa, level, page, slot, &sequence))
+    if (!page_hpa(table, page, &hpa))
+        status = VIRTX_E_NO_MEMORY;
+    else if (split_leaf(table, gpa, level, page, slot, &sequence))
         return VIRTX_OK;
     virtx_pool_put(table->vm, page, 0);
-    return VIRTX_AGAIN;
+    return status;
 }
 
 void table_split(struct table *table, uint64_t gpa, uint64_t bytes, const struct slot_entry *slot,

@@ -102,11 +102,12 @@ void vmx_cpu_disable(struct virtx *virtx, void *data)
 void vmx_cpu_emergency_off(struct virtx *virtx, void *data)
 {
     struct vmx_cpu *cpu = data;
+    bool on = cpu->on && (x86_read_cr4() & CR4_VMXE);
 
     (void)virtx;
-    if (!cpu->on || !(x86_read_cr4() & CR4_VMXE))
-        return;
     cpu->on = false;
+    if (!on)
+        return;
     vmx_vmxoff();
     x86_write_cr4(x86_read_cr4() & ~CR4_VMXE);
 }

@@ -165,7 +165,13 @@ enum virtx_status vmx_load(struct hw_vcpu *hv, void *data)
 {
     struct vmx_vcpu *v = vmx_of(hv);
     enum vmx_fail fail = VMX_SUCCEED;
+    uint64_t cr4 = x86_read_cr4();
 
+    /* Without it VMPTRLD is an invalid opcode: somebody has changed what virtx_cpu_enable() set. */
+    if (!(cr4 & CR4_VMXE))
+        return virtx_fail_manual(&hv->vcpu->error, VIRTX_E_HOST_STATE, "CR4.VMXE",
+                                 "VMX must be on while vcpus run",
+                                 "Enabling and Entering VMX Operation", cr4);
     if (v->fresh)
         fail = vmx_vmclear(v->vmcs_hpa);
     if (fail == VMX_SUCCEED)

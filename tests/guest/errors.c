@@ -161,8 +161,11 @@ static const struct virtx_backend *const svm_only[] = {&virtx_svm, NULL};
 
 static struct virtx_config open_config(const struct virtx_host_ops *ops)
 {
-    return (struct virtx_config){.size = sizeof(struct virtx_config), .max_cpus = 1, .ops = ops,
-                                 .profile = &virtx_profile_bare, .backends = backends,
+    return (struct virtx_config){.size = sizeof(struct virtx_config),
+                                 .max_cpus = 1,
+                                 .ops = ops,
+                                 .profile = &virtx_profile_bare,
+                                 .backends = backends,
                                  .paging = harness_engines()};
 }
 
@@ -210,8 +213,8 @@ static void open_refused(void)
     machine_close();
     CHECK_STATUS(virtx_open(&config, &virtx, &error), VIRTX_E_UNSUPPORTED);
     config = open_config(&ops);
-    struct virtx_host_profile twice = {.size = sizeof(twice), .at_exit = VIRTX_HOST_FPU,
-                                       .at_put = VIRTX_HOST_FPU};
+    struct virtx_host_profile twice = {
+        .size = sizeof(twice), .at_exit = VIRTX_HOST_FPU, .at_put = VIRTX_HOST_FPU};
     config.profile = &twice;
     CHECK_STATUS(virtx_open(&config, &virtx, &error), VIRTX_E_INVALID);
     CHECK_STATUS(virtx_open(&config, &virtx, NULL), VIRTX_E_INVALID); /* no record wanted: fine */
@@ -270,19 +273,26 @@ static struct virtx_host_ops scarce_ops(void)
     return ops;
 }
 
-/* Everything from open to a first run, with `budget` allocations. The first status that is not OK. */
+/* Everything from open to a first run, with `budget` allocations. The first status that is not OK.
+ */
 static enum virtx_status whole_life(uint64_t budget)
 {
     extern char __image_start[], __image_end[];
     struct virtx_host_ops ops = scarce_ops();
     struct virtx_config config = open_config(&ops);
     struct virtx_memslot_config slot = {
-        .size = sizeof(slot), .rights = ALL_RIGHTS, .type = VIRTX_MEMORY_WB,
-        .flags = VIRTX_MEMSLOT_DIRTY_LOG, .gpa = (uintptr_t)__image_start,
+        .size = sizeof(slot),
+        .rights = ALL_RIGHTS,
+        .type = VIRTX_MEMORY_WB,
+        .flags = VIRTX_MEMSLOT_DIRTY_LOG,
+        .gpa = (uintptr_t)__image_start,
         .bytes = ((uintptr_t)__image_end - (uintptr_t)__image_start + 4095) & ~4095ul,
         .memory = __image_start};
-    struct virtx_intercept_config rule = {.size = sizeof(rule), .kind = VIRTX_INTERCEPT_PORT,
-                                          .access = VIRTX_WRITE, .first = 1, .last = 2};
+    struct virtx_intercept_config rule = {.size = sizeof(rule),
+                                          .kind = VIRTX_INTERCEPT_PORT,
+                                          .access = VIRTX_WRITE,
+                                          .first = 1,
+                                          .last = 2};
     struct virtx *virtx = NULL;
     struct virtx_vm *vm = NULL;
     struct virtx_vcpu *vcpu = NULL;
@@ -462,8 +472,8 @@ static void limit_granularity(struct virtx_state *s)
 
 static void ldt_of_wrong_type(struct virtx_state *s)
 {
-    s->seg[VIRTX_LDTR] = (struct virtx_segment){.selector = GUEST_SPARE, .limit = 0xfff,
-                                                .attributes = VIRTX_SEG_P | 3};
+    s->seg[VIRTX_LDTR] = (struct virtx_segment){
+        .selector = GUEST_SPARE, .limit = 0xfff, .attributes = VIRTX_SEG_P | 3};
 }
 
 /* Intel SDM "Checks on the Guest State Area"; AMD APM "Canonicalization and Consistency Checks". */
@@ -484,7 +494,8 @@ static const struct spoiled spoiled[] = {
     {"LDTR of the wrong type", ldt_of_wrong_type, true, false},
 };
 
-/* Refused at once or at the entry, with a rule in words; and then the vcpu runs on with good state. */
+/* Refused at once or at the entry, with a rule in words; and then the vcpu runs on with good state.
+ */
 static void guest_state_refused(void)
 {
     const struct virtx_exit *exit;
@@ -509,7 +520,8 @@ static void guest_state_refused(void)
         if (wanted) {
             bool named = CHECK_EQUAL(status, at_once ? VIRTX_E_INVALID : VIRTX_E_GUEST_STATE) &&
                          CHECK_EQUAL(error->status, status) && CHECK(error->what[0] != '\0') &&
-                         CHECK(error->rule[0] != '\0') && CHECK(at_once || error->manual[0] != '\0');
+                         CHECK(error->rule[0] != '\0') &&
+                         CHECK(at_once || error->manual[0] != '\0');
             bare_printf("  %s: %s: %s: %s (%s)\n", spoiled[i].name,
                         named ? at_once ? "set" : "run" : "WRONG", error->what, error->rule,
                         error->manual);
@@ -537,7 +549,7 @@ static void emergency_off(void)
         CHECK_EQUAL(bare_rdmsr(0xc0000080) >> 12 & 1, 0); /* EFER.SVME */
     else
         CHECK_EQUAL(bare_read_cr4() >> 13 & 1, 0); /* CR4.VMXE */
-    virtx_cpu_emergency_off(machine.virtx); /* in any state */
+    virtx_cpu_emergency_off(machine.virtx);        /* in any state */
     /* GIF is set: an interrupt arrives. */
     bare_irq_enable();
     __asm__ volatile("nop");
@@ -553,8 +565,218 @@ static void emergency_off(void)
     still_works();
 }
 
+/* ---- A host that answers nonsense while guests run ---- */
+
+static enum lie { TRUTH, NOWHERE, UNALIGNED, TOO_HIGH, ELSEWHERE, LIES } lie;
+static const uint8_t *lie_about; /* a page; NULL: all that is no guest memory (so tables) */
+static unsigned lies;
+
+static uint64_t lying(void *ctx, const void *va)
+{
+    const uint8_t *page = (const uint8_t *)va;
+
+    (void)ctx;
+    if (lie == TRUTH ||
+        (lie_about != NULL ? page - lie_about >= PAGE || page < lie_about
+                           : page - machine.ram < GUEST_MEMORY_BYTES && page >= machine.ram))
+        return (uintptr_t)va;
+    lies++;
+    switch (lie) {
+    case NOWHERE:
+        return UINT64_MAX;
+    case UNALIGNED:
+        return (uintptr_t)va | 8;
+    case TOO_HIGH:
+        return 1ul << 51 | (uintptr_t)va;
+    default:
+        return ((uintptr_t)va & ~0xfffful) ^ 0x10000;
+    }
+}
+
+static void guest_reads(uint64_t gva)
+{
+    guest_done(*(volatile uint64_t *)(uintptr_t)gva);
+}
+
+static void open_lying(void)
+{
+    static struct virtx_host_ops ops;
+
+    lie = TRUTH;
+    lies = 0;
+    ops = bare_virtx_ops;
+    ops.virt_to_phys = lying;
+    harness_ops = &ops;
+    machine_open();
+}
+
+/* The guest's memory: a page without a possible address is reported, and nothing else is. */
+static void lies_about_memory(void)
+{
+    const uint64_t gpa = GUEST_MEMORY + 5 * PAGE;
+    uint64_t generation;
+
+    open_lying();
+    lie_about = machine.ram + 5 * PAGE;
+    for (enum lie kind = NOWHERE; kind < ELSEWHERE; kind++) {
+        *(uint64_t *)(machine.ram + 5 * PAGE) = 40 + kind;
+        *(uint64_t *)(machine.ram + 6 * PAGE) = 50 + kind;
+        lie = kind;
+        lies = 0;
+        CHECK_EQUAL(GUEST_RESULT(guest_reads, GUEST_MEMORY + 6 * PAGE), 50 + kind);
+        guest_prepare(guest_reads, gpa);
+        if (!CHECK(EXPECT_EXIT(VIRTX_EXIT_MEMORY)))
+            return;
+        CHECK_EQUAL(machine.exit->memory.gpa, gpa);
+        CHECK(lies > 0);
+        lie = TRUTH;
+        CHECK_EQUAL(GUEST_CONTINUE(), 40 + kind);
+        CHECK_OK(virtx_memslot_invalidate(machine.memory, 0, GUEST_MEMORY_BYTES, &generation));
+    }
+    /* Two pages at one address are the host's own business: the guest sees one page twice. */
+    static struct virtx_memslot *twice;
+    twice = slot_make(machine.vm, 0x60000000, machine.ram + 5 * PAGE, PAGE, ALL_RIGHTS, 0);
+    CHECK_EQUAL(GUEST_RESULT(guest_reads, 0x60000000), 40 + TOO_HIGH);
+    CHECK_OK(virtx_memslot_remove(twice, &generation));
+}
+
+/* Translation tables: run says that there is no page for one, and goes on when there is. */
+static void lies_about_tables(void)
+{
+    uint64_t generation;
+    const struct virtx_exit *exit;
+    enum virtx_status status;
+
+    open_lying();
+    if (!paging_is_nested()) {
+        not_shown("shadow paging does not yet doubt the host's addresses of tables");
+        return;
+    }
+    lie_about = NULL;
+    *(uint64_t *)machine.ram = 77;
+    CHECK_EQUAL(GUEST_RESULT(guest_reads, GUEST_MEMORY), 77); /* so the image is mapped */
+    CHECK_OK(virtx_memslot_invalidate(machine.memory, 0, GUEST_MEMORY_BYTES, &generation));
+    for (enum lie kind = NOWHERE; kind < LIES; kind++) {
+        lie = kind;
+        lies = 0;
+        guest_prepare(guest_reads, GUEST_MEMORY);
+        do
+            status = virtx_vcpu_run(machine.vcpu, &exit);
+        while (status == VIRTX_OK && exit->reason == VIRTX_EXIT_INTERRUPT);
+        if (!CHECK_EQUAL(status, VIRTX_E_NO_MEMORY))
+            bare_printf("  kind %u: exit %u gpa %lx\n", kind, exit->reason, exit->memory.gpa);
+        CHECK(lies > 0);
+        lie = TRUTH;
+        CHECK_EQUAL(GUEST_CONTINUE(), 77);
+        CHECK_OK(virtx_memslot_invalidate(machine.memory, 0, GUEST_MEMORY_BYTES, &generation));
+    }
+}
+
+/* A mapping needs several tables: with one, two … of them it fails in the middle, and no page is
+ * lost. The pool's bound holds, and what is dropped makes room. */
+static void guest_touches(uint64_t pages)
+{
+    for (uint64_t i = 0; i < pages; i++)
+        *(volatile uint64_t *)(uintptr_t)(GUEST_MEMORY + i * PAGE) = i;
+    guest_done(pages);
+}
+
+static enum virtx_status run_to_the_end(struct virtx_vcpu *vcpu)
+{
+    const struct virtx_exit *exit;
+    enum virtx_status status;
+
+    do
+        status = virtx_vcpu_run(vcpu, &exit);
+    while (status == VIRTX_OK && exit->reason == VIRTX_EXIT_INTERRUPT);
+    if (status == VIRTX_OK && CHECK_EQUAL(exit->reason, VIRTX_EXIT_IO))
+        CHECK_OK(virtx_vcpu_complete(vcpu, NULL));
+    return status;
+}
+
+static void pool_at_its_bound(void)
+{
+    enum { FIRST = 100, ALL = GUEST_MEMORY_BYTES / PAGE };
+    extern char __image_start[], __image_end[];
+    uint64_t image_bytes = ((uintptr_t)__image_end - (uintptr_t)__image_start + 4095) & ~4095ul;
+    unsigned refused = 0, served = 0;
+
+    machine_open();
+    if (!paging_is_nested()) {
+        not_shown("shadow paging evicts what it has at the bound");
+        return;
+    }
+    CHECK_OK(virtx_vcpu_put(machine.vcpu));
+    for (uint64_t bound = 1; bound < 16; bound++) {
+        struct virtx_vm_config config = {.size = sizeof(config), .pool_pages = bound};
+        struct virtx_memslot *memory;
+        struct virtx_vcpu *vcpu;
+        struct virtx_vm *vm = NULL;
+        enum virtx_status status;
+        uint64_t generation;
+
+        if (!CHECK_OK(virtx_vm_create(machine.virtx, &config, &vm)))
+            return;
+        slot_make(vm, (uintptr_t)__image_start, __image_start, image_bytes, ALL_RIGHTS,
+                  VIRTX_MEMSLOT_SMALL_PAGES);
+        memory = slot_make(vm, GUEST_MEMORY, machine.ram, GUEST_MEMORY_BYTES, ALL_RIGHTS,
+                           VIRTX_MEMSLOT_SMALL_PAGES);
+        vcpu = vcpu_make(vm, 0);
+        vcpu_prepare(vcpu, 0, guest_touches, FIRST);
+        status = run_to_the_end(vcpu);
+        if (status == VIRTX_OK) {
+            vcpu_prepare(vcpu, 0, guest_touches, ALL);
+            status = run_to_the_end(vcpu);
+            if (status != VIRTX_OK) {
+                /* The pages of the first 2 MiB, given back, serve the second. */
+                CHECK_EQUAL(status, VIRTX_E_NO_MEMORY);
+                CHECK_STATUS(virtx_vm_pool_fill(vm, 4), VIRTX_E_NO_MEMORY);
+                CHECK_OK(virtx_memslot_invalidate(memory, 0, GUEST_MEMORY_BYTES / 2, &generation));
+                CHECK(virtx_vm_settled(vm, generation, true));
+                CHECK_OK(run_to_the_end(vcpu));
+                served++;
+            }
+        } else {
+            CHECK_EQUAL(status, VIRTX_E_NO_MEMORY);
+            refused++;
+        }
+        CHECK_OK(virtx_vcpu_put(vcpu));
+        CHECK_OK(virtx_vcpu_destroy(vcpu));
+        CHECK_OK(virtx_vm_destroy(vm));
+    }
+    CHECK(refused > 2);
+    CHECK_EQUAL(served, 1); /* one bound is short by the last table alone */
+}
+
+/* Somebody turns virtualization off where the library has turned it on: the next load notices. */
+static void off_behind_the_library(void)
+{
+    const struct virtx_exit *exit;
+
+    machine_open();
+    still_works();
+    CHECK_OK(virtx_vcpu_put(machine.vcpu));
+    if (guest_has_svm) {
+        bare_wrmsr(0xc0000080, bare_rdmsr(0xc0000080) & ~(1ul << 12)); /* EFER.SVME */
+    } else {
+        __asm__ volatile("vmxoff" : : : "cc", "memory");
+        bare_write_cr4(bare_read_cr4() & ~(1ul << 13)); /* CR4.VMXE */
+    }
+    guest_prepare(guest_add, 1);
+    CHECK_STATUS(virtx_vcpu_run(machine.vcpu, &exit), VIRTX_E_HOST_STATE);
+    CHECK_STATUS(virtx_vcpu_run(machine.vcpu, &exit), VIRTX_E_HOST_STATE);
+    virtx_cpu_emergency_off(machine.virtx); /* so that the library knows */
+    CHECK_STATUS(virtx_vcpu_run(machine.vcpu, &exit), VIRTX_E_NOT_ENABLED);
+    CHECK_OK(virtx_cpu_enable(machine.virtx));
+    still_works();
+}
+
 GUEST_CASES({"pending-access", pending}, {"slots-refused", slots_refused},
             {"objects-refused", objects_refused}, {"open-refused", open_refused},
             {"two-instances", two_instances}, {"no-memory-at-any-point", no_memory},
             {"page-pool-exhausted", pool_exhausted}, {"nonsense-from-the-host", nonsense_pages},
+            {"nonsense-addresses-of-memory", lies_about_memory},
+            {"nonsense-addresses-of-tables", lies_about_tables},
+            {"pool-at-its-bound", pool_at_its_bound},
+            {"off-behind-the-library", off_behind_the_library},
             {"guest-state-refused", guest_state_refused}, {"emergency-off", emergency_off});

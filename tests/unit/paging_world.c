@@ -39,11 +39,30 @@ static uint64_t table_hpa(uint64_t page)
     return TABLE_HPA_BASE + (page * 773 % WORLD_TABLE_PAGES) * WORLD_PAGE;
 }
 
+/* Of a table that is in use already. */
+static uint64_t world_walked_hpa(void)
+{
+    for (unsigned i = 0; i < WORLD_TABLE_PAGES; i++)
+        if (page_state[i] == PAGE_USED)
+            return table_hpa(i);
+    return 0;
+}
+
 static uint64_t virt_to_phys(void *ctx, const void *va)
 {
     uint64_t offset = (uint64_t)((const uint8_t *)va - tables);
     (void)ctx;
     world.lookups++;
+    if (offset < WORLD_TABLE_PAGES * WORLD_PAGE && world.nonsense && !world.nonsense_after--) {
+        unsigned nonsense = world.nonsense;
+        uint64_t hpa = table_hpa(offset / WORLD_PAGE);
+
+        world.nonsense = 0;
+        return nonsense == 1   ? hpa + 8
+               : nonsense == 2 ? hpa | BIT(50)
+               : nonsense == 3 ? world_walked_hpa()
+                               : UINT64_MAX;
+    }
     if (offset < WORLD_TABLE_PAGES * WORLD_PAGE)
         return table_hpa(offset / WORLD_PAGE) + offset % WORLD_PAGE;
     offset = (uint64_t)((const uint8_t *)va - WORLD_BACKING);

@@ -26,10 +26,13 @@ struct world {
     struct ref_memory memory; /* host-physical, for the reference walker: table pages only */
     uint64_t pool_limit;      /* pages that virtx_pool_get() will have out at most */
     uint64_t pool_used;
-    uint64_t waiting;           /* pages given back that have not settled yet */
-    unsigned gets;              /* calls of virtx_pool_get() */
-    uint64_t *backing;          /* HPA of each page of backing, or UINT64_MAX */
-    unsigned lookups;           /* calls of virt_to_phys */
+    uint64_t waiting;  /* pages given back that have not settled yet */
+    unsigned gets;     /* calls of virtx_pool_get() */
+    uint64_t *backing; /* HPA of each page of backing, or UINT64_MAX */
+    unsigned lookups;  /* calls of virt_to_phys */
+    /* What virt_to_phys answers for the table page after so many more: 1 an offset in it, 2 beyond
+     * the physical width, 3 another page, 4 that there is none. 0: the truth. */
+    unsigned nonsense, nonsense_after;
     uint64_t *log[WORLD_SLOTS]; /* dirty logs of the slots by virtx_memslot index */
     struct slot_table *slots;
 };

@@ -782,6 +782,61 @@ START_TEST(no_question_about_freed_memory)
 }
 END_TEST
 
+/* Nor does it get a table at such an address: at whichever table of a mapping it happens, nothing
+ * has changed, no page is lost, and with a host that has come to its senses it goes on. */
+START_TEST(impossible_table_addresses)
+{
+    for (unsigned nonsense = 1; nonsense <= 4; nonsense++) {
+        for (unsigned after = 0; after < 3; after++) {
+            struct virtx_page_fault fault = {.gpa = 0x5000, .access = VIRTX_READ};
+            uint64_t used;
+
+            setup(_i, ALL_FEATURES);
+            add_slot(&slots[0], 0, 16, 0, 7, 0);
+            used = world.pool_used;
+            world.nonsense = nonsense;
+            world.nonsense_after = after;
+            ck_assert_int_eq(engine->fault(&world.vcpu[0], &fault), VIRTX_FAULT_NO_MEMORY);
+            ck_assert_uint_eq(world.nonsense, 0);
+            ck_assert_uint_eq(world.pool_used, used);
+            ck_assert_int_eq(walk(0x5000).kind, REF_NESTED_NOT_PRESENT);
+            ck_assert_int_eq(touch(0, 0x5000, VIRTX_READ), VIRTX_FAULT_RESUME);
+            teardown();
+        }
+        /* Splitting for a log: what has no table is dropped. */
+        setup(_i, ALL_FEATURES);
+        add_slot(&slots[0], 0, 1024, 0, 7, 0);
+        ck_assert_int_eq(touch(0, 0x5000, VIRTX_READ), VIRTX_FAULT_RESUME);
+        ck_assert_uint_eq(walk(0x5000).page_bytes, BIT(21));
+        world.nonsense = nonsense;
+        world.nonsense_after = 0;
+        step_log(&slots[0]);
+        ck_assert_uint_eq(world.nonsense, 0);
+        ck_assert_int_eq(walk(0x5000).kind, REF_NESTED_NOT_PRESENT);
+        ck_assert_int_eq(touch(0, 0x5000, VIRTX_READ), VIRTX_FAULT_RESUME);
+        teardown();
+        /* Likewise for a fetch from a large leaf that may not be executed: it stays. */
+        setup(_i, ALL_FEATURES);
+        add_slot(&slots[0], 0, 1024, 0, 7, VIRTX_MEMSLOT_SMALL_EXECUTE);
+        ck_assert_int_eq(touch(0, 0x5000, VIRTX_READ), VIRTX_FAULT_RESUME);
+        world.nonsense = nonsense;
+        world.nonsense_after = 0;
+        ck_assert_int_eq(touch(0, 0x5000, VIRTX_EXECUTE), VIRTX_FAULT_NO_MEMORY);
+        ck_assert_uint_eq(walk(0x5000).page_bytes, BIT(21));
+        ck_assert_int_eq(touch(0, 0x5000, VIRTX_EXECUTE), VIRTX_FAULT_RESUME);
+        teardown();
+        /* The root. */
+        world_begin((enum ref_nested_format)_i, formats[_i], ALL_FEATURES);
+        world.nonsense = nonsense;
+        world.nonsense_after = 0;
+        if (nonsense != 3) /* there is no other table that it could be */
+            ck_assert_int_eq(virtx_paging_nested.vm_create(&world.vm), VIRTX_E_HOST);
+        ck_assert_uint_eq(world.pool_used, 0);
+        world_end();
+    }
+}
+END_TEST
+
 START_TEST(creation_is_refused)
 {
     struct virtx_backend none = {.hw = NULL};
@@ -816,6 +871,7 @@ int main(void)
     tcase_add_loop_test(tests, rights_and_holes, 0, 2);
     tcase_add_loop_test(tests, the_entry_that_hardware_refuses, 0, 2);
     tcase_add_loop_test(tests, impossible_host_addresses, 0, 2);
+    tcase_add_loop_test(tests, impossible_table_addresses, 0, 2);
     tcase_add_loop_test(tests, a_fault_loses_every_race, 0, 10);
     tcase_add_loop_test(tests, no_use_of_a_freed_table, 0, 2);
     tcase_add_loop_test(tests, a_late_fault_keeps_the_log, 0, 2);
