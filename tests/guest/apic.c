@@ -10,9 +10,7 @@
 
 enum { WRITES = 10000, HABITS = 32, HELD = 0x51, HELD_CLASS = 5 };
 
-#define HELP                                                                                       \
-    (VIRTX_FEATURE_TPR_SHADOW | VIRTX_FEATURE_APIC_ACCESS | VIRTX_FEATURE_APIC_REGISTERS |         \
-     VIRTX_FEATURE_VIRTUAL_INTERRUPT)
+#define HELP HARNESS_IRQ_HELP
 
 /* Runs `one` without help, and then with each more of it that this processor has. */
 static void with_each_help(void (*one)(void))
@@ -21,7 +19,7 @@ static void with_each_help(void (*one)(void))
         HELP,
         HELP & ~VIRTX_FEATURE_TPR_SHADOW,
         HELP & ~(VIRTX_FEATURE_TPR_SHADOW | VIRTX_FEATURE_APIC_ACCESS),
-        VIRTX_FEATURE_VIRTUAL_INTERRUPT,
+        VIRTX_FEATURE_VIRTUAL_PRIORITY,
         0,
     };
     uint64_t before = UINT64_MAX;

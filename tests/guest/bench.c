@@ -105,6 +105,11 @@ static void loop_self_ipi(uint64_t n)
     MEASURE(n, "cli; movl $0x40051, (%1); sti; hlt", "r"((uint64_t)LAPIC_BASE + 0x300) : "rax");
 }
 
+static void loop_mov_cr8(uint64_t n)
+{
+    MEASURE(n, "movq %1, %%cr8", "r"(5ul));
+}
+
 static void loop_mov_cr3(uint64_t n)
 {
     uint64_t cr3 = bare_read_cr3();
@@ -284,6 +289,7 @@ static const struct row rows[] = {
     {"PIC port write", loop_pic_write, with_pic, 1996, 2123, 180, 180},
     {"first touch of a 4K page", NULL, with_touch, 3454, 3253, 280, 280},
     {"self-IPI + STI + HLT + EOI", loop_self_ipi, with_lapic, 12344, 5911, 1200, 1200},
+    {"MOV CR8 with a LAPIC", loop_mov_cr8, with_lapic, 0, 0, 7, 7},
     {"MOV CR3", loop_mov_cr3, NULL, 2, 2, 7, 7},
     {"INVLPG", loop_invlpg, NULL, 2, 2, 7, 7},
     {"guest #PF + IRET", loop_page_fault, with_page_fault, 7, 6, 7, 7},

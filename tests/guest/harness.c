@@ -251,7 +251,7 @@ void machine_open_library(void)
         .profile = harness_profile != NULL ? harness_profile : &virtx_profile_bare,
         .backends = backends,
         .paging = harness_engines(),
-        .disable = harness_disable,
+        .disable = harness_disable | (bare_option("unaided") ? HARNESS_IRQ_HELP : 0),
     };
 
     memset(&machine, 0, sizeof(machine));

@@ -13,7 +13,7 @@
  *   not shown: NAME: REASON          this engine cannot show the behaviour
  *   known bug: NAME: WHAT            the emulator is wrong here; what failed then stands behind it
  * The exit status is 0 only if nothing failed. Words of the command line: engine=bochs|qemu,
- * model=NAME, case=NAME (only that one), paging=shadow.
+ * model=NAME, case=NAME (only that one), paging=shadow, unaided (without HARNESS_IRQ_HELP).
  */
 #ifndef TESTS_GUEST_HARNESS_H
 #define TESTS_GUEST_HARNESS_H
@@ -109,6 +109,11 @@ struct machine {
  * The variables before it say how, and have their defaults again in the next case. */
 extern struct machine machine;
 extern uint64_t harness_disable; /* virtx_config.disable */
+/* The hardware's help for interrupt controllers. */
+#define HARNESS_IRQ_HELP                                                                           \
+    (VIRTX_FEATURE_TPR_SHADOW | VIRTX_FEATURE_APIC_ACCESS | VIRTX_FEATURE_APIC_REGISTERS |         \
+     VIRTX_FEATURE_VIRTUAL_INTERRUPT | VIRTX_FEATURE_POSTED_INTERRUPT |                            \
+     VIRTX_FEATURE_VIRTUAL_PRIORITY)
 extern const struct virtx_host_profile *harness_profile; /* default: virtx_profile_bare */
 extern const struct virtx_host_ops *harness_ops;         /* default: bare_virtx_ops */
 extern bool harness_exit_on_interrupt;
