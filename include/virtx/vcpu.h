@@ -89,8 +89,8 @@ enum virtx_status virtx_vcpu_fault(struct virtx_vcpu *vcpu, const struct virtx_e
 /**
  * @brief Makes the current or else the next run return with ::VIRTX_EXIT_KICK.
  *
- * From any CPU, any thread, and from interrupt and NMI handlers, at any moment of the vcpu's life. Kicks are
- * not counted: several before one return are one. Never lost: a kick that comes after run has
+ * From any CPU, any thread, and from interrupt and NMI handlers, at any moment of the vcpu's life, which
+ * ends with the call of virtx_vcpu_destroy(). Kicks are not counted: several before one return are one. Never lost: a kick that comes after run has
  * decided to enter makes the guest exit at once.
  */
 void virtx_vcpu_kick(struct virtx_vcpu *vcpu);

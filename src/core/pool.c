@@ -14,7 +14,7 @@
 
 static void push(struct retired **list, struct retired *page)
 {
-    page->next = *list;
+    __atomic_store_n(&page->next, *list, __ATOMIC_RELAXED); /* processors may be reading it */
     *list = page;
 }
 
@@ -77,7 +77,7 @@ void virtx_pool_put(struct virtx_vm *vm, void *memory, uint64_t generation)
 
     virtx_lock(&vm->page_lock);
     vm->pool_used--;
-    page->generation = generation << GENERATION_SHIFT;
+    __atomic_store_n(&page->generation, generation << GENERATION_SHIFT, __ATOMIC_RELAXED);
     if (generation == 0) {
         push(&vm->pool_free, page);
         vm->pool_free_count++;

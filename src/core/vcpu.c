@@ -292,6 +292,15 @@ void *virtx_paging_vcpu(struct virtx_vcpu *vcpu)
 
 /* ---- Loading ---- */
 
+/* The vcpu's own thread may be asleep, the guest halted: what came while this one had claimed the vcpu
+ * has found it running, and has woken nobody. */
+static void release_sleeper(struct virtx_vcpu *vcpu)
+{
+    atomic_store(&vcpu->running, false);
+    if (atomic_load(&vcpu->requests) && vcpu->virtx->ops.wake)
+        vcpu->virtx->ops.wake(vcpu->virtx->ctx, vcpu);
+}
+
 /* Makes room on this CPU for another vcpu. */
 static enum virtx_status evict(struct virtx_vcpu *vcpu, struct virtx_cpu *cpu)
 {
@@ -302,7 +311,7 @@ static enum virtx_status evict(struct virtx_vcpu *vcpu, struct virtx_cpu *cpu)
     if (atomic_exchange(&other->running, true))
         return virtx_fail(&vcpu->error, VIRTX_E_BUSY, "CPU", "has no other vcpu in run", other->id);
     put_vcpu(other);
-    atomic_store_explicit(&other->running, false, memory_order_release);
+    release_sleeper(other);
     return VIRTX_OK;
 }
 

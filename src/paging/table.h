@@ -67,7 +67,7 @@ static inline unsigned table_index(uint64_t gpa, unsigned level)
 
 static inline uint64_t table_read(const uint64_t *entry)
 {
-    return __atomic_load_n(entry, __ATOMIC_RELAXED);
+    return __atomic_load_n(entry, __ATOMIC_ACQUIRE); /* before the table that it points to is read */
 }
 
 static inline bool table_present(const struct table *table, uint64_t entry)

@@ -199,7 +199,7 @@ static enum virtx_status b_cpu_enable(struct virtx *virtx, uint32_t cpu, struct 
         uint64_t *data = virtx_backend_cpu(virtx, cpu);
 
         *data = cpu + 1000;
-        fake.enabled++;
+        atomic_fetch_add(&fake.enabled, 1);
     }
     return status;
 }
@@ -210,7 +210,7 @@ static void b_cpu_disable(struct virtx *virtx, uint32_t cpu)
 
     ck_assert_uint_eq(*data, cpu + 1000);
     ck_assert_uint_eq(cpu, fake_cpu);
-    fake.enabled--;
+    atomic_fetch_sub(&fake.enabled, 1);
 }
 
 static void b_cpu_emergency_off(struct virtx *virtx, uint32_t cpu)
@@ -277,7 +277,7 @@ static enum virtx_status b_load(struct virtx_vcpu *vcpu, uint32_t cpu)
     ck_assert(vcpu->running);
     if (status == VIRTX_OK) {
         fake_of(vcpu)->loaded = true;
-        fake.loads++;
+        atomic_fetch_add(&fake.loads, 1);
     }
     return status;
 }
@@ -287,8 +287,10 @@ static void b_put(struct virtx_vcpu *vcpu)
     ck_assert(fake_of(vcpu)->loaded);
     ck_assert(vcpu->running);
     ck_assert_uint_eq(vcpu->cpu, fake_cpu);
+    if (fake.put)
+        fake.put(vcpu);
     fake_of(vcpu)->loaded = false;
-    fake.puts++;
+    atomic_fetch_add(&fake.puts, 1);
 }
 
 static enum virtx_status b_run(struct virtx_vcpu *vcpu)

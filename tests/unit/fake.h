@@ -58,13 +58,15 @@ struct fake {
     bool silent;
     unsigned fail_after;    /* … after so many calls that succeed */
     _Atomic unsigned calls; /* of any operation */
-    unsigned runs, kicks, puts, loads, emergencies;
-    unsigned enabled; /* CPUs on */
+    unsigned runs, kicks, emergencies;
+    _Atomic unsigned puts, loads;
+    _Atomic unsigned enabled; /* CPUs on */
     bool forced;      /* what intercept_check says */
     struct fake_change change[FAKE_CHANGES];
     unsigned changes;
     struct virtx *virtx; /* of the last probe */
 
+    void (*put)(struct virtx_vcpu *vcpu);              /* while it is put */
     enum virtx_status (*run)(struct virtx_vcpu *vcpu); /* the guest; NULL: halts at once */
     void (*memory)(struct virtx_vm *vm, uint64_t gpa, uint64_t bytes,
                    enum virtx_memory_change change);

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-struct world world;
+WORLD_LOCAL struct world world;
 
 /* ---- Processor ---- */
 
@@ -93,6 +93,8 @@ void mock_irq_restore(uint64_t flags)
 void mock_irq_window(void)
 {
     world.windows++;
+    if (world.on_window)
+        world.on_window();
 }
 
 uint64_t mock_read_cr(unsigned n)
@@ -521,7 +523,7 @@ static enum virtx_fault_result engine_fault(struct virtx_vcpu *vcpu,
     return world.fault_result;
 }
 
-static const struct virtx_paging engine = {
+const struct virtx_paging world_engine = {
     .size = sizeof(struct virtx_paging),
     .nested = true,
     .name = "model",
@@ -588,10 +590,22 @@ static const struct virtx_host_ops host_ops = {
 
 /* ---- World ---- */
 
+void world_processor(void)
+{
+    memset(&world, 0, sizeof(world));
+    world.flags = RFLAGS_FIXED; /* IF = 0: a host interrupt ends run */
+    world.can_interrupt = world.can_nmi = true;
+    world.fault_result = VIRTX_FAULT_NOT_MEMORY;
+    world.cr[0] = CR0_PE | CR0_PG;
+    world.cr[4] = CR4_OSFXSR | CR4_OSXSAVE;
+    world.xcr0 = 1;
+    world.dr[7] = 0x400;
+}
+
 void world_begin(const struct virtx_host_profile *profile)
 {
     static const struct virtx_backend *const backends[] = {&backend, NULL};
-    static const struct virtx_paging *const engines[] = {&engine, NULL};
+    static const struct virtx_paging *const engines[] = {&world_engine, NULL};
     struct virtx_config config = {.size = sizeof(config),
                                   .max_cpus = 2,
                                   .ops = &host_ops,
@@ -604,14 +618,7 @@ void world_begin(const struct virtx_host_profile *profile)
                                         .bytes = WORLD_RAM_BYTES};
     struct virtx_error error;
 
-    memset(&world, 0, sizeof(world));
-    world.flags = RFLAGS_FIXED; /* IF = 0: a host interrupt ends run */
-    world.can_interrupt = world.can_nmi = true;
-    world.fault_result = VIRTX_FAULT_NOT_MEMORY;
-    world.cr[0] = CR0_PE | CR0_PG;
-    world.cr[4] = CR4_OSFXSR | CR4_OSXSAVE;
-    world.xcr0 = 1;
-    world.dr[7] = 0x400;
+    world_processor();
     ck_assert_int_eq(virtx_open(&config, &world.virtx, &error), VIRTX_OK);
     ck_assert_int_eq(virtx_cpu_enable(world.virtx), VIRTX_OK);
     ck_assert_int_eq(virtx_vm_create(world.virtx, NULL, &world.vm), VIRTX_OK);

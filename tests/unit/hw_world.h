@@ -54,11 +54,21 @@ struct world {
     unsigned fpu_saves, fpu_loads;
     uint32_t this_cpu;
     void (*on_enter)(struct hw_vcpu *hv); /* while "the guest runs" */
+    void (*on_window)(void);              /* the host takes its interrupts */
 };
 
-extern struct world world;
+/* With WORLD_THREADS each thread is a processor, with a world of its own: test_threads.c. */
+#ifdef WORLD_THREADS
+#define WORLD_LOCAL _Thread_local
+#else
+#define WORLD_LOCAL
+#endif
+extern WORLD_LOCAL struct world world;
+/* What the processor is when it starts. */
+void world_processor(void);
 /* For a test that plays the processor itself and changes only some of this. */
 extern const struct virtx_hw world_vendor;
+extern const struct virtx_paging world_engine;
 
 /* Makes a world with RAM at GPA 0, a vcpu in a flat 32-bit start state, and clears what that cost. */
 void world_begin(const struct virtx_host_profile *profile);

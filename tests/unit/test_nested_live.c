@@ -185,7 +185,7 @@ static bool hardware_walk(struct processor *p, uint64_t root, uint64_t gpa, bool
         unsigned shift = 12 + 9 * (level - 1);
         dawdle();
         entry += gpa >> shift & 511;
-        value = __atomic_load_n(entry, __ATOMIC_RELAXED);
+        value = __atomic_load_n(entry, __ATOMIC_ACQUIRE); /* what it points to is read after it */
         if (!(value & format->present))
             return false;
         if (level == 1 || (value & format->large)) {

@@ -207,6 +207,53 @@ START_TEST(pages_wait_for_their_generation)
 }
 END_TEST
 
+/* ---- Somebody sleeps ---- */
+
+static unsigned wakes;
+
+static void count_wake(void *ctx, struct virtx_vcpu *vcpu)
+{
+    (void)ctx;
+    (void)vcpu;
+    wakes++;
+}
+
+/* An interrupt from another CPU, just then. */
+static void interrupt_comes(struct virtx_vcpu *vcpu)
+{
+    virtx_vcpu_irq_changed(vcpu);
+}
+
+/* A vcpu whose thread sleeps is put by somebody else, who wants its place: what comes meanwhile wakes it. */
+START_TEST(evicted_in_its_sleep)
+{
+    struct virtx_host_ops ops = fake_ops;
+    struct virtx_config config = fake_config();
+    struct virtx_vcpu *sleeper, *other;
+    const struct virtx_exit *exit;
+
+    ops.wake = count_wake;
+    config.ops = &ops;
+    ck_assert_int_eq(virtx_open(&config, &virtx, NULL), VIRTX_OK);
+    ck_assert_int_eq(virtx_cpu_enable(virtx), VIRTX_OK);
+    vm = fake_vm(virtx);
+    sleeper = fake_vcpu(vm, 0);
+    other = fake_vcpu(vm, 1);
+    ck_assert_int_eq(virtx_vcpu_run(sleeper, &exit), VIRTX_OK);
+    ck_assert_int_eq(exit->reason, VIRTX_EXIT_HLT);
+    wakes = 0;
+    fake.put = interrupt_comes;
+    ck_assert_int_eq(virtx_vcpu_run(other, &exit), VIRTX_OK);
+    fake.put = NULL;
+    ck_assert_uint_eq(wakes, 1);
+    ck_assert_uint_ne(sleeper->requests & VIRTX_REQUEST_EVENT, 0);
+    ck_assert_int_eq(virtx_vcpu_destroy(sleeper), VIRTX_OK);
+    ck_assert_int_eq(virtx_vcpu_destroy(other), VIRTX_OK);
+    ck_assert_int_eq(virtx_vm_destroy(vm), VIRTX_OK);
+    fake_close(virtx);
+}
+END_TEST
+
 /* ---- Threads ---- */
 
 static struct player {
@@ -400,6 +447,7 @@ int main(void)
     tcase_add_test(tests, steps);
     tcase_add_test(tests, tables_outlive_their_readers);
     tcase_add_test(tests, pages_wait_for_their_generation);
+    tcase_add_test(tests, evicted_in_its_sleep);
     tcase_add_test(tests, memory_is_free_when_settled);
     tcase_add_test(tests, no_kick_is_lost);
     return fake_main(suite);
