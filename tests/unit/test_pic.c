@@ -337,6 +337,11 @@ START_TEST(special_mask_mode)
     ck_assert_int_eq(virtx_pic_pending(&pic), 0x37);
     virtx_pic_write(&pic, 0x20, 0x48);
     ck_assert_int_eq(virtx_pic_pending(&pic), VIRTX_IRQ_NONE);
+    virtx_pic_write(&pic, 0x20, 0x64); /* A specific EOI of another. */
+    ck_assert_uint_eq(read_isr(0x20), 0x08);
+    virtx_pic_write(&pic, 0x20, 0x63); /* A specific EOI ends a masked one too. */
+    ck_assert_uint_eq(read_isr(0x20), 0);
+    ck_assert_int_eq(virtx_pic_pending(&pic), 0x37);
 }
 END_TEST
 
