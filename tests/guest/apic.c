@@ -388,6 +388,54 @@ static void lapic_priorities(void)
     with_each_help(self_ipis);
 }
 
+/* ---- Saved while an interrupt waits, restored, and gone on with ---- */
+
+static void guest_before_and_after(uint64_t unused)
+{
+    uint64_t bad = 0;
+
+    (void)unused;
+    ordered = 0;
+    apic_write(REG_SVR, 0x1ff);
+    guest_handler[HELD] = guest_served;
+    for (uint64_t i = 0; i < HABITS; i++)
+        bare_write_cr8(i & 15);
+    bare_write_cr8(6);
+    bare_irq_enable();
+    apic_write(REG_ICR, SELF | HELD);
+    guest_done(ordered); /* the host exchanges the state here */
+    bad += bare_read_cr8() != 6;
+    bare_write_cr8(5);
+    bad += ordered != 0;
+    bare_write_cr8(4);
+    bad += (ordered != 1) << 4;
+    bare_irq_disable();
+    guest_done(bad);
+}
+
+static void save_and_restore(void)
+{
+    struct virtx_lapic_state saved;
+
+    with_lapic(0);
+    CHECK_EQUAL(GUEST_RESULT(guest_before_and_after, 0), 0);
+    virtx_lapic_save(&lapic, bare_tsc(), &saved);
+    CHECK_EQUAL(saved.tpr, 0x60);
+    virtx_lapic_detach(&lapic);
+    with_lapic(0);
+    CHECK_EQUAL(virtx_lapic_get_tpr(&lapic), 0);
+    CHECK(virtx_lapic_restore(&lapic, bare_tsc(), &saved));
+    CHECK_EQUAL(GUEST_CONTINUE(), 0);
+    CHECK_EQUAL(ordered, 1);
+    virtx_lapic_detach(&lapic);
+}
+
+static void lapic_restored(void)
+{
+    with_each_help(save_and_restore);
+}
+
 GUEST_CASES({"cr8-writes-without-exits", cr8_writes_without_exits},
             {"interrupt-waits-for-cr8", interrupt_waits_for_cr8},
-            {"cr8-exits-armed", cr8_exits_armed}, {"lapic-priorities", lapic_priorities});
+            {"cr8-exits-armed", cr8_exits_armed}, {"lapic-priorities", lapic_priorities},
+            {"lapic-saved-and-restored", lapic_restored});
