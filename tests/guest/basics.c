@@ -36,20 +36,25 @@ static void in_ring3(uint64_t argument)
     user_fault = GUEST_TRY("hlt");
 }
 
-static void guest_rings(uint64_t argument)
+static void guest_rings(uint64_t ring)
 {
-    (void)argument;
-    guest_ring3(in_ring3, 0);
+    const uint64_t dpl = 3ull << 45;
+
+    guest_gdt[GUEST_USER_CODE / 8] = (guest_gdt[GUEST_USER_CODE / 8] & ~dpl) | ring << 45;
+    guest_gdt[GUEST_USER_DATA / 8] = (guest_gdt[GUEST_USER_DATA / 8] & ~dpl) | ring << 45;
+    guest_ring(in_ring3, 0, ring);
     guest_done(guest_cs());
 }
 
 static void rings(void)
 {
     machine_open();
-    CHECK_EQUAL(GUEST_RESULT(guest_rings, 0), GUEST_CODE);
-    CHECK_EQUAL(user_cs & 3, 3);
-    CHECK_EQUAL(user_ss & 3, 3);
-    CHECK_EQUAL(user_fault, 13); /* HLT is privileged: #GP */
+    for (uint64_t ring = 1; ring <= 3; ring++) {
+        CHECK_EQUAL(GUEST_RESULT(guest_rings, ring), GUEST_CODE);
+        CHECK_EQUAL(user_cs & 3, ring);
+        CHECK_EQUAL(user_ss & 3, ring);
+        CHECK_EQUAL(user_fault, 13); /* HLT is privileged: #GP */
+    }
     CHECK_EQUAL(guest_state().seg[VIRTX_CS].attributes >> VIRTX_SEG_DPL_SHIFT & 3, 0);
 }
 
@@ -175,11 +180,11 @@ static void cpuid(void)
     CHECK_EQUAL(leaf_0.ebx, host.ebx); /* the vendor's name */
     CHECK_EQUAL(leaf_0.ecx, host.ecx);
     CHECK_EQUAL(leaf_0.edx, host.edx);
-    CHECK_EQUAL(leaf_1.ecx >> 5 & 1, 0);   /* VMX is not virtualized */
-    CHECK_EQUAL(leaf_ext.ecx >> 2 & 1, 0); /* SVM neither */
-    CHECK_EQUAL(leaf_1.ebx >> 24, 0);      /* initial APIC ID */
+    CHECK_EQUAL(leaf_1.ecx >> 5 & 1, 0);                            /* VMX is not virtualized */
+    CHECK_EQUAL(leaf_ext.ecx >> 2 & 1, 0);                          /* SVM neither */
+    CHECK_EQUAL(leaf_1.ebx >> 24, 0);                               /* initial APIC ID */
     CHECK_EQUAL(leaf_1.ecx >> 27 & 1, guest_state().cr4 >> 18 & 1); /* OSXSAVE mirrors CR4 */
-    CHECK_EQUAL(leaf_1.edx >> 6 & 1, 1);   /* PAE: any 64-bit processor has it */
+    CHECK_EQUAL(leaf_1.edx >> 6 & 1, 1); /* PAE: any 64-bit processor has it */
     CHECK_EQUAL(upper_halves, 0);
     CHECK_OK(virtx_vm_cpuid_get(machine.vm, 1, 0, &policy));
     CHECK_EQUAL(policy.eax, leaf_1.eax);
@@ -320,7 +325,9 @@ static void guest_mode64(uint64_t argument)
 
     for (;;) {
         __asm__ volatile("xorl %%eax, %%eax; incl %%eax; movabsq $0x100000000, %0; shrq $32, %0"
-                         : "=r"(lma) : : "rax");
+                         : "=r"(lma)
+                         :
+                         : "rax");
         guest_done(0x6400 + lma);
     }
 }
@@ -331,7 +338,8 @@ struct mode_vm {
     void *page;
 };
 
-static void make_mode_vm(struct mode_vm *m, enum virtx_preset preset, const char *code, size_t bytes)
+static void make_mode_vm(struct mode_vm *m, enum virtx_preset preset, const char *code,
+                         size_t bytes)
 {
     struct virtx_state state;
 
@@ -531,6 +539,6 @@ GUEST_CASES({"hello", hello}, {"rings", rings}, {"ring-aliasing", ring_aliasing}
             {"host-registers-after-10000-exits", host_registers}, {"cpuid", cpuid},
             {"cpuid-apic-id", cpuid_apic_id}, {"cpuid-policy", cpuid_policy}, {"hlt", hlt},
             {"triple-fault", triple_fault}, {"unknown-port-reads-ones", unknown_port},
-            {"device-in-real-mode", device_in_real_mode},
-            {"three-modes-round-robin", three_modes}, {"one-trace-on-every-engine", trace},
-            {"thousand-vcpus", thousand_vcpus}, {"disable-and-enable", disable_and_enable});
+            {"device-in-real-mode", device_in_real_mode}, {"three-modes-round-robin", three_modes},
+            {"one-trace-on-every-engine", trace}, {"thousand-vcpus", thousand_vcpus},
+            {"disable-and-enable", disable_and_enable});

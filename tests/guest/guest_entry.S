@@ -68,10 +68,15 @@ trap_common:
 guest_iret:
     iretq
 
-/* void guest_ring3(void (*fn)(uint64_t), uint64_t argument) */
-    .globl guest_ring3
+/* void guest_ring3(void (*fn)(uint64_t), uint64_t argument)
+ * void guest_ring(void (*fn)(uint64_t), uint64_t argument, uint64_t ring) */
+    .globl guest_ring3, guest_ring
 guest_ring3:
     endbr64
+    movl $3, %edx
+guest_ring:
+    endbr64
+    movq %rdx, %r8
     pushq %rbx
     pushq %rbp
     pushq %r12
@@ -89,10 +94,12 @@ guest_ring3:
     leaq ring3_done(%rip), %rax
     movq %rax, -8(%rcx)
     subq $8, %rcx
-    pushq $USER_DATA
+    leaq (USER_DATA & ~3)(%r8), %rax
+    pushq %rax
     pushq %rcx
     pushfq
-    pushq $USER_CODE
+    leaq (USER_CODE & ~3)(%r8), %rax
+    pushq %rax
     pushq %rdi
     movq %rsi, %rdi
     iretq

@@ -228,6 +228,8 @@ void guest_ignore(struct bare_frame *frame);
 
 /* Calls fn(argument) in ring 3; comes back to ring 0 when it returns. */
 void guest_ring3(void (*fn)(uint64_t), uint64_t argument);
+/* The same in ring 1, 2 or 3; the user segments in guest_gdt must have that DPL. */
+void guest_ring(void (*fn)(uint64_t), uint64_t argument, uint64_t ring);
 
 static inline uint16_t guest_cs(void)
 {

@@ -1,0 +1,241 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * A guest that looks for what is not its own: the host and another guest fill every register that
+ * they have with a mark of theirs, and it reads every register that it can.
+ */
+#include "harness.h"
+
+enum {
+    MSR_TSC_AUX = 0xc0000103,
+    MSR_SYSENTER_CS = 0x174,
+    CPUID_1_ECX_XSAVE = 1 << 26,
+};
+
+/* Values that are canonical addresses and hold one of these four bytes; a 32-bit register holds the
+ * four bytes themselves. The low 16 bits tell the registers apart. */
+enum { HOST_MARK = 0x5ec2e75e, OTHER_MARK = 0x6b1d3a6b };
+#define MARK(mark, i) ((uint64_t)(mark) << 16 | (i))
+
+static const uint32_t wide_msrs[] = {
+    0xc0000082, 0xc0000083, /* LSTAR, CSTAR */
+    0xc0000081, 0xc0000102, /* STAR, KERNEL_GS_BASE */
+    0xc0000100, 0xc0000101, /* FS and GS base */
+    0x175,      0x176,      /* SYSENTER_ESP, SYSENTER_EIP */
+};
+/* What else might be let through, and holds something of the host's: read, not written. */
+static const uint32_t more_msrs[] = {
+    0xc0000084, 0xc0000103, 0x174, 0x1d9,      0x1db,      0x1dc,      0x1dd,      0x1de,
+    0x277,      0x48,       0x49,  0x1b,       0x10a,      0x3a,       0x3b,       0x79,
+    0x8b,       0xfe,       0x17,  0xce,       0x1a0,      0xc0010010, 0xc0010114, 0xc0010117,
+    0x480,      0x481,      0xda0, 0xc0000080, 0xc0010015, 0xc001001a, 0xc001001d,
+};
+
+/* ---- The side that leaves marks: the host itself, or a guest ---- */
+
+static void leave_marks(uint32_t mark)
+{
+    for (unsigned i = 0; i < sizeof(wide_msrs) / sizeof(wide_msrs[0]); i++)
+        bare_wrmsr_safe(wide_msrs[i], MARK(mark, i));
+    bare_wrmsr_safe(MSR_TSC_AUX, mark);
+    bare_wrmsr_safe(MSR_SYSENTER_CS, mark);
+    bare_write_cr2(MARK(mark, 0x100));
+    __asm__ volatile("movq %0, %%dr0; movq %0, %%dr1; movq %0, %%dr2; movq %0, %%dr3"
+                     :
+                     : "r"(MARK(mark, 0x200)));
+    /* All XMM registers, then MMX, which are the x87's. */
+#define XMM(n) "movq %0, %%xmm" #n "; punpcklqdq %%xmm" #n ", %%xmm" #n ";"
+#define MMX(n) "movq %0, %%mm" #n ";"
+    __asm__ volatile(XMM(0) XMM(1) XMM(2) XMM(3) XMM(4) XMM(5) XMM(6) XMM(7) XMM(8) XMM(9) XMM(10)
+                         XMM(11) XMM(12) XMM(13) XMM(14) XMM(15)
+                     :
+                     : "r"(MARK(mark, 0x300)));
+    __asm__ volatile(MMX(0) MMX(1) MMX(2) MMX(3) MMX(4) MMX(5) MMX(6) MMX(7)
+                     :
+                     : "r"(MARK(mark, 0x400)));
+}
+
+static bool has_xsave(void)
+{
+    return bare_cpuid(1, 0).ecx & CPUID_1_ECX_XSAVE;
+}
+
+/* The upper halves of the vector registers, too, where there are any. */
+static uint64_t all_xcr0(void)
+{
+    struct bare_cpuid d = bare_cpuid(0xd, 0);
+
+    return (uint64_t)d.edx << 32 | d.eax;
+}
+
+static void xsetbv(uint64_t value)
+{
+    __asm__ volatile("xsetbv" : : "c"(0), "a"((uint32_t)value), "d"((uint32_t)(value >> 32)));
+}
+
+static void leave_wide_marks(uint32_t mark)
+{
+    static uint64_t pattern[4] __attribute__((aligned(32)));
+
+    if (!has_xsave() || !(all_xcr0() & 4))
+        return;
+    bare_write_cr4(bare_read_cr4() | 1 << 18);
+    xsetbv(7);
+    for (unsigned i = 0; i < 4; i++)
+        pattern[i] = MARK(mark, 0x500 + i);
+#define YMM(n) "vmovdqa (%0), %%ymm" #n ";"
+    __asm__ volatile(YMM(0) YMM(1) YMM(2) YMM(3) YMM(4) YMM(5) YMM(6) YMM(7) YMM(8) YMM(9) YMM(10)
+                         YMM(11) YMM(12) YMM(13) YMM(14) YMM(15)
+                     :
+                     : "r"(pattern)
+                     : "memory");
+}
+
+static void guest_marks(uint64_t mark)
+{
+    leave_marks((uint32_t)mark);
+    leave_wide_marks((uint32_t)mark);
+    guest_done(mark);
+}
+
+/* ---- The side that looks ---- */
+
+static struct {
+    uint8_t fxsave[512] __attribute__((aligned(64)));
+    uint8_t xsave[8192] __attribute__((aligned(64)));
+    uint64_t gpr[16], cr2, dr[6], wide[16], more[64];
+    uint8_t gdtr[10], idtr[10];
+    uint16_t selector[8];
+} seen;
+
+static void guest_looks(uint64_t argument);
+
+/* GPRs before the compiler can touch them. RDI and RSP are the harness's. */
+__attribute__((naked)) static void guest_first(uint64_t argument)
+{
+    (void)argument;
+    __asm__ volatile(
+        "movq %%rax, %c0+0(%%rip); movq %%rcx, %c0+8(%%rip); movq %%rdx, %c0+16(%%rip);"
+        "movq %%rbx, %c0+24(%%rip); movq %%rbp, %c0+40(%%rip); movq %%rsi, %c0+48(%%rip);"
+        "movq %%r8, %c0+64(%%rip); movq %%r9, %c0+72(%%rip); movq %%r10, %c0+80(%%rip);"
+        "movq %%r11, %c0+88(%%rip); movq %%r12, %c0+96(%%rip); movq %%r13, %c0+104(%%rip);"
+        "movq %%r14, %c0+112(%%rip); movq %%r15, %c0+120(%%rip); jmp %c1"
+        :
+        : "i"(seen.gpr), "i"(guest_looks));
+}
+
+__attribute__((used)) static void guest_looks(uint64_t argument)
+{
+    __asm__ volatile("fxsave64 %0" : "=m"(seen.fxsave));
+    seen.cr2 = bare_read_cr2();
+    __asm__ volatile("movq %%dr0, %0; movq %%dr1, %1; movq %%dr2, %2; movq %%dr3, %3; "
+                     "movq %%dr6, %4; movq %%dr7, %5"
+                     : "=r"(seen.dr[0]), "=r"(seen.dr[1]), "=r"(seen.dr[2]), "=r"(seen.dr[3]),
+                       "=r"(seen.dr[4]), "=r"(seen.dr[5]));
+    for (unsigned i = 0; i < sizeof(wide_msrs) / sizeof(wide_msrs[0]); i++)
+        bare_rdmsr_safe(wide_msrs[i], &seen.wide[i]);
+    for (unsigned i = 0; i < sizeof(more_msrs) / sizeof(more_msrs[0]); i++)
+        bare_rdmsr_safe(more_msrs[i], &seen.more[i]);
+    __asm__ volatile("sgdt %0; sidt %1; sldt %2; str %3"
+                     : "=m"(seen.gdtr), "=m"(seen.idtr), "=m"(seen.selector[0]),
+                       "=m"(seen.selector[1]));
+    if (has_xsave()) {
+        bare_write_cr4(bare_read_cr4() | 1 << 18);
+        xsetbv(all_xcr0());
+        __asm__ volatile("xsave64 %0" : "+m"(seen.xsave) : "a"(-1), "d"(-1));
+    }
+    guest_done(argument);
+}
+
+/* Runs it to its end. MSRs that the library leaves to the loop do not exist. */
+static uint64_t look(void)
+{
+    const struct virtx_event gp = {.type = VIRTX_EVENT_EXCEPTION, .vector = 13, .has_error = true};
+    uint64_t result = 0;
+
+    while (!guest_continue(&result)) {
+        if (!CHECK_EQUAL(machine.exit->reason, VIRTX_EXIT_MSR))
+            return 0;
+        CHECK_OK(virtx_vcpu_fault(machine.vcpu, &gp));
+    }
+    return result;
+}
+
+/* Where in `seen` a mark lies; SIZE_MAX: nowhere. */
+static size_t find_mark(uint32_t mark)
+{
+    const uint8_t *bytes = (const uint8_t *)&seen;
+
+    for (size_t at = 0; at + sizeof(mark) <= sizeof(seen); at++)
+        if (memcmp(bytes + at, &mark, sizeof(mark)) == 0)
+            return at;
+    return SIZE_MAX;
+}
+
+/* That marks would be found at all. */
+static void marks_are_found(void)
+{
+    machine_open();
+    memset(&seen, 0, sizeof(seen));
+    guest_prepare(guest_marks, HOST_MARK);
+    CHECK_EQUAL(GUEST_CONTINUE(), HOST_MARK);
+    guest_prepare_again(guest_first, 1);
+    CHECK_EQUAL(look(), 1);
+    CHECK(memcmp(seen.fxsave + 160,
+                 (uint64_t[]){MARK(HOST_MARK, has_xsave() && (all_xcr0() & 4) ? 0x500 : 0x300)},
+                 8) == 0);
+    CHECK_EQUAL(seen.cr2, MARK(HOST_MARK, 0x100));
+    CHECK_EQUAL(seen.dr[3], MARK(HOST_MARK, 0x200));
+    for (unsigned i = 0; i < sizeof(wide_msrs) / sizeof(wide_msrs[0]); i++)
+        CHECK_EQUAL(seen.wide[i], MARK(HOST_MARK, i));
+}
+
+static void nothing_of_the_host(void)
+{
+    uint64_t saved[sizeof(wide_msrs) / sizeof(wide_msrs[0])];
+    static uint8_t fpu[512] __attribute__((aligned(16)));
+
+    harness_profile = &virtx_profile_kernel; /* so that the host has its own again */
+    machine_open();
+    memset(&seen, 0, sizeof(seen));
+    guest_prepare(guest_first, 2);
+    __asm__ volatile("fxsave64 %0" : "=m"(fpu));
+    for (unsigned i = 0; i < sizeof(wide_msrs) / sizeof(wide_msrs[0]); i++)
+        bare_rdmsr_safe(wide_msrs[i], &saved[i]);
+    leave_marks(HOST_MARK);
+    CHECK_EQUAL(look(), 2);
+    for (unsigned i = 0; i < sizeof(wide_msrs) / sizeof(wide_msrs[0]); i++)
+        bare_wrmsr_safe(wide_msrs[i], saved[i]);
+    __asm__ volatile("fxrstor64 %0" : : "m"(fpu));
+    CHECK_EQUAL(find_mark(HOST_MARK), SIZE_MAX);
+    CHECK(seen.gpr[VIRTX_R15] == 0 && seen.gpr[VIRTX_RBX] == 0);
+}
+
+/* The other one has just been in the same processor; and once more after both have run. */
+static void nothing_of_another_guest(void)
+{
+    struct virtx_vcpu *other;
+
+    machine_open();
+    struct virtx_vm *vm = vm_make(&other);
+
+    vcpu_prepare(other, 1, guest_marks, OTHER_MARK);
+    for (unsigned round = 0; round < 2; round++) {
+        uint64_t result = 0;
+
+        CHECK(vcpu_continue(other, &result));
+        CHECK_EQUAL(result, OTHER_MARK);
+        memset(&seen, 0, sizeof(seen));
+        if (round == 0)
+            guest_prepare(guest_first, 3);
+        else
+            guest_prepare_again(guest_first, 3);
+        CHECK_EQUAL(look(), 3);
+        CHECK_EQUAL(find_mark(OTHER_MARK), SIZE_MAX);
+        vcpu_prepare(other, 1, guest_marks, OTHER_MARK);
+    }
+    CHECK_OK(virtx_vcpu_destroy(other));
+    CHECK_OK(virtx_vm_destroy(vm));
+}
+
+GUEST_CASES({"marks-are-found", marks_are_found}, {"nothing-of-the-host", nothing_of_the_host},
+            {"nothing-of-another-guest", nothing_of_another_guest});
