@@ -281,6 +281,21 @@ static void drop_large(struct shadow_vm *sv, struct shadow_page *page, unsigned 
         shadow_entry_clear(sv, page, index);
 }
 
+/* Rights have been taken away since some vcpu's last flush: its processor may still have the frame
+ * writable through a translation of which nothing is left in the tables. */
+static bool somebody_is_behind(struct shadow_vm *sv)
+{
+    bool behind = false;
+
+    if (shadow_alone(sv))
+        return false;
+    virtx_lock(&sv->vm->page_lock);
+    for (struct virtx_vcpu *vcpu = sv->vm->vcpus; vcpu; vcpu = vcpu->next)
+        behind |= shadow_vcpu_of(vcpu)->narrowed != sv->narrowed;
+    virtx_unlock(&sv->vm->page_lock);
+    return behind;
+}
+
 /* The frame is a table from now on: writes to it must be seen. With other vcpus, which may still
  * have translations that let them write, they cannot be; then it begins as if it had been written.
  */
@@ -299,7 +314,7 @@ static void begin_table(struct shadow_vm *sv, struct shadow_page *page)
             shadow_unsync(sv, page);
         return;
     }
-    if (shadow_protect(sv, page->gfn) && !shadow_alone(sv))
+    if ((shadow_protect(sv, page->gfn) && !shadow_alone(sv)) || somebody_is_behind(sv))
         shadow_unsync(sv, page);
 }
 
