@@ -139,15 +139,19 @@ static uint64_t shadow_root(struct virtx_vcpu *vcpu)
 {
     struct shadow_vm *sv = shadow_vm_of(vcpu->vm);
     struct shadow_vcpu *v = shadow_vcpu_of(vcpu);
+    const struct shadow_page *old = v->root;
     uint64_t hpa;
 
     virtx_lock(&sv->lock);
-    if (v->flush) {
-        v->flush = false;
-        shadow_sync_all(sv);
-    }
+    if (v->flush && sv->unsync[SHADOW_TABLES])
+        shadow_sync_tables(sv);
     if (v->stale || !v->root || v->root->state != SHADOW_LIVE)
         shadow_root_make(vcpu);
+    if ((v->flush || v->root != old) && sv->unsync[SHADOW_LEAVES])
+        shadow_sync_leaves(sv, v->root && shadow_level(v->root) == 4 ? v->root : NULL);
+    if (v->flush)
+        shadow_sync_rounds(sv);
+    v->flush = false;
     hpa = v->root ? v->root->hpa : sv->empty_hpa;
     shadow_settle(sv);
     if (sv->narrowed != v->narrowed || hpa != v->root_hpa || v->root == v->pae)
@@ -167,8 +171,8 @@ static uint64_t shadow_load_cr3(struct virtx_vcpu *vcpu, uint64_t cr3)
     uint64_t hpa = 0;
 
     virtx_lock(&sv->lock);
-    if (sv->unsync[SHADOW_TABLES] || sv->unsync[SHADOW_LEAVES])
-        shadow_sync_all(sv);
+    if (sv->unsync[SHADOW_TABLES])
+        shadow_sync_tables(sv);
     if (unlikely(v->flush | v->stale) || !root || root->state != SHADOW_LIVE)
         goto out;
     if ((cr3 ^ v->mode.cr3) & SPTE_ADDRESS) {
@@ -181,6 +185,10 @@ static uint64_t shadow_load_cr3(struct virtx_vcpu *vcpu, uint64_t cr3)
     }
     v->mode.cr3 = cr3;
     hpa = root->hpa;
+    if (sv->unsync[SHADOW_TABLES] || sv->unsync[SHADOW_LEAVES]) {
+        shadow_sync_leaves(sv, root);
+        shadow_sync_rounds(sv);
+    }
     shadow_settle(sv);
     if (sv->narrowed != v->narrowed || hpa != v->root_hpa) {
         v->narrowed = sv->narrowed;
@@ -214,7 +222,7 @@ static void shadow_invlpg(struct virtx_vcpu *vcpu, uint64_t gva)
 
     virtx_lock(&sv->lock);
     if (sv->unsync[SHADOW_TABLES])
-        shadow_sync(sv, SHADOW_TABLES);
+        shadow_sync_tables(sv);
     if (sv->unsync[SHADOW_LEAVES] && page && !v->stale && page->state == SHADOW_LIVE) {
         page = shadow_lookup(sv, v, gva, &index);
         if (page->unsync)

@@ -155,6 +155,7 @@ struct shadow_vm {
     uint32_t stamp;    /* of the fault that is being answered */
     uint64_t narrowed; /* how often an entry has lost rights */
     uint64_t round;    /* generation that ends `closing`; 0: no page is */
+    bool put_off;      /* some page table was not looked at, as no root in use led to it */
     uint32_t open;     /* unsync pages that are not closing */
     uint64_t links;    /* how often an entry that points to a table has changed */
     struct shadow_page **hash[SHADOW_HASH]; /* pages of heads */
@@ -276,9 +277,13 @@ void shadow_forget_unsync(struct shadow_vm *sv, struct shadow_page *page);
 /* Compares one page with its guest table, and drops what has changed. */
 void shadow_compare(struct shadow_vm *sv, struct shadow_page *page);
 void shadow_compare_entry(struct shadow_vm *sv, struct shadow_page *page, unsigned index);
-void shadow_sync(struct shadow_vm *sv, unsigned list);
-/* The guest has flushed a TLB: both lists. */
-void shadow_sync_all(struct shadow_vm *sv);
+/* The guest has flushed a TLB: what is unsync is looked at. First the tables that point to tables,
+ * as what they lead to may be another thing then; of page tables those below the root, or all
+ * (NULL). */
+void shadow_sync_tables(struct shadow_vm *sv);
+void shadow_sync_leaves(struct shadow_vm *sv, const struct shadow_page *root);
+/* With several vcpus: tables that were left alone come back in sync. */
+void shadow_sync_rounds(struct shadow_vm *sv);
 /* The guest writes to a frame in which there are tables. */
 void shadow_table_written(struct shadow_vm *sv, uint64_t gfn);
 /* The guest's entry that shadow entry `index` is made from. Its table is in memory. */

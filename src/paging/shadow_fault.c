@@ -66,6 +66,9 @@ static struct shadow_page *descend(struct build *b, struct virtx_vcpu *vcpu,
     /* A table that was out of sight may have been changed by other means than the guest's. */
     if (!child->parents && !child->fresh && child->guest)
         shadow_compare(b->sv, child);
+    /* With it come tables below, which may have been put off. */
+    if (!child->fresh && b->sv->put_off)
+        shadow_sync_leaves(b->sv, NULL);
     shadow_entry_table(b->sv, page, index, child, copy);
     shadow_page_touch(b->sv, child);
     b->changed = true;

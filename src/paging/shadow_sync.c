@@ -12,6 +12,9 @@
  * - INVLPG takes one page's translation away, and everything kept of tables above the last (Intel
  *   SDM "Operations that Invalidate TLBs and Paging-Structure Caches"): so tables that point to
  *   tables are all compared, page tables only in the one entry.
+ * - A flush by CR3 looks at those page tables that the new root leads to. The others are put off
+ * until a root leads to them: one that is loaded, or one that a table which exists already is
+ * linked into, when all are looked at.
  * - A table that is written between any two flushes is left unprotected for some of them.
  * - A table that nothing points to, or that the processor has not used for some writes, is dropped:
  *   it is about to become something else, or is being torn down.
@@ -24,6 +27,7 @@
 
 #define IDLE_MAX  3u  /* writes in a row to a table that the processor does not use */
 #define HOT       4u  /* from here on a table is left unprotected … */
+#define PARENTS   4u  /* so many are looked at to find a root */
 #define ROUND     8u  /* tables to be protected again at once, with several vcpus */
 #define HOT_AGAIN 12u /* … for so many flushes */
 
@@ -102,21 +106,61 @@ void shadow_compare(struct shadow_vm *sv, struct shadow_page *page)
             shadow_compare_entry(sv, page, word * 64 + (unsigned)__builtin_ctzll(bits));
 }
 
-void shadow_sync(struct shadow_vm *sv, unsigned list)
+/* Whether the processor comes to the table from this root; where that takes long to tell, it may.
+ */
+static bool is_below(const struct shadow_vm *sv, const struct shadow_page *page,
+                     const struct shadow_page *root)
 {
-    struct shadow_page *page = sv->unsync[list], *next;
+    unsigned looked = 0;
+
+    if (page == root)
+        return true;
+    for (uint32_t id = page->parents; id;) {
+        const struct shadow_page *parent = shadow_page_number(sv, id / SHADOW_ENTRIES);
+
+        if (++looked > PARENTS || is_below(sv, parent, root)) /* at most three levels up */
+            return true;
+        id = parent->link[id % SHADOW_ENTRIES].next;
+    }
+    return false;
+}
+
+static void sync_page(struct shadow_vm *sv, struct shadow_page *page, bool alone)
+{
+    if (alone && page->hot <= HOT) {
+        /* First the protection, then the look. The guest does not run meanwhile. */
+        shadow_protect(sv, page->gfn);
+        shadow_forget_unsync(sv, page);
+    }
+    if (page->hot)
+        page->hot--;
+    shadow_compare(sv, page);
+}
+
+void shadow_sync_tables(struct shadow_vm *sv)
+{
+    struct shadow_page *page = sv->unsync[SHADOW_TABLES], *next;
     bool alone = shadow_alone(sv);
 
     for (; page; page = next) {
         next = page->unsync_next;
-        if (alone && page->hot <= HOT) {
-            /* First the protection, then the look. The guest does not run meanwhile. */
-            shadow_protect(sv, page->gfn);
-            shadow_forget_unsync(sv, page);
-        }
-        if (page->hot)
-            page->hot--;
-        shadow_compare(sv, page);
+        sync_page(sv, page, alone);
+    }
+}
+
+void shadow_sync_leaves(struct shadow_vm *sv, const struct shadow_page *root)
+{
+    struct shadow_page *page = sv->unsync[SHADOW_LEAVES], *next;
+    bool alone = shadow_alone(sv);
+
+    if (!root)
+        sv->put_off = false;
+    for (; page; page = next) {
+        next = page->unsync_next;
+        if (root && !is_below(sv, page, root))
+            sv->put_off = true;
+        else
+            sync_page(sv, page, alone);
     }
 }
 
@@ -162,14 +206,10 @@ static void begin_round(struct shadow_vm *sv)
         sv->round = virtx_generation_next(sv->vm);
 }
 
-void shadow_sync_all(struct shadow_vm *sv)
+void shadow_sync_rounds(struct shadow_vm *sv)
 {
     if (unlikely(sv->round) && round_is_over(sv))
         end_round(sv);
-    if (sv->unsync[SHADOW_TABLES])
-        shadow_sync(sv, SHADOW_TABLES);
-    if (sv->unsync[SHADOW_LEAVES])
-        shadow_sync(sv, SHADOW_LEAVES);
     if (sv->open >= ROUND && !sv->round && !shadow_alone(sv))
         begin_round(sv);
 }

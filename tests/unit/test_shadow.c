@@ -689,6 +689,42 @@ START_TEST(test_way)
 }
 END_TEST
 
+/* A page table that the guest's flush did not look at, as no root in use led to it, and then one does. */
+START_TEST(test_put_off)
+{
+    const struct ref_access read = {0};
+    uint64_t hpa;
+
+    begin(1, POOL_PAGES, 46);
+    cpu = 0;
+    set_format(FOUR_LEVEL);
+    for (uint64_t frame = 10; frame < 50; frame++)
+        memset(world_ram(frame * PAGE), 0, PAGE);
+    entry(10, 0, 11);
+    entry(11, 0, 12);
+    entry(12, 0, 13);
+    entry(13, 0, 30);
+    entry(13, 9, 32);
+    world.mode[0].cr3 = 10 * PAGE;
+    changed(true);
+    ck_assert_int_eq(world_access(0, 0, &read, &hpa), DONE);
+    ck_assert_uint_eq(hpa, world_hpa(30 * PAGE));
+    world.mode[0].cr3 = 45 * PAGE;
+    changed(false);
+    entry(13, 0, 31);
+    virtx_paging_shadow.written(&world.vm, 13 * PAGE, 8);
+    cr3_loaded();
+    EXPECT(shadow_vm_of(&world.vm)->put_off);
+    entry(45, 0, 11);
+    virtx_paging_shadow.written(&world.vm, 45 * PAGE, 8);
+    ck_assert_int_eq(world_access(0, 9 * PAGE, &read, &hpa), DONE); /* links the tables */
+    ck_assert_int_eq(world_access(0, 0, &read, &hpa), DONE);
+    ck_assert_uint_eq(hpa, world_hpa(31 * PAGE));
+    world_audit();
+    world_end();
+}
+END_TEST
+
 /* With two vcpus a table that is left alone is in sync again some time. */
 START_TEST(test_rounds)
 {
@@ -752,6 +788,7 @@ int main(int argc, char **argv)
     tcase_add_test(c, test_no_reserved_bits);
     tcase_add_test(c, test_two_vcpus);
     tcase_add_test(c, test_way);
+    tcase_add_test(c, test_put_off);
     tcase_add_test(c, test_rounds);
     suite_add_tcase(suite, c);
     runner = srunner_create(suite);
