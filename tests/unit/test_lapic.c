@@ -1306,7 +1306,7 @@ END_TEST
 
 /* ---- Saved and restored ---- */
 
-enum { TWIN = 1, SAVES = 2000, STEPS = 60 };
+enum { TWIN = 1, SAVES = 150, STEPS = 60 };
 
 static uint64_t pick(uint64_t below)
 {
