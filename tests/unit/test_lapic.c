@@ -1306,7 +1306,7 @@ END_TEST
 
 /* ---- Saved and restored ---- */
 
-enum { TWIN = 1, SAVES = 150, STEPS = 60 };
+enum { TWIN = 1, SAVES = 600, STEPS = 60 };
 
 static uint64_t pick(uint64_t below)
 {
@@ -1391,7 +1391,8 @@ static void same_answers(uint64_t later)
         uint64_t mine = virtx_lapic_mmio_read(l, reg, 4, now);
         uint64_t its = virtx_lapic_mmio_read(twin, reg, 4, now + later);
 
-        ck_assert_msg(mine == its, "register %x is %lx, not %lx", reg, its, mine);
+        if (mine != its) /* a check each would cost more than the rest */
+            ck_abort_msg("register %x is %lx, not %lx", reg, its, mine);
     }
     ck_assert_int_eq(virtx_lapic_pending(twin), virtx_lapic_pending(l));
     ck_assert_uint_eq(virtx_lapic_tpr_threshold(twin), virtx_lapic_tpr_threshold(l));
