@@ -18,6 +18,7 @@ void svm_inject(struct hw_vcpu *hv, const struct virtx_event *event)
 {
     struct svm_vcpu *sv = svm_of(hv);
     uint32_t info = event->vector | VMCB_EVENT_VALID;
+    bool page_fault = event->type == VIRTX_EVENT_EXCEPTION && event->vector == VECTOR_PF;
 
     if (sv->after & SVM_AFTER_STEP)
         step_done(sv); /* the event goes first, and must not push the step's TF */
@@ -39,10 +40,11 @@ void svm_inject(struct hw_vcpu *hv, const struct virtx_event *event)
     }
     if (event->has_error)
         info |= VMCB_EVENT_ERROR;
-    if (event->type == VIRTX_EVENT_EXCEPTION && event->vector == VECTOR_PF) {
+    if (page_fault) {
         sv->vmcb.save.cr2 = event->address;
         x86_write_cr2(event->address); /* one engine's VMRUN does not */
-        svm_dirty(sv, VMCB_CLEAN_CR2);
+        sv->vmcb.control.clean &= ~(uint32_t)VMCB_CLEAN_CR2;
+        hv->vcpu->stats.control_writes++;
     }
     /* What a software event pushes is the address behind its instruction; VMRUN pushes the RIP it
      * loads, or the next RIP where it has one. */
@@ -54,7 +56,7 @@ void svm_inject(struct hw_vcpu *hv, const struct virtx_event *event)
     }
     sv->event = *event;
     sv->vmcb.control.event_inj = info | (uint64_t)event->error << 32;
-    sv->unproven = true;
+    sv->unproven |= !page_fault; /* which no processor refuses */
     svm_attend(sv);
 }
 
