@@ -241,6 +241,15 @@ static void on_tick(struct bare_frame *frame, void *ctx)
     }
 }
 
+static void give_up(struct seat *seat, const struct virtx_exit *exit)
+{
+    char text[120];
+
+    describe_exit(text, sizeof(text), exit);
+    bare_printf("unexpected exit: %s at 0x%lx\n", text, exit->rip);
+    seat->done = seat->failed = true;
+}
+
 static void one_exit(struct seat *seat, const struct virtx_exit *exit)
 {
     switch (exit->reason) {
@@ -257,16 +266,11 @@ static void one_exit(struct seat *seat, const struct virtx_exit *exit)
             seat->failed = virtx_vcpu_complete(seat->vcpu, NULL) != VIRTX_OK;
             break;
         }
-        if (exit->io.port == PORT_MARK && virtx_vcpu_complete(seat->vcpu, NULL) == VIRTX_OK)
-            break;
-        /* fall through */
-    default: {
-        char text[120];
-
-        describe_exit(text, sizeof(text), exit);
-        bare_printf("unexpected exit: %s at 0x%lx\n", text, exit->rip);
-        seat->done = seat->failed = true;
-    }
+        if (exit->io.port != PORT_MARK || virtx_vcpu_complete(seat->vcpu, NULL) != VIRTX_OK)
+            give_up(seat, exit);
+        break;
+    default:
+        give_up(seat, exit);
     }
 }
 
@@ -435,7 +439,7 @@ static void storm(unsigned guests, unsigned processors)
     for (unsigned i = 0; i < vcpus; i++)
         make_seat(i);
     for (unsigned i = 0; i < LINES; i++)
-        ioapic_entry(i, i % vcpus);
+        ioapic_entry(i, i < vcpus ? i : 0);
     intercept_handler(VIRTX_INTERCEPT_PORT, VIRTX_READ, PORT_LINE, PORT_LINE + LINES - 1,
                       serve_line, NULL);
     storming = true;
