@@ -110,6 +110,13 @@ static void loop_mov_cr8(uint64_t n)
     MEASURE(n, "movq %1, %%cr8", "r"(5ul));
 }
 
+/* To the second vcpu, which is halted, and answered by it: two IPIs and two changes of the vcpu. */
+static void loop_ipi(uint64_t n)
+{
+    MEASURE(n, "cli; movl $0x1000000, 0x10(%1); movl $0x51, (%1); sti; hlt",
+            "r"((uint64_t)LAPIC_BASE + 0x300) : "rax");
+}
+
 static void loop_mov_cr3(uint64_t n)
 {
     uint64_t cr3 = bare_read_cr3();
@@ -182,7 +189,32 @@ static void run_touch(uint64_t argument)
     guest_done(2);
 }
 
+/* The second vcpu: sleeps, and answers each interrupt. */
+static void run_other(uint64_t unused)
+{
+    (void)unused;
+    for (;;)
+        __asm__ volatile("sti; hlt; cli; movl $0, 0x10(%0); movl $0x51, (%0)"
+                         :
+                         : "r"((uint64_t)LAPIC_BASE + 0x300)
+                         : "memory");
+}
+
 /* ---- The embedder's loop ---- */
+
+static struct virtx_vcpu *other; /* of rows with a second vcpu, on the same processor */
+
+/* The first vcpu is halted: it is the second one's turn, until the first has something to do. */
+static enum virtx_status other_turn(struct virtx_vcpu *vcpu)
+{
+    const struct virtx_exit *exit;
+    enum virtx_status status;
+
+    do
+        status = virtx_vcpu_run(other, &exit);
+    while (status == VIRTX_OK && exit->reason == VIRTX_EXIT_HLT && !virtx_vcpu_wakeable(vcpu));
+    return status;
+}
 
 static bool loop_until_done(struct virtx_vcpu *vcpu)
 {
@@ -201,7 +233,7 @@ static bool loop_until_done(struct virtx_vcpu *vcpu)
             status = virtx_vcpu_complete(vcpu, &value);
             break;
         case VIRTX_EXIT_HLT:
-            status = virtx_vcpu_wake(vcpu);
+            status = other != NULL ? other_turn(vcpu) : virtx_vcpu_wake(vcpu);
             break;
         default: {
             char text[120];
@@ -227,7 +259,8 @@ static enum virtx_verdict on_hypercall(struct virtx_vcpu *vcpu, struct virtx_exi
 
 /* ---- Devices of some rows ---- */
 
-static struct virtx_lapic lapic;
+static struct virtx_lapic lapic, other_lapic, *lapics[2];
+static struct virtx_apic_bus bus;
 static struct virtx_pic pic;
 static void *touch_memory;
 
@@ -242,6 +275,29 @@ static void with_lapic(void)
     CHECK_OK(virtx_lapic_attach(&lapic, &config, machine.vcpu));
     virtx_lapic_virtual_wire(&lapic);
     set_gate(0x51, bench_interrupt);
+}
+
+static void with_other(void)
+{
+    struct virtx_lapic_config config = {
+        .size = sizeof(config), .address_bits = 40, .bus_multiply = 1, .bus_divide = 1};
+
+    with_lapic();
+    other = vcpu_make(machine.vm, 1);
+    CHECK_OK(virtx_lapic_attach(&other_lapic, &config, other));
+    virtx_lapic_virtual_wire(&other_lapic); /* software-enabled */
+    virtx_apic_bus_init(&bus, lapics, 2);
+    CHECK(virtx_apic_bus_add_lapic(&bus, &lapic) && virtx_apic_bus_add_lapic(&bus, &other_lapic));
+    vcpu_prepare(other, 1, run_other, 0);
+}
+
+static void without_other(void)
+{
+    if (other == NULL)
+        return;
+    virtx_lapic_detach(&other_lapic);
+    CHECK_OK(virtx_vcpu_destroy(other));
+    other = NULL;
 }
 
 static void with_pic(void)
@@ -289,6 +345,7 @@ static const struct row rows[] = {
     {"PIC port write", loop_pic_write, with_pic, 1996, 2123, 180, 180},
     {"first touch of a 4K page", NULL, with_touch, 3454, 3253, 280, 280},
     {"self-IPI + STI + HLT + EOI", loop_self_ipi, with_lapic, 12344, 5911, 1200, 1200},
+    {"IPI to a halted vcpu and back", loop_ipi, with_other, 0, 0, 0, 0},
     {"MOV CR8 with a LAPIC", loop_mov_cr8, with_lapic, 0, 0, 7, 7},
     {"MOV CR3", loop_mov_cr3, NULL, 2, 2, 7, 7},
     {"INVLPG", loop_invlpg, NULL, 2, 2, 7, 7},
@@ -345,6 +402,7 @@ static void measure(const struct row *row, struct result *result)
     }
     if (lapic.vcpu != NULL)
         virtx_lapic_detach(&lapic);
+    without_other();
     virtx_pic_detach(&pic);
     machine_close();
 }
