@@ -27,7 +27,7 @@
 
 #define IDLE_MAX  3u  /* writes in a row to a table that the processor does not use */
 #define HOT       4u  /* from here on a table is left unprotected … */
-#define PARENTS   4u  /* so many are looked at to find a root */
+#define PARENTS   12u /* so many are looked at to find a root */
 #define ROUND     8u  /* tables to be protected again at once, with several vcpus */
 #define HOT_AGAIN 12u /* … for so many flushes */
 
@@ -106,23 +106,30 @@ void shadow_compare(struct shadow_vm *sv, struct shadow_page *page)
             shadow_compare_entry(sv, page, word * 64 + (unsigned)__builtin_ctzll(bits));
 }
 
-/* Whether the processor comes to the table from this root; where that takes long to tell, it may.
- */
+/* Whether the processor comes to the page table from this root, a 4-level one; where that takes
+ * long to tell, it may. */
 static bool is_below(const struct shadow_vm *sv, const struct shadow_page *page,
                      const struct shadow_page *root)
 {
-    unsigned looked = 0;
+    uint32_t id[3] = {page->parents}; /* the next parent to be looked at, on each level above */
+    unsigned above = 0, looked = 0;
 
-    if (page == root)
-        return true;
-    for (uint32_t id = page->parents; id;) {
-        const struct shadow_page *parent = shadow_page_number(sv, id / SHADOW_ENTRIES);
+    for (;;) {
+        const struct shadow_page *parent;
 
-        if (++looked > PARENTS || is_below(sv, parent, root)) /* at most three levels up */
+        if (!id[above]) {
+            if (!above)
+                return false;
+            above--;
+            continue;
+        }
+        parent = shadow_page_number(sv, id[above] / SHADOW_ENTRIES);
+        id[above] = parent->link[id[above] % SHADOW_ENTRIES].next;
+        if (parent == root || ++looked > PARENTS)
             return true;
-        id = parent->link[id % SHADOW_ENTRIES].next;
+        if (above < ARRAY_SIZE(id) - 1)
+            id[++above] = parent->parents;
     }
-    return false;
 }
 
 static void sync_page(struct shadow_vm *sv, struct shadow_page *page, bool alone)
