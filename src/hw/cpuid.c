@@ -171,6 +171,8 @@ void hw_cpuid_policy(struct hw_vcpu *hv)
         policy->efer |= EFER_TCE;
     policy->xcr0 = (l1.ecx >> 26 & 1) ? ((uint64_t)d0.edx << 32 | d0.eax | 3) : 0;
     policy->xss = (d1.eax >> 3 & 1) ? ((uint64_t)d1.edx << 32 | d1.ecx) : 0;
+    policy->has_xsaves = d1.eax >> 3 & 1;
+    policy->has_misaligned_sse = e1.ecx >> 7 & 1;
     policy->physical_bits = (e8.eax & 0xff) ? (uint8_t)(e8.eax & 0xff) : 36;
     if (policy->physical_bits > 52)
         policy->physical_bits = 52;

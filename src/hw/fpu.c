@@ -335,7 +335,8 @@ enum virtx_status hw_fpu_set(struct virtx_vcpu *vcpu, const void *area)
     struct hw_vcpu *hv = hw_of(vcpu);
     const uint8_t *bytes = area;
     uint64_t header[8], allowed = hv->soft->policy.xcr0 ? hv->soft->policy.xcr0 : 3;
-    uint32_t mxcsr;
+    /* AMD APM "MXCSR Register": bit 17, MM, comes with misaligned SSE mode. */
+    uint32_t mxcsr, known = 0xffff | (hv->soft->policy.has_misaligned_sse ? 1u << 17 : 0);
     uint64_t flags;
 
     memcpy(header, bytes + XSAVE_HEADER, sizeof(header));
@@ -347,8 +348,8 @@ enum virtx_status hw_fpu_set(struct virtx_vcpu *vcpu, const void *area)
         if (header[i])
             return virtx_fail(&vcpu->error, VIRTX_E_INVALID, "XSAVE header",
                               "bytes 8 to 63 must be zero in the standard format", header[i]);
-    if (mxcsr & 0xffff0000)
-        return virtx_fail(&vcpu->error, VIRTX_E_INVALID, "MXCSR", "bits 31:16 are reserved", mxcsr);
+    if (mxcsr & ~known)
+        return virtx_fail(&vcpu->error, VIRTX_E_INVALID, "MXCSR", "has a reserved bit set", mxcsr);
     flags = x86_irq_save();
     memcpy(hv->fpu_area, area, hv->soft->fpu_bytes);
     hv->fpu_loaded = false;

@@ -274,7 +274,7 @@ enum hw_msr hw_msr_read(struct hw_vcpu *hv, uint32_t index, uint64_t *value)
         *value = x86_rdmsr(MSR_ARCH_CAPABILITIES) & 0x13f; /* only what says "not vulnerable" */
         return HW_MSR_OK;
     case MSR_XSS:
-        if (!policy->xss && !(policy->xcr0 && hv->vcpu->virtx->caps.features & VIRTX_FEATURE_XSAVES))
+        if (!policy->has_xsaves)
             return HW_MSR_FAULT;
         *value = hw_state(hv, VIRTX_STATE_XCR)->xss;
         return HW_MSR_OK;
@@ -396,7 +396,7 @@ static enum hw_msr shared_write(struct hw_vcpu *hv, uint32_t index, uint64_t val
         hw_change(hv, VIRTX_STATE_MSR)->spec_ctrl = value;
         break;
     default: /* MSR_XSS */
-        if (value & ~policy->xss)
+        if (!policy->has_xsaves || (value & ~policy->xss))
             return HW_MSR_FAULT;
         hw_change(hv, VIRTX_STATE_XCR)->xss = value;
         hw_cpuid_forget(hv);

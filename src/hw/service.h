@@ -36,6 +36,7 @@ struct hw_policy {
     uint64_t reserved; /* bits of a physical address that must be 0 */
     uint64_t spec_ctrl; /* bits of IA32_SPEC_CTRL; 0: no such MSR */
     bool has_ibpb, has_l1d_flush, has_arch_capabilities, has_tsc_adjust, has_tsc_aux;
+    bool has_xsaves, has_misaligned_sse;
     bool amd, no_1g;
     uint8_t physical_bits;
 };

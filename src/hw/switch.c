@@ -82,7 +82,9 @@ void hw_switch_plan(struct hw_vcpu *hv)
         wanted |= SHARED_TSC_AUX;
     if (policy->spec_ctrl)
         wanted |= SHARED_SPEC_CTRL;
-    if (policy->xss)
+    /* Even if none of its bits can be the guest's: XSAVES, which SVM does not intercept, would store
+     * the host's supervisor components. */
+    if (policy->xcr0)
         wanted |= SHARED_XSS;
     hv->soft->shared = wanted & present();
     for (unsigned i = 0; i < ARRAY_SIZE(shared); i++)

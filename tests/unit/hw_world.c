@@ -34,6 +34,9 @@ void mock_wrpkru(uint32_t value);
 bool mock_random(bool seed, uint64_t *value);
 void mock_interrupt(unsigned vector);
 
+WORLD_LOCAL bool world_xsaves, world_misaligned_sse;
+WORLD_LOCAL uint64_t world_host_xss;
+
 /* An Intel processor of some age, with XSAVE and AVX. */
 struct cpuid_regs mock_cpuid(uint32_t leaf, uint32_t subleaf)
 {
@@ -49,14 +52,14 @@ struct cpuid_regs mock_cpuid(uint32_t leaf, uint32_t subleaf)
         if (subleaf == 0)
             return (struct cpuid_regs){7, 832, 832, 0};
         if (subleaf == 1)
-            return (struct cpuid_regs){1, 0, 0, 0};
+            return (struct cpuid_regs){world_xsaves ? 9 : 1, 0, world_xsaves ? 0x1800 : 0, 0};
         if (subleaf == 2)
             return (struct cpuid_regs){256, 576, 0, 0};
         return (struct cpuid_regs){0};
     case 0x80000000:
         return (struct cpuid_regs){0x80000008, 0, 0, 0};
     case 0x80000001:
-        return (struct cpuid_regs){0, 0, 0x21, 0x2c100800};
+        return (struct cpuid_regs){0, 0, world_misaligned_sse ? 0xa1 : 0x21, 0x2c100800};
     case 0x80000008:
         return (struct cpuid_regs){0x3027, 0, 0, 0};
     default:
@@ -66,8 +69,7 @@ struct cpuid_regs mock_cpuid(uint32_t leaf, uint32_t subleaf)
 
 uint64_t mock_rdmsr(uint32_t index)
 {
-    (void)index;
-    return 0;
+    return index == MSR_XSS ? world_host_xss : 0;
 }
 
 void mock_wrmsr(uint32_t index, uint64_t value)

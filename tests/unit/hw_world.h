@@ -70,6 +70,10 @@ void world_processor(void);
 extern const struct virtx_hw world_vendor;
 extern const struct virtx_paging world_engine;
 
+/* The processor of worlds begun from now on has XSAVES, or misaligned SSE mode; the host's IA32_XSS. */
+extern WORLD_LOCAL bool world_xsaves, world_misaligned_sse;
+extern WORLD_LOCAL uint64_t world_host_xss;
+
 /* Makes a world with RAM at GPA 0, a vcpu in a flat 32-bit start state, and clears what that cost. */
 void world_begin(const struct virtx_host_profile *profile);
 void world_end(void);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* The run loop: what is served inside, what reaches the embedder, kicks, events and registers. */
+#include "hw/service.h"
 #include "hw_world.h"
 
 #include <check.h>
@@ -1271,6 +1272,67 @@ START_TEST(test_kernel_profile_switches_back)
 }
 END_TEST
 
+static void again(const struct virtx_host_profile *profile)
+{
+    world_end();
+    world_begin(profile);
+}
+
+/* XSAVES in the guest stores the components of the IA32_XSS that is in the processor: the host's must
+ * not be, though the guest may have none of its components. */
+START_TEST(test_xss_of_the_host)
+{
+    world_host_xss = 0x1800; /* CET */
+    world_xsaves = true;
+    again(&virtx_profile_kernel);
+    ck_assert_uint_eq(world.hv->soft->policy.xss, 0);
+    ck_assert_int_eq(virtx_vcpu_put(world.vcpu), VIRTX_OK);
+    world.msr_writes = 0;
+    world_run();
+    ck_assert_uint_eq(world.msr_writes, 1);
+    ck_assert_uint_eq(world.msr_index[0], MSR_XSS);
+    ck_assert_uint_eq(world.msr_written[0], 0);
+    ck_assert_int_eq(virtx_vcpu_put(world.vcpu), VIRTX_OK);
+    ck_assert_uint_eq(world.msr_writes, 2);
+    ck_assert_uint_eq(world.msr_index[1], MSR_XSS);
+    ck_assert_uint_eq(world.msr_written[1], 0x1800);
+    world_xsaves = false;
+    world_host_xss = 0;
+}
+END_TEST
+
+/* Intel SDM "XSAVES": IA32_XSS exists where the guest's CPUID says so. */
+START_TEST(test_xss_follows_the_policy)
+{
+    uint64_t value = 0;
+
+    ck_assert_uint_eq(msr(false, MSR_XSS, &value), 1000 + VECTOR_GP);
+    ck_assert_uint_eq(wrmsr(MSR_XSS, 0), 1000 + VECTOR_GP);
+    world.hv->soft->policy.has_xsaves = true;
+    ck_assert_uint_eq(rdmsr(MSR_XSS), 0);
+    ck_assert_uint_eq(wrmsr(MSR_XSS, 0), 0);
+    ck_assert_uint_eq(wrmsr(MSR_XSS, 0x800), 1000 + VECTOR_GP);
+}
+END_TEST
+
+/* AMD APM "MXCSR Register": MM (bit 17) is a guest's where misaligned SSE mode is. */
+START_TEST(test_mxcsr_misaligned)
+{
+    uint8_t area[832] = {0};
+    uint64_t components = 3;
+
+    memcpy(area + 512, &components, 8);
+    area[24 + 2] = 2;
+    ck_assert_int_eq(virtx_vcpu_fpu_set(world.vcpu, area, sizeof(area)), VIRTX_E_INVALID);
+    world_misaligned_sse = true;
+    again(&virtx_profile_kernel);
+    ck_assert_int_eq(virtx_vcpu_fpu_set(world.vcpu, area, sizeof(area)), VIRTX_OK);
+    area[24 + 2] = 4;
+    ck_assert_int_eq(virtx_vcpu_fpu_set(world.vcpu, area, sizeof(area)), VIRTX_E_INVALID);
+    world_misaligned_sse = false;
+}
+END_TEST
+
 static Suite *suite(void)
 {
     Suite *s = suite_create("hw_run");
@@ -1322,6 +1384,9 @@ static Suite *suite(void)
     tcase_add_test(c, test_tags);
     tcase_add_test(c, test_dropped_slot_is_a_debt);
     tcase_add_test(c, test_kernel_profile_switches_back);
+    tcase_add_test(c, test_xss_of_the_host);
+    tcase_add_test(c, test_xss_follows_the_policy);
+    tcase_add_test(c, test_mxcsr_misaligned);
     suite_add_tcase(s, c);
     return s;
 }
