@@ -236,6 +236,9 @@ static inline enum hw_quick quick_msr(struct hw_vcpu *hv)
  */
 static inline uint32_t enter(struct hw_vcpu **hv)
 {
+#ifdef VIRTX_UNIT /* in user space, where a sanitizer may want RBP for itself */
+    return (*hv)->ops->enter(*hv);
+#else
     struct hw_vcpu *argument = *hv;
     uint64_t result = (uint64_t)argument->ops->enter;
 
@@ -245,6 +248,7 @@ static inline uint32_t enter(struct hw_vcpu **hv)
                      : "rbx", "rcx", "rdx", "rsi", "r8", "r9", "r10", "r11", "r12", "r13", "r14",
                        "r15", "cc", "memory");
     return (uint32_t)result;
+#endif
 }
 
 /* The exits that come by the million and need no judgement; hw_exit() knows them all. */

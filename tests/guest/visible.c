@@ -110,9 +110,8 @@ static struct {
 static void guest_looks(uint64_t argument);
 
 /* GPRs before the compiler can touch them. RDI and RSP are the harness's. */
-__attribute__((naked)) static void guest_first(uint64_t argument)
+__attribute__((naked)) static void guest_first(uint64_t argument __attribute__((unused)))
 {
-    (void)argument;
     __asm__ volatile(
         "movq %%rax, %c0+0(%%rip); movq %%rcx, %c0+8(%%rip); movq %%rdx, %c0+16(%%rip);"
         "movq %%rbx, %c0+24(%%rip); movq %%rbp, %c0+40(%%rip); movq %%rsi, %c0+48(%%rip);"
