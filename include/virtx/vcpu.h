@@ -73,6 +73,9 @@ enum virtx_status virtx_vcpu_run(struct virtx_vcpu *vcpu, const struct virtx_exi
 /**
  * @brief Completes the access of the last exit and retires its instruction.
  *
+ * A repeated string instruction at a device asks again for each access, but not for ever: after some
+ * iterations the answer is ::VIRTX_OK and the next run, which sees kicks and interrupts, goes on with it.
+ *
  * @param vcpu  a vcpu whose last exit is pending
  * @param value  the result of a read, as many bytes as the record says (size * count for ports; 8 for
  *   MSR, CR and instructions); NULL means what the record holds, which for an untouched port or MMIO

@@ -67,9 +67,12 @@ static bool load_pdptes(struct hw_vcpu *hv, uint64_t cr3, uint64_t *pdpte)
 
     if (virtx_gpa_read(hv->vcpu->vm, cr3 & 0xffffffe0, pdpte, 4 * sizeof(*pdpte)) != VIRTX_OK)
         return false;
-    for (unsigned i = 0; i < 4; i++)
+    for (unsigned i = 0; i < 4; i++) {
+        if (hv->soft->policy.amd) /* one engine's SVM sets the reserved bit by itself */
+            pdpte[i] &= ~(1ull << 5);
         if ((pdpte[i] & 1) && (pdpte[i] & reserved))
             return false;
+    }
     return true;
 }
 

@@ -67,6 +67,7 @@ struct hw_emulation {
     bool forbidden; /* an access met a slot that does not allow it */
     bool injected;  /* a handler has queued the exception itself */
     bool stopped;   /* an access meets what is not memory and not a device */
+    uint8_t answers; /* of the loop, since run began the instruction; counted as far as they matter */
     struct insn_msrs msrs;
     bool has_msrs;  /* in use by the instruction */
     bool any;       /* system instructions too: nobody else will execute them */

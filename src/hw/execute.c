@@ -502,11 +502,12 @@ static bool execute(struct hw_vcpu *hv, enum virtx_status *status)
     struct hw_emulation *em = hv->emulation;
     struct insn_cpu *cpu = &em->cpu;
     bool trap = cpu->rflags & RFLAGS_TF;
+    /* The loop's answers do not add up to more than ITERATIONS: after that it is to call run. */
+    unsigned iterations = trap || em->answers >= ITERATIONS ? 1 : ITERATIONS;
     struct insn_fault fault;
 
     em->forbidden = em->stopped = em->injected = false;
-    switch (
-        insn_execute(&em->insn, cpu, &memory_ops, hv, &em->replay, trap ? 1 : ITERATIONS, &fault)) {
+    switch (insn_execute(&em->insn, cpu, &memory_ops, hv, &em->replay, iterations, &fault)) {
     case INSN_OK:
         registers_in(hv, cpu);
         retired(hv, cpu, trap);
@@ -565,6 +566,7 @@ bool hw_execute_insn(struct hw_vcpu *hv, const struct insn *insn, enum virtx_sta
 
     em->insn = *insn;
     em->replay.count = 0;
+    em->answers = 0;
     if (unlikely(em->any) && wanted_trap(hv, insn))
         return hw_offer(hv, status);
     if (unlikely(em->any) && hw_instruction_wanted(hv, insn)) {
@@ -734,6 +736,8 @@ enum virtx_status hw_execute_continue(struct hw_vcpu *hv)
     struct insn_fault fault;
 
     hv->pending.kind = HW_PENDING_NONE;
+    if (em->answers < ITERATIONS)
+        em->answers++;
     if (!access->write)
         memcpy(access->data + access->done, &exit->mmio.value, access->piece);
     access->done = (uint8_t)(access->done + access->piece);

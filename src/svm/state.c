@@ -95,15 +95,19 @@ static void read_syscall(struct svm_vcpu *sv)
 }
 
 /* The processor keeps no copy of the PDPTEs under nested paging; who moves the state to one that
- * does needs them as they are now in memory. */
+ * does needs them as they are now in memory. One engine marks them accessed there, a reserved bit.
+ */
 static void read_pdptes(struct svm_vcpu *sv)
 {
     struct virtx_state *state = &sv->hw.state;
 
-    if ((state->cr0 & CR0_PG) && (state->cr4 & CR4_PAE) && !(state->efer & EFER_LMA) &&
-        virtx_gpa_read(sv->hw.vcpu->vm, state->cr3 & 0xffffffe0, state->pdpte,
+    if (!(state->cr0 & CR0_PG) || !(state->cr4 & CR4_PAE) || (state->efer & EFER_LMA))
+        return;
+    if (virtx_gpa_read(sv->hw.vcpu->vm, state->cr3 & 0xffffffe0, state->pdpte,
                        sizeof(state->pdpte)) != VIRTX_OK)
         memset(state->pdpte, 0, sizeof(state->pdpte));
+    for (unsigned i = 0; i < ARRAY_SIZE(state->pdpte); i++)
+        state->pdpte[i] &= ~(1ull << 5);
 }
 
 static void read_control(struct svm_vcpu *sv)

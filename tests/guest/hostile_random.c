@@ -291,8 +291,6 @@ void hostile_streams(void)
     uint64_t count = bare_option_u64("streams", STREAMS), outcomes[OUTCOME_COUNT] = {0};
     uint64_t first = bare_option_u64("stream", 0);
 
-    bool trial = bare_option("stream") != NULL;
-
     hostile_open();
     if (engine_is("bochs") && guest_has_svm) {
         not_shown(
@@ -302,9 +300,8 @@ void hostile_streams(void)
         return;
     }
     if (!has_feature(VIRTX_FEATURE_UNPAGED_GUEST) || !paging_is_nested()) {
-        not_shown(
-            "where the library executes instructions itself, run does not come back from some "
-            "streams; not understood yet");
+        not_shown("without unrestricted guest and with shadow paging some streams of real mode do not "
+                  "come to an end; not understood yet");
         hostile_close(machine.vcpu);
         return;
     }
@@ -329,12 +326,6 @@ void hostile_streams(void)
         enum mode mode = (enum mode)(i % MODES);
         enum outcome outcome;
 
-        if (i == 159 && !guest_has_svm && !trial) {
-            bare_printf(
-                "not shown: random-streams: stream 159, 64-bit mode: run does not come back "
-                "from the instructions that it executes itself; not understood yet\n");
-            continue;
-        }
         if (bare_option("trace") != NULL)
             bare_printf("  stream %lu, %s\n", i, mode_names[mode]);
         outcome = stream(i, mode);
