@@ -300,8 +300,9 @@ void hostile_streams(void)
         return;
     }
     if (!has_feature(VIRTX_FEATURE_UNPAGED_GUEST) || !paging_is_nested()) {
-        not_shown("without unrestricted guest and with shadow paging some streams of real mode do not "
-                  "come to an end; not understood yet");
+        not_shown(
+            "without unrestricted guest and with shadow paging some streams of real mode do not "
+            "come to an end; not understood yet");
         hostile_close(machine.vcpu);
         return;
     }

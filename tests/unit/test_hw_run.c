@@ -903,6 +903,14 @@ START_TEST(test_pae_loads_pdptes)
     ck_assert_uint_eq(get(VIRTX_STATE_CR).cr3, 0x3020);
     ck_assert_int_eq(mov_cr(3, 0x3020), -1);
     ck_assert_uint_eq(world.flushed, HW_FLUSH_TAG);
+    /* So is A, which one engine's SVM sets by itself. */
+    for (unsigned amd = 0; amd < 2; amd++) {
+        world.hv->soft->policy.amd = amd;
+        pdpte[1] = 0x5021;
+        memcpy(world.ram + 0x3040, pdpte, sizeof(pdpte));
+        ck_assert_int_eq(mov_cr(3, 0x3040), amd ? -1 : VECTOR_GP);
+    }
+    ck_assert_uint_eq(get(VIRTX_STATE_CR).pdpte[1], 0x5001);
 }
 END_TEST
 
