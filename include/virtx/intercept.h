@@ -129,6 +129,33 @@ enum virtx_status virtx_vcpu_set_cr3_targets(struct virtx_vcpu *vcpu, const uint
 /** @brief The list as it was set. On the vcpu's thread. @return how many of @p values are */
 uint32_t virtx_vcpu_cr3_targets(const struct virtx_vcpu *vcpu, uint64_t values[VIRTX_CR3_TARGETS]);
 
+/** @brief Which PAUSEs of a loop exit. All 0: every one. */
+struct virtx_pause_filter {
+    uint32_t gap;    /**< TSC ticks: PAUSEs further apart are of different loops; at most 0xffff. An SVM processor
+                          without the PAUSE filter threshold goes by `count` alone. */
+    uint32_t window; /**< VMX: TSC ticks that a loop may last; at least 1. */
+    uint32_t count;  /**< SVM: PAUSEs of a loop that do not exit; 1 to 0xffff. */
+};
+
+/**
+ * @brief Lets an intercept for ::VIRTX_INSN_PAUSE see only loops that spin.
+ *
+ * `window` and `count` say the same for the two vendors, and both are given. VMX counts at CPL 0 only, and
+ * then no PAUSE exits elsewhere (Intel SDM "PAUSE-Loop Exiting"); SVM starts to count anew at
+ * each entry (AMD APM "Pause Intercept Filtering"). A PAUSE that the library's executor meets exits always. Without
+ * an intercept the filter means nothing. On the vcpu's thread; RESET leaves it alone.
+ *
+ * @param vcpu  a vcpu
+ * @param filter  NULL for none, as at first
+ * @return ::VIRTX_OK; ::VIRTX_E_RANGE; ::VIRTX_E_UNSUPPORTED (a filter without ::VIRTX_FEATURE_PAUSE_FILTER in
+ *   virtx_caps::features); ::VIRTX_E_BUSY, ::VIRTX_E_DEAD
+ */
+enum virtx_status virtx_vcpu_set_pause_filter(struct virtx_vcpu *vcpu,
+                                              const struct virtx_pause_filter *filter);
+
+/** @brief The filter as it was set. On the vcpu's thread. */
+void virtx_vcpu_pause_filter(const struct virtx_vcpu *vcpu, struct virtx_pause_filter *filter);
+
 #ifdef __cplusplus
 }
 #endif

@@ -411,3 +411,37 @@ uint32_t virtx_vcpu_cr3_targets(const struct virtx_vcpu *vcpu, uint64_t values[V
         values[i] = vcpu->cr3_target[i];
     return vcpu->cr3_targets;
 }
+
+enum virtx_status virtx_vcpu_set_pause_filter(struct virtx_vcpu *vcpu,
+                                              const struct virtx_pause_filter *filter)
+{
+    struct virtx_pause_filter wanted = {0};
+    enum virtx_status status;
+    bool release;
+
+    if (filter)
+        wanted = *filter;
+    if (wanted.gap || wanted.window || wanted.count) {
+        if (!(vcpu->virtx->caps.features & VIRTX_FEATURE_PAUSE_FILTER))
+            return virtx_fail(&vcpu->error, VIRTX_E_UNSUPPORTED, "filter",
+                              "this processor cannot tell loops from single PAUSEs", 0);
+        if (wanted.gap > 0xffff)
+            return virtx_fail(&vcpu->error, VIRTX_E_RANGE, "gap", "is at most 0xffff", wanted.gap);
+        if (!wanted.window)
+            return virtx_fail(&vcpu->error, VIRTX_E_RANGE, "window", "is at least 1", 0);
+        if (!wanted.count || wanted.count > 0xffff)
+            return virtx_fail(&vcpu->error, VIRTX_E_RANGE, "count", "is 1 to 0xffff", wanted.count);
+    }
+    status = virtx_vcpu_claim(vcpu, &release);
+    if (status != VIRTX_OK)
+        return status;
+    vcpu->pause_filter = wanted;
+    virtx_request_lazily(vcpu, VIRTX_REQUEST_INTERCEPT);
+    virtx_vcpu_release(vcpu, release);
+    return VIRTX_OK;
+}
+
+void virtx_vcpu_pause_filter(const struct virtx_vcpu *vcpu, struct virtx_pause_filter *filter)
+{
+    *filter = vcpu->pause_filter;
+}

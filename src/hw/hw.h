@@ -76,6 +76,7 @@ struct hw_controls {
     uint64_t cr0_mask, cr4_mask; /* bits whose change by the guest must exit */
     uint16_t dr_read, dr_write;
     uint64_t instructions;    /* bit n: virtx_instruction n exits */
+    struct virtx_pause_filter pause; /* which PAUSEs exit, if any do; count 0: all */
     bool cr8_shadow;          /* the guest has a CR8 in the hardware; see virtx_hw.cr8 */
     bool hlt;                 /* HLT exits (default) */
     bool hypercall;           /* exits are wanted rather than #UD */

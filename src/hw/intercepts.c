@@ -345,6 +345,7 @@ void hw_controls_compute(struct hw_vcpu *hv)
         c->cr3_target = vcpu->cr3_target;
         c->cr3_targets = vcpu->cr3_targets;
     }
+    c->pause = vcpu->pause_filter;
     add_own(hv, c);
     c->hlt = c->interrupts = !vcpu->vm->config.interrupts_to_guest;
     hv->quick = !virtx_rule_kind(vcpu, VIRTX_INTERCEPT_CR) &&

@@ -31,9 +31,7 @@
 #define QEMU_EDX 0x47435447
 
 /* What the library makes use of; the others are reported as the processor's only. */
-#define USED                                                                                       \
-    (~(uint64_t)(VIRTX_FEATURE_TSC_SCALING | VIRTX_FEATURE_PAUSE_FILTER |                          \
-                 VIRTX_FEATURE_VIRTUAL_GIF))
+#define USED (~(uint64_t)(VIRTX_FEATURE_TSC_SCALING | VIRTX_FEATURE_VIRTUAL_GIF))
 
 static uint64_t hardware_features(uint32_t edx, uint32_t asids)
 {

@@ -1,6 +1,10 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* Which events exit: the embedder's wishes (hw_controls) and what must always be intercepted. */
 #include "svm/svm.h"
+#include "x86/cpu.h"
+
+#define LEAF_SVM                0x8000000a
+#define SVM_EDX_PAUSE_THRESHOLD (1u << 12)
 
 /* #AC and #DB could loop in the processor for ever (their delivery can cause them again); #MC is
  * the host's. Vector 2 has no bit: NMIs are intercepted as such. */
@@ -124,6 +128,16 @@ static void instructions(struct svm_vcpu *sv, uint32_t misc[3])
     }
 }
 
+/* AMD APM "Pause Intercept Filtering": count 0 lets each PAUSE exit; where there is no threshold
+ * its place is reserved. */
+static void pause_filter(struct vmcb_control *control, const struct virtx_pause_filter *filter)
+{
+    bool threshold = filter->count && (x86_cpuid(LEAF_SVM, 0).edx & SVM_EDX_PAUSE_THRESHOLD);
+
+    control->pause_count = (uint16_t)filter->count;
+    control->pause_threshold = threshold ? (uint16_t)filter->gap : 0;
+}
+
 void svm_controls(struct hw_vcpu *hv)
 {
     struct svm_vcpu *sv = svm_of(hv);
@@ -141,6 +155,7 @@ void svm_controls(struct hw_vcpu *hv)
         misc[0] |= VMCB_TASK_SWITCH | VMCB_INVLPG; /* both touch the translations */
     misc[0] |= control->misc1 & VMCB_VINTR;        /* the window that is asked for, see event.c */
     instructions(sv, misc);
+    pause_filter(control, &want->pause);
     control->misc1 = misc[0];
     control->misc2 = misc[1];
     control->misc3 = misc[2];

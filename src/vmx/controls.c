@@ -96,6 +96,18 @@ static void set_cr3_targets(struct vmx_vcpu *v, const struct hw_controls *c)
     }
 }
 
+/* Intel SDM "PAUSE-Loop Exiting": it works while "PAUSE exiting" is 0. */
+static void filter_pauses(struct vmx_vcpu *v, const struct hw_controls *c, uint32_t *primary,
+                          uint32_t *secondary)
+{
+    if (!c->pause.window || !(*primary & PRIMARY_PAUSE))
+        return;
+    *primary &= ~PRIMARY_PAUSE;
+    *secondary |= SECONDARY_PAUSE_LOOP;
+    vmx_set_field(v, VMCS_PLE_GAP, c->pause.gap);
+    vmx_set_field(v, VMCS_PLE_WINDOW, c->pause.window);
+}
+
 static void set_exceptions(struct vmx_vcpu *v, const struct hw_controls *c)
 {
     bool all = v->mode == VMX_MODE_REAL;
@@ -138,6 +150,7 @@ void vmx_controls(struct hw_vcpu *hv)
     if (hv->tag == 0)
         secondary &= ~SECONDARY_VPID;
     add_instructions(v, c->instructions, &primary, &secondary);
+    filter_pauses(v, c, &primary, &secondary);
     vmx_set_control(v, VMX_PIN, pin);
     vmx_set_control(v, VMX_PRIMARY, primary);
     if (primary & PRIMARY_SECONDARY)

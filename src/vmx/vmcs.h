@@ -83,6 +83,8 @@ enum vmcs_field {
     VMCS_ENTRY_LENGTH = 0x401a,
     VMCS_TPR_THRESHOLD = 0x401c,
     VMCS_SECONDARY = 0x401e,
+    VMCS_PLE_GAP = 0x4020,
+    VMCS_PLE_WINDOW = 0x4022,
     /* 32-bit read-only */
     VMCS_INSTRUCTION_ERROR = 0x4400,
     VMCS_EXIT_REASON = 0x4402,

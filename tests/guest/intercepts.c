@@ -1154,6 +1154,61 @@ static bool guest_has(const struct insn_row *row)
     return (row->reg == 1 ? e.ebx : row->reg == 2 ? e.ecx : e.edx) >> row->bit & 1;
 }
 
+static volatile uint64_t pauses;
+
+static void guest_pauses(uint64_t count)
+{
+    for (pauses = 0; pauses < count; pauses = pauses + 1)
+        __asm__ volatile("pause");
+    guest_done(count);
+}
+
+/* A few PAUSEs do not exit, a loop of them does; without the filter the first one does. */
+static void pause_filter(void)
+{
+    const struct virtx_pause_filter filter = {.gap = 1000, .window = 2000, .count = 100};
+    struct virtx_pause_filter bad = filter, back;
+    struct virtx_intercept_config config = {.size = sizeof(config),
+                                            .kind = VIRTX_INTERCEPT_INSTRUCTION,
+                                            .first = VIRTX_INSN_PAUSE,
+                                            .last = VIRTX_INSN_PAUSE};
+    struct virtx_intercept *set = NULL;
+
+    machine_open();
+    if (!has_feature(VIRTX_FEATURE_PAUSE_FILTER)) {
+        CHECK_EQUAL(virtx_vcpu_set_pause_filter(machine.vcpu, &filter), VIRTX_E_UNSUPPORTED);
+        bare_printf("not shown: pause-filter: this processor has none, and setting one says so\n");
+        return;
+    }
+    bad.count = 0x10000;
+    CHECK_EQUAL(virtx_vcpu_set_pause_filter(machine.vcpu, &bad), VIRTX_E_RANGE);
+    CHECK_OK(virtx_vcpu_set_pause_filter(machine.vcpu, &filter));
+    virtx_vcpu_pause_filter(machine.vcpu, &back);
+    CHECK_EQUAL(back.count, 100);
+    CHECK_EQUAL(GUEST_RESULT(guest_pauses, 10000), 10000); /* no intercept, no exit */
+    if (!CHECK_OK(virtx_vm_intercept(machine.vm, &config, &set)))
+        return;
+    if (harness_interpreted()) {
+        bare_printf("not shown: pause-filter: the executor lets every PAUSE exit\n");
+    } else {
+        CHECK_EQUAL(GUEST_RESULT(guest_pauses, 10), 10);
+        guest_prepare(guest_pauses, 10000);
+        if (EXPECT_EXIT(VIRTX_EXIT_INSTRUCTION)) {
+            CHECK_EQUAL(machine.exit->instruction.which, VIRTX_INSN_PAUSE);
+            CHECK(pauses > 20 && pauses <= 2000);
+            if (backend_is("svm"))
+                CHECK_EQUAL(pauses, filter.count);
+        }
+    }
+    CHECK_OK(virtx_vcpu_set_pause_filter(machine.vcpu, NULL));
+    guest_prepare(guest_pauses, 10000);
+    if (EXPECT_EXIT(VIRTX_EXIT_INSTRUCTION))
+        CHECK_EQUAL(pauses, 0);
+    CHECK_OK(virtx_intercept_remove(set));
+    guest_prepare(guest_pauses, 10);
+    CHECK_EQUAL(GUEST_CONTINUE(), 10);
+}
+
 static void armed_instruction(const struct insn_row *row)
 {
     struct virtx_intercept_config config = {.size = sizeof(config),
@@ -1390,7 +1445,7 @@ GUEST_CASES({"port-boundaries", ports}, {"port-handler", port_handler}, {"string
             {"exceptions-armed-and-unarmed", exceptions}, {"exception-dropped", exception_dropped},
             {"page-fault-filter", page_fault_filter}, {"cr0-mask", cr_mask},
             {"clts-and-lmsw", clts_and_lmsw}, {"mov-cr3", cr3}, {"cr3-targets", cr3_targets},
-            {"cr4-read-shadow", read_shadow}, {"debug-registers", debug_registers},
-            {"instructions", instructions}, {"rdtsc-value", rdtsc_value},
-            {"guest-vmx-and-svm", nested_virtualization}, {"mmio-handler", mmio_handler},
-            {"intercepts-refused", refused});
+            {"pause-filter", pause_filter}, {"cr4-read-shadow", read_shadow},
+            {"debug-registers", debug_registers}, {"instructions", instructions},
+            {"rdtsc-value", rdtsc_value}, {"guest-vmx-and-svm", nested_virtualization},
+            {"mmio-handler", mmio_handler}, {"intercepts-refused", refused});

@@ -355,6 +355,11 @@ START_TEST(always_intercepted)
     ck_assert_uint_eq(control->misc3, VMCB_INVPCID);
     ck_assert_uint_eq(control->dr_write, 0x80);
     ck_assert_uint_eq(control->v_intr_masking, 1);
+    ck_assert_uint_eq(control->pause_count, 0);
+    hv->controls.pause = (struct virtx_pause_filter){.gap = 128, .window = 4096, .count = 100};
+    svm_controls(hv);
+    ck_assert(control->misc1 & VMCB_PAUSE);
+    ck_assert_uint_eq(control->pause_count, 100);
     world_free();
 }
 END_TEST

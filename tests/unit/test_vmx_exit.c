@@ -878,6 +878,17 @@ START_TEST(control_bits)
         vmx_controls(hv);
         ck_assert(vmcs[cases[i].field] & cases[i].bit);
     }
+    hv->controls.instructions = 1ull << VIRTX_INSN_PAUSE;
+    hv->controls.pause = (struct virtx_pause_filter){.gap = 128, .window = 4096, .count = 100};
+    vmx_controls(hv);
+    ck_assert(!(vmcs[VMCS_PRIMARY] & PRIMARY_PAUSE));
+    ck_assert(vmcs[VMCS_SECONDARY] & SECONDARY_PAUSE_LOOP);
+    ck_assert_uint_eq(vmcs[VMCS_PLE_GAP], 128);
+    ck_assert_uint_eq(vmcs[VMCS_PLE_WINDOW], 4096);
+    hv->controls.instructions = 0; /* a filter alone arms nothing */
+    vmx_controls(hv);
+    ck_assert(!(vmcs[VMCS_PRIMARY] & PRIMARY_PAUSE));
+    ck_assert(!(vmcs[VMCS_SECONDARY] & SECONDARY_PAUSE_LOOP));
     hv->controls = (struct hw_controls){
         .exceptions = 1u << 14, .pf_mask = 2, .pf_match = 2, .cr_read = 1u << 3, .dr_read = 1};
     vmx_controls(hv);
