@@ -284,7 +284,7 @@ enum virtx_status virtx_memslot_harvest(struct virtx_memslot *slot, uint64_t *bi
     else if (h.log->harvested)
         status =
             virtx_fail(&vm->error, VIRTX_E_BUSY, "slot", "is being harvested by nobody else", 0);
-    if (status == VIRTX_OK) {
+    if (status == VIRTX_OK && h.log) { /* the second is clear from the first, but not to all */
         drain(&h);
         h.log->harvested = true;
         flags = all_pieces(&h, flags);

@@ -50,14 +50,6 @@ static __attribute__((noinline)) uint32_t enter_slowly(struct vmx_vcpu *v, uint3
     return dirty & VMX_DIRTY_CHECK ? vmx_launch_checked(v) : vmx_launch(v);
 }
 
-/* The host has changed what its state in the VMCS has to agree with. */
-static __attribute__((noinline)) uint32_t enter_refreshed(struct vmx_vcpu *v)
-{
-    vmx_host_refresh(v);
-    v->hw.dirty &= ~VMX_DIRTY_HOST;
-    return vmx_enter(&v->hw);
-}
-
 /*
  * Not the usual entry, but one of the two next to it: after a return to the loop, or with nothing
  * changed, as when a nested fault was mended.
@@ -70,7 +62,7 @@ static __attribute__((noinline)) uint32_t enter_otherwise(struct vmx_vcpu *v)
         unlikely(v->mode != VMX_MODE_NATIVE))
         return enter_slowly(v, dirty);
     if ((dirty & VMX_DIRTY_HOST) && unlikely(vmx_host_changed(v)))
-        return enter_refreshed(v);
+        return enter_slowly(v, dirty);
     if (dirty & VIRTX_STATE_RIP) {
         vmx_vmwrite_from(VMCS_GUEST_RIP, &v->hw.state.rip);
         v->hw.vcpu->stats.control_writes++;

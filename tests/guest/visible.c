@@ -236,5 +236,153 @@ static void nothing_of_another_guest(void)
     CHECK_OK(virtx_vm_destroy(vm));
 }
 
-GUEST_CASES({"marks-are-found", marks_are_found}, {"nothing-of-the-host", nothing_of_the_host},
+/* ---- What CPUID offers ---- */
+
+static uint8_t operand[8192] __attribute__((aligned(64)));
+
+enum reg { EAX, EBX, ECX, EDX };
+
+/* Offered: the instruction works. Not offered, and the library can see to it (`hidden`): it is
+ * \#UD. The others that are not offered may work all the same, as on a processor. */
+#define FEATURES(F)                                                                                \
+    F(sse2, 1, 0, EDX, 26, false, "paddq %%xmm0, %%xmm0")                                          \
+    F(clflush, 1, 0, EDX, 19, false, "clflush (%5)")                                               \
+    F(sse3, 1, 0, ECX, 0, false, "haddps %%xmm0, %%xmm0")                                          \
+    F(pclmulqdq, 1, 0, ECX, 1, false, "pclmulqdq $0, %%xmm0, %%xmm0")                              \
+    F(monitor, 1, 0, ECX, 3, false, "monitor")                                                     \
+    F(ssse3, 1, 0, ECX, 9, false, "pshufb %%xmm0, %%xmm0")                                         \
+    F(fma, 1, 0, ECX, 12, false, "vfmadd132ps %%xmm0, %%xmm0, %%xmm0")                             \
+    F(cx16, 1, 0, ECX, 13, false, "cmpxchg16b (%5)")                                               \
+    F(sse41, 1, 0, ECX, 19, false, "pmulld %%xmm0, %%xmm0")                                        \
+    F(sse42, 1, 0, ECX, 20, false, "pcmpgtq %%xmm0, %%xmm0")                                       \
+    F(movbe, 1, 0, ECX, 22, false, "movbel (%5), %%eax")                                           \
+    F(popcnt, 1, 0, ECX, 23, false, "popcntl %%eax, %%eax")                                        \
+    F(aes, 1, 0, ECX, 25, false, "aesenc %%xmm0, %%xmm0")                                          \
+    F(xsave, 1, 0, ECX, 26, false, "xgetbv")                                                       \
+    F(avx, 1, 0, ECX, 28, false, "vaddps %%ymm0, %%ymm0, %%ymm0")                                  \
+    F(f16c, 1, 0, ECX, 29, false, "vcvtph2ps %%xmm0, %%xmm0")                                      \
+    F(rdrand, 1, 0, ECX, 30, false, "rdrand %%eax")                                                \
+    F(fsgsbase, 7, 0, EBX, 0, false, "rdfsbase %%rax")                                             \
+    F(bmi1, 7, 0, EBX, 3, false, "andn %%eax, %%eax, %%eax")                                       \
+    F(avx2, 7, 0, EBX, 5, false, "vpaddd %%ymm0, %%ymm0, %%ymm0")                                  \
+    F(bmi2, 7, 0, EBX, 8, false, "mulx %%eax, %%eax, %%edx")                                       \
+    F(invpcid, 7, 0, EBX, 10, true, "invpcid (%5), %1")                                            \
+    F(avx512f, 7, 0, EBX, 16, false, "vpaddd %%zmm0, %%zmm0, %%zmm0")                              \
+    F(rdseed, 7, 0, EBX, 18, false, "rdseed %%eax")                                                \
+    F(adx, 7, 0, EBX, 19, false, "adcx %%eax, %%eax")                                              \
+    F(smap, 7, 0, EBX, 20, false, "clac")                                                          \
+    F(clflushopt, 7, 0, EBX, 23, false, "clflushopt (%5)")                                         \
+    F(clwb, 7, 0, EBX, 24, false, "clwb (%5)")                                                     \
+    F(sha, 7, 0, EBX, 29, false, "sha1nexte %%xmm0, %%xmm0")                                       \
+    F(pku, 7, 0, ECX, 3, false, "rdpkru")                                                          \
+    F(rdpid, 7, 0, ECX, 22, false, "rdpid %%rax")                                                  \
+    F(xsaveopt, 0xd, 1, EAX, 0, false, "xsaveopt (%5)")                                            \
+    F(xsavec, 0xd, 1, EAX, 1, false, "xsavec (%5)")                                                \
+    F(xsaves, 0xd, 1, EAX, 3, false, "xsaves (%5)")                                                \
+    F(sse4a, 0x80000001, 0, ECX, 6, false, "extrq $0, $0, %%xmm0")                                 \
+    F(xop, 0x80000001, 0, ECX, 11, false, "vphaddbd %%xmm0, %%xmm0")                               \
+    F(fma4, 0x80000001, 0, ECX, 16, false, "vfmaddps %%xmm0, %%xmm0, %%xmm0, %%xmm0")              \
+    F(tbm, 0x80000001, 0, ECX, 21, false, "blcfill %%eax, %%eax")                                  \
+    F(rdtscp, 0x80000001, 0, EDX, 27, true, "rdtscp")
+
+/* Whether it comes to its end; in the guest and natively. */
+#define TRY(name, leaf, subleaf, reg, bit, hidden, text)                                           \
+    static bool try_##name(void)                                                                   \
+    {                                                                                              \
+        uint64_t a = (uintptr_t)operand, b = 2, c = 0, d = 0;                                      \
+        bool ended = false;                                                                        \
+                                                                                                   \
+        __asm__ volatile("7001: " text "\n movb $1, %4\n7002:\n" BARE_FIXUP("7001b", "7002b")      \
+                         : "+a"(a), "+b"(b), "+c"(c), "+d"(d), "+m"(ended)                         \
+                         : "S"(operand)                                                            \
+                         : "memory");                                                              \
+        return ended;                                                                              \
+    }
+#define ROW(name, leaf, subleaf, reg, bit, hidden, text)                                           \
+    {#name, leaf, subleaf, reg, bit, hidden, try_##name},
+FEATURES(TRY)
+static const struct {
+    const char *name;
+    uint32_t leaf, subleaf;
+    enum reg reg;
+    unsigned bit;
+    bool hidden;
+    bool (*try)(void);
+} features[] = {FEATURES(ROW)};
+enum { FEATURE_COUNT = sizeof(features) / sizeof(features[0]) };
+static struct tried {
+    bool offered, works;
+} in_guest[FEATURE_COUNT], natively[FEATURE_COUNT];
+
+static uint32_t cpuid_register(uint32_t leaf, uint32_t subleaf, enum reg reg)
+{
+    struct bare_cpuid r = bare_cpuid(leaf, subleaf);
+
+    if (bare_cpuid(leaf & 0x80000000, 0).eax < leaf)
+        return 0;
+    return reg == EAX ? r.eax : reg == EBX ? r.ebx : reg == ECX ? r.ecx : r.edx;
+}
+
+static void try_all(struct tried *tried)
+{
+    uint64_t cr4 = bare_read_cr4();
+
+    if (has_xsave()) {
+        bare_write_cr4(cr4 |= 1 << 18);
+        xsetbv(all_xcr0());
+    }
+    if (cpuid_register(7, 0, EBX) & 1)
+        bare_write_cr4(cr4 |= 1 << 16); /* FSGSBASE */
+    if (cpuid_register(7, 0, ECX) & 1 << 3)
+        bare_write_cr4(cr4 |= 1 << 22); /* PKE */
+    for (unsigned i = 0; i < FEATURE_COUNT; i++) {
+        tried[i].offered = cpuid_register(features[i].leaf, features[i].subleaf, features[i].reg) >>
+                               features[i].bit &
+                           1;
+        /* The bytes may mean something else to a processor without the feature. */
+        tried[i].works = (tried[i].offered || features[i].hidden) && features[i].try();
+    }
+}
+
+static void guest_tries(uint64_t argument)
+{
+    try_all(in_guest);
+    guest_done(argument);
+}
+
+/* The guest finds in CPUID what works, and what the processor has. */
+static void offered_features_work(void)
+{
+    uint64_t cr4 = bare_read_cr4();
+    unsigned offered = 0;
+
+    try_all(natively);
+    if (has_xsave())
+        xsetbv(1);
+    bare_write_cr4(cr4);
+    machine_open();
+    CHECK_EQUAL(GUEST_RESULT(guest_tries, 7), 7);
+    for (unsigned i = 0; i < FEATURE_COUNT; i++) {
+        bool good = in_guest[i].offered ? in_guest[i].works && natively[i].offered
+                                        : !features[i].hidden || !in_guest[i].works;
+
+        offered += in_guest[i].offered;
+        if (in_guest[i].offered && !natively[i].works) {
+            bare_printf(
+                "not shown: offered-features-work: %s is in the CPUID of this model, and does "
+                "not work natively\n",
+                features[i].name);
+            continue;
+        }
+        if (!good)
+            bare_printf("  %s: offered %d, works %d, natively %d %d\n", features[i].name,
+                        in_guest[i].offered, in_guest[i].works, natively[i].offered,
+                        natively[i].works);
+        CHECK(good);
+    }
+    CHECK(offered >= 4);
+}
+
+GUEST_CASES({"offered-features-work", offered_features_work}, {"marks-are-found", marks_are_found},
+            {"nothing-of-the-host", nothing_of_the_host},
             {"nothing-of-another-guest", nothing_of_another_guest});
