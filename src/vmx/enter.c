@@ -50,6 +50,24 @@ static __attribute__((noinline)) uint32_t enter_slowly(struct vmx_vcpu *v, uint3
     return dirty & VMX_DIRTY_CHECK ? vmx_launch_checked(v) : vmx_launch(v);
 }
 
+/* With nothing more to write than RIP, if that. */
+static inline uint32_t enter_moved(struct vmx_vcpu *v, uint32_t dirty)
+{
+    if (dirty & VIRTX_STATE_RIP) {
+        vmx_vmwrite_from(VMCS_GUEST_RIP, &v->hw.state.rip);
+        v->hw.vcpu->stats.control_writes++;
+    }
+    v->hw.dirty = 0;
+    return vmx_resume(v);
+}
+
+/* The host has changed what its state in the VMCS has to agree with. */
+static __attribute__((noinline)) uint32_t enter_refreshed(struct vmx_vcpu *v, uint32_t dirty)
+{
+    vmx_host_refresh(v);
+    return enter_moved(v, dirty);
+}
+
 /*
  * Not the usual entry, but one of the two next to it: after a return to the loop, or with nothing
  * changed, as when a nested fault was mended.
@@ -62,13 +80,8 @@ static __attribute__((noinline)) uint32_t enter_otherwise(struct vmx_vcpu *v)
         unlikely(v->mode != VMX_MODE_NATIVE))
         return enter_slowly(v, dirty);
     if ((dirty & VMX_DIRTY_HOST) && unlikely(vmx_host_changed(v)))
-        return enter_slowly(v, dirty);
-    if (dirty & VIRTX_STATE_RIP) {
-        vmx_vmwrite_from(VMCS_GUEST_RIP, &v->hw.state.rip);
-        v->hw.vcpu->stats.control_writes++;
-    }
-    v->hw.dirty = 0;
-    return vmx_resume(v);
+        return enter_refreshed(v, dirty);
+    return enter_moved(v, dirty);
 }
 
 uint32_t vmx_enter(struct hw_vcpu *hv)
