@@ -98,6 +98,7 @@ void virtx_cpu_emergency_off(struct virtx *virtx)
     if (cpu->loaded) {
         /* Part of its registers is gone with the processor's. */
         cpu->loaded->dead = true;
+        cpu->loaded->exit.pending = false; /* nobody can be answered any more */
         atomic_store(&cpu->loaded->cpu, VIRTX_NO_CPU);
         cpu->loaded = NULL;
     }

@@ -292,8 +292,8 @@ void *virtx_paging_vcpu(struct virtx_vcpu *vcpu)
 
 /* ---- Loading ---- */
 
-/* The vcpu's own thread may be asleep, the guest halted: what came while this one had claimed the vcpu
- * has found it running, and has woken nobody. */
+/* The vcpu's own thread may be asleep, the guest halted: what came while this one had claimed the
+ * vcpu has found it running, and has woken nobody. */
 static void release_sleeper(struct virtx_vcpu *vcpu)
 {
     atomic_store(&vcpu->running, false);
@@ -389,7 +389,8 @@ static inline enum virtx_status run_loaded(struct virtx_vcpu *vcpu)
 }
 
 /* What stands between a claimed vcpu and its run, when it is anything at all. */
-static __attribute__((noinline)) enum virtx_status run_otherwise(struct virtx_vcpu *vcpu, const struct virtx_exit **exit)
+static __attribute__((noinline)) enum virtx_status run_otherwise(struct virtx_vcpu *vcpu,
+                                                                 const struct virtx_exit **exit)
 {
     enum virtx_status status;
 
@@ -528,8 +529,8 @@ enum virtx_status virtx_vcpu_reset(struct virtx_vcpu *vcpu, enum virtx_preset pr
     if (status == VIRTX_OK) {
         memset(&vcpu->events, 0, sizeof(vcpu->events));
         vcpu->exit.pending = false;
-        atomic_fetch_and(&vcpu->requests, ~(uint32_t)(VIRTX_REQUEST_NMI | VIRTX_REQUEST_INIT |
-                                                      VIRTX_REQUEST_SIPI));
+        atomic_fetch_and(&vcpu->requests,
+                         ~(uint32_t)(VIRTX_REQUEST_NMI | VIRTX_REQUEST_INIT | VIRTX_REQUEST_SIPI));
         virtx_request_lazily(vcpu, VIRTX_REQUEST_EVENT);
     }
     virtx_vcpu_release(vcpu, release);
@@ -788,6 +789,5 @@ bool virtx_vcpu_wakeable(struct virtx_vcpu *vcpu)
         return true;
     if (!(state.rflags & 0x200)) /* IF */
         return false;
-    return queue->has_interrupt ||
-           (vcpu->irq && vcpu->irq->pending(vcpu->irq_ctx) >= 0);
+    return queue->has_interrupt || (vcpu->irq && vcpu->irq->pending(vcpu->irq_ctx) >= 0);
 }

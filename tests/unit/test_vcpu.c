@@ -173,12 +173,15 @@ START_TEST(emergency)
     struct virtx_state state;
 
     begin();
+    fake.run = in_port;
     ck_assert_int_eq(virtx_vcpu_run(vcpu, &exit), VIRTX_OK);
     virtx_cpu_emergency_off(virtx);
     fake.enabled--;
     ck_assert_int_eq(virtx_vcpu_run(vcpu, &exit), VIRTX_E_DEAD);
     fake_error(virtx_vcpu_last_error(vcpu), VIRTX_E_DEAD, "vcpu");
     ck_assert_int_eq(virtx_vcpu_get(vcpu, VIRTX_STATE_CR, &state), VIRTX_E_DEAD);
+    ck_assert_int_eq(virtx_vcpu_complete(vcpu, NULL), VIRTX_E_DEAD);
+    ck_assert_int_eq(virtx_vcpu_wake(vcpu), VIRTX_E_DEAD);
     ck_assert_int_eq(virtx_vcpu_put(vcpu), VIRTX_E_DEAD);
     ck_assert_uint_eq(fake.puts, 0); /* there is nothing that could be put */
     ck_assert_int_eq(virtx_cpu_enable(virtx), VIRTX_OK);
