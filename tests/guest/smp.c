@@ -250,35 +250,40 @@ static void busy_elsewhere(void)
     cpu1(false);
 }
 
-/* Each kick makes run return; the next one is sent when the last has been seen. */
-static void thousand_kicks(void)
+/* Each kick makes run return; the next one is sent when the last has been seen, after a pause of up
+ * to `longest` rounds of `step`: at all moments of its life, entering, in the guest, leaving. */
+static void kick_again_and_again(uint64_t kicks, uint64_t longest, uint64_t step, bool interrupts)
 {
     uint64_t sent;
 
-    if (!two_cpus())
-        return;
-    harness_no_watchdog = true;
     machine_open();
     cpu1(true);
     guest_prepare(guest_spins, 0);
-    if (!start((struct job){.vcpu = machine.vcpu, .put = true, .interrupts = true}))
+    if (!start((struct job){.vcpu = machine.vcpu, .put = true, .interrupts = interrupts}))
         return;
-    for (sent = 1; sent <= KICKS; sent++) {
-        /* At all moments of its life: entering, in the guest, leaving. */
-        for (volatile uint64_t i = 0; i < sent % 37 * 5; i++)
+    for (sent = 1; sent <= kicks; sent++) {
+        for (volatile uint64_t i = 0; i < sent % longest * step; i++)
             ;
-        if (sent == KICKS)
+        if (sent == kicks)
             job.stop = true;
         virtx_vcpu_kick(machine.vcpu);
         if (!CHECK(wait_for(&job.kicks, sent)))
             break;
     }
-    if (sent <= KICKS)
+    if (sent <= kicks)
         bare_panic("kick %lu was lost; processor 1 does not come back", sent);
     finish();
     CHECK_EQUAL(job.status, VIRTX_OK);
-    CHECK_EQUAL(job.kicks, KICKS); /* none doubled either */
+    CHECK_EQUAL(job.kicks, kicks); /* none doubled either */
     cpu1(false);
+}
+
+static void thousand_kicks(void)
+{
+    if (!two_cpus())
+        return;
+    harness_no_watchdog = true;
+    kick_again_and_again(KICKS, 37, 5, true);
 }
 
 static void kick_by_nmi(void *ctx, uint32_t cpu)
@@ -299,7 +304,6 @@ static void on_nmi(struct bare_frame *frame, void *ctx)
 static void kicks_by_nmi(void)
 {
     struct virtx_host_ops ops = bare_virtx_ops;
-    uint64_t sent;
 
     if (!two_cpus())
         return;
@@ -313,26 +317,7 @@ static void kicks_by_nmi(void)
     ops.kick_cpu = kick_by_nmi;
     harness_ops = &ops;
     bare_handler_set(2, on_nmi, NULL);
-    machine_open();
-    cpu1(true);
-    guest_prepare(guest_spins, 0);
-    if (!start((struct job){.vcpu = machine.vcpu, .put = true}))
-        return;
-    for (sent = 1; sent <= NMI_KICKS; sent++) {
-        for (volatile uint64_t i = 0; i < sent % 97; i++)
-            ;
-        if (sent == NMI_KICKS)
-            job.stop = true;
-        virtx_vcpu_kick(machine.vcpu);
-        if (!CHECK(wait_for(&job.kicks, sent)))
-            break;
-    }
-    if (sent <= NMI_KICKS)
-        bare_panic("kick %lu was lost; processor 1 does not come back", sent);
-    finish();
-    CHECK_EQUAL(job.status, VIRTX_OK);
-    CHECK_EQUAL(job.kicks, NMI_KICKS);
-    cpu1(false);
+    kick_again_and_again(NMI_KICKS, 97, 1, false);
     machine_close(); /* while `ops` lives */
     bare_handler_set(2, NULL, NULL);
 }
