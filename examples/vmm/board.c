@@ -7,6 +7,7 @@
 
 enum {
     COM1 = 0x3f8,
+    UART_SETUP_MS = 2, /* longer than a driver takes from its first write to its last */
     IRQ_TIMER = 0,
     IRQ_KEYBOARD = 1,
     IRQ_COM1 = 4,
@@ -16,7 +17,7 @@ enum {
     SYSTEM_CONTROL_A = 0x92,
     DEBUG_CONSOLE = 0x402,
     DEBUG_CONSOLE_MARK = 0xe9,
-    A20 = 2,               /* in port 0x92 and in the keyboard controller's output port */
+    A20 = 2, /* in port 0x92 and in the keyboard controller's output port */
 };
 
 static void set_line(struct board *board, unsigned irq, bool level)
@@ -62,8 +63,15 @@ static void com1_line(void *ctx, bool level)
     set_line(ctx, IRQ_COM1, level);
 }
 
-static void receive(struct board *board)
+static void receive(struct board *board, uint64_t now)
 {
+    /* Nobody types while a driver sets the port up: it would lose what came in between. */
+    if (board->uart.setups != board->uart_setups) {
+        board->uart_setups = board->uart.setups;
+        board->input_from = now + board->tsc_hz / 1000 * UART_SETUP_MS;
+    }
+    if (now < board->input_from)
+        return;
     while (uart_wants_byte(&board->uart) && bare_com1_ready() & BARE_COM1_INPUT) {
         int c = bare_com1_getc();
         if (c < 0)
@@ -77,7 +85,7 @@ static void receive(struct board *board)
 static uint8_t read_byte(struct board *board, uint16_t port, uint64_t now)
 {
     if (port >= COM1 && port < COM1 + 8) {
-        receive(board); /* a guest that polls need not wait until time passes */
+        receive(board, now); /* a guest that polls need not wait until time passes */
         return uart_read(&board->uart, port - COM1);
     }
     if ((port >= 0x40 && port <= 0x43) || port == 0x61)
@@ -217,7 +225,7 @@ void board_poll(struct board *board)
         set_line(board, IRQ_TIMER, true);
     }
     drain_console(board);
-    receive(board);
+    receive(board, now);
 }
 
 /* ---- Set-up ---- */
@@ -255,8 +263,8 @@ static void pic_output(void *ctx, bool level)
 enum virtx_status board_init(struct board *board, struct virtx_vm *vm, uint64_t tsc_hz,
                              uint64_t memory_bytes)
 {
-    struct virtx_ioapic_config ioapic = {.size = sizeof(ioapic), .version = 0x11,
-                                         .ignore_polarity = true, .bus = &board->bus};
+    struct virtx_ioapic_config ioapic = {
+        .size = sizeof(ioapic), .version = 0x11, .ignore_polarity = true, .bus = &board->bus};
     uint64_t low = memory_bytes < GUEST_LOW_MAX ? memory_bytes : GUEST_LOW_MAX;
     enum virtx_status status;
 
@@ -282,9 +290,15 @@ enum virtx_status board_add_cpu(struct board *board, struct virtx_vcpu *vcpu)
     uint32_t id = virtx_vcpu_id(vcpu);
     struct virtx_lapic *lapic = &board->lapic[id];
     struct virtx_lapic_config config = {
-        .size = sizeof(config), .id = id, .features = VIRTX_LAPIC_X2APIC | VIRTX_LAPIC_TSC_DEADLINE,
-        .address_bits = 40, .bsp = id == 0, .bus_multiply = 1, .bus_divide = 1,
-        .extint = id == 0 ? &virtx_pic_irq_source : NULL, .extint_ctx = &board->pic,
+        .size = sizeof(config),
+        .id = id,
+        .features = VIRTX_LAPIC_X2APIC | VIRTX_LAPIC_TSC_DEADLINE,
+        .address_bits = 40,
+        .bsp = id == 0,
+        .bus_multiply = 1,
+        .bus_divide = 1,
+        .extint = id == 0 ? &virtx_pic_irq_source : NULL,
+        .extint_ctx = &board->pic,
     };
     enum virtx_status status = virtx_lapic_attach(lapic, &config, vcpu);
 

@@ -17,7 +17,7 @@
 #include "rtc.h"
 #include "uart.h"
 
-#define BOARD_CPUS 8
+#define BOARD_CPUS    8
 #define CONSOLE_BYTES 65536
 
 /* How the guest ended, when it has. */
@@ -29,8 +29,8 @@ enum board_end {
     BOARD_RESET,       /* asked for a reset: port 0xcf9 or 0x92, keyboard controller */
 };
 
-/* Whoever uses a board that runs holds its lock; but a LAPIC is its processor's own, and the interrupt
- * controllers have locks of their own. */
+/* Whoever uses a board that runs holds its lock; but a LAPIC is its processor's own, and the
+ * interrupt controllers have locks of their own. */
 struct board {
     struct bare_lock lock;
     struct virtx_apic_bus bus;
@@ -50,9 +50,11 @@ struct board {
     struct pci pci;
     struct fwcfg fwcfg;
     uint64_t tsc_hz;
+    uint64_t input_from;  /* TSC before which the console's input waits */
+    uint32_t uart_setups; /* the serial port's, when that was decided */
     enum board_end end;
-    uint32_t exit_value;       /* with BOARD_DEBUG_EXIT */
-    uint32_t lines;            /* levels of the interrupt lines */
+    uint32_t exit_value;         /* with BOARD_DEBUG_EXIT */
+    uint32_t lines;              /* levels of the interrupt lines */
     char console[CONSOLE_BYTES]; /* what the guest has printed and COM1 has not taken yet */
     uint32_t console_head, console_count;
 };

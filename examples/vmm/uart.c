@@ -241,11 +241,20 @@ static void write_fcr(struct uart *uart, uint8_t value)
     uart->fcr = value & FCR_ENABLE ? value & FCR_KEPT : 0;
 }
 
+/* A driver that does this is about to clear the receiver, or to read it empty "for luck". */
+static bool sets_up(const struct uart *uart, unsigned reg, uint8_t value)
+{
+    if (reg == IER)
+        return !(uart->lcr & LCR_DLAB) && value & ~uart->ier & IER_RECEIVED;
+    return reg == IIR_FCR || reg == LCR || (reg == MCR && uart->mcr != (value & 0x1f));
+}
+
 void uart_write(struct uart *uart, unsigned reg, uint8_t value)
 {
     bool divisor = uart->lcr & LCR_DLAB;
 
     uart->looks = 0;
+    uart->setups += sets_up(uart, reg, value);
     switch (reg) {
     case RBR_THR:
         if (divisor)

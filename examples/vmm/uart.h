@@ -6,7 +6,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define UART_FIFO 16
+#define UART_FIFO     16
 #define UART_PATIENCE 4 /* looks at the line status that make a guest one that polls */
 
 struct uart {
@@ -21,7 +21,8 @@ struct uart {
     bool level; /* of the interrupt line */
     uint8_t fifo[UART_FIFO];
     uint8_t head, count;
-    uint8_t looks; /* of the guest at the line status, without another access between */
+    uint8_t looks;   /* of the guest at the line status, without another access between */
+    uint32_t setups; /* writes that set the port up, counted: what lies in it then is lost */
 };
 
 void uart_init(struct uart *uart, void (*transmit)(void *, uint8_t), void (*line)(void *, bool),
@@ -29,8 +30,8 @@ void uart_init(struct uart *uart, void (*transmit)(void *, uint8_t), void (*line
 /* Registers 0 to 7. */
 uint8_t uart_read(struct uart *uart, unsigned reg);
 void uart_write(struct uart *uart, unsigned reg, uint8_t value);
-/* Whether the guest waits for a byte: it has the interrupt on, or keeps looking for one. A driver that
- * tries out the port would throw away what comes before. */
+/* Whether the guest waits for a byte: it has the interrupt on, or keeps looking for one. A driver
+ * that tries out the port would throw away what comes before. */
 bool uart_wants_byte(const struct uart *uart);
 /* Whether a byte from outside can be received without overrun, and receiving one. */
 bool uart_can_receive(const struct uart *uart);

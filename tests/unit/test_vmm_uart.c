@@ -87,12 +87,12 @@ END_TEST
 START_TEST(linux_finds_a_16550a)
 {
     out(IER, 0);
-    ck_assert_uint_eq(in(IER) & 0xf, 0);
+    ck_assert_uint_eq(in(IER)&0xf, 0);
     out(IER, 0xf);
-    ck_assert_uint_eq(in(IER) & 0xf, 0xf);
+    ck_assert_uint_eq(in(IER)&0xf, 0xf);
     out(IER, 0);
     out(MCR, 0x1a); /* LOOP, OUT2, RTS */
-    ck_assert_uint_eq(in(MSR) & 0xf0, 0x90);
+    ck_assert_uint_eq(in(MSR)&0xf0, 0x90);
     out(MCR, 0);
     out(LCR, 0xbf);
     out(FCR, 0); /* the enhanced feature register of later parts */
@@ -113,7 +113,7 @@ START_TEST(linux_finds_a_16550a)
     out(LCR, 0);
     out(MCR, 0);
     out(IER, 0x40); /* the unit-enable bit of an XScale */
-    ck_assert_uint_eq(in(IER) & 0x40, 0);
+    ck_assert_uint_eq(in(IER)&0x40, 0);
     out(FCR, 0);
     ck_assert_uint_eq(in(IIR) >> 6, 0);
 }
@@ -130,7 +130,7 @@ START_TEST(loop_back_shows_the_fifos_size)
     for (unsigned i = 0; i < 256; i++)
         out(DATA, (uint8_t)i);
     ck_assert_uint_eq(in(LSR), 0x63); /* data, overrun */
-    for (; in(LSR) & 1; count++)
+    for (; in(LSR)&1; count++)
         ck_assert_uint_eq(in(DATA), count);
     ck_assert_uint_eq(count, 16);
     ck_assert_uint_eq(sent_bytes, 0);
@@ -151,7 +151,7 @@ START_TEST(thre_interrupt_test_of_startup)
     }
     /* The test for transmitters that need a kick (UART_BUG_TXEN). */
     out(IER, 2);
-    ck_assert_uint_eq(in(LSR) & 0x40, 0x40);
+    ck_assert_uint_eq(in(LSR)&0x40, 0x40);
     ck_assert_uint_eq(in(IIR), 2);
 }
 END_TEST
@@ -231,12 +231,12 @@ START_TEST(fifo_control)
     out(FCR, 1);
     uart_receive(&uart, 1);
     out(FCR, 1); /* the same again keeps the data */
-    ck_assert_uint_eq(in(LSR) & 1, 1);
+    ck_assert_uint_eq(in(LSR)&1, 1);
     out(FCR, 3);
-    ck_assert_uint_eq(in(LSR) & 1, 0);
+    ck_assert_uint_eq(in(LSR)&1, 0);
     uart_receive(&uart, 2);
     out(FCR, 0); /* a change of mode clears */
-    ck_assert_uint_eq(in(LSR) & 1, 0);
+    ck_assert_uint_eq(in(LSR)&1, 0);
     ck_assert_uint_eq(in(IIR), 1);
     uart_receive(&uart, 3);
     out(FCR, 2); /* without the enable bit nothing is programmed */
@@ -310,14 +310,36 @@ START_TEST(bytes_are_wanted_by_who_reads)
 }
 END_TEST
 
+/* What sets the port up is counted, and what drivers do all the time is not. */
+START_TEST(setting_up_is_noticed)
+{
+    static const struct {
+        unsigned reg;
+        uint8_t value;
+        bool counts;
+    } steps[] = {
+        {IER, 5, true},     {IER, 7, false},   {IER, 5, false},    {FCR, 1, true},
+        {LCR, 0x83, true},  {IER, 1, false},   {DATA, 1, false},   {LCR, 3, true},
+        {DATA, 'x', false}, {MCR, 0x0b, true}, {MCR, 0x0b, false}, {SCR, 1, false},
+        {IER, 0, false},    {IER, 5, true},
+    };
+
+    for (unsigned i = 0; i < sizeof(steps) / sizeof(steps[0]); i++) {
+        uint32_t before = uart.setups;
+        out(steps[i].reg, steps[i].value);
+        ck_assert_msg(uart.setups - before == steps[i].counts, "step %u", i);
+    }
+}
+END_TEST
+
 START_TEST(modem_lines_and_their_changes)
 {
     static const struct {
         uint8_t mcr, msr;
     } steps[] = {
-        {0x10, 0x0b}, /* DCD, DSR, CTS fall */
+        {0x10, 0x0b},                                           /* DCD, DSR, CTS fall */
         {0x10, 0x00}, {0x11, 0x22}, {0x13, 0x31}, {0x17, 0x70}, /* RI rises: not reported */
-        {0x13, 0x34}, /* … its fall is */
+        {0x13, 0x34},                                           /* … its fall is */
         {0x1b, 0xb8}, {0x1b, 0xb0},
     };
 
@@ -350,6 +372,7 @@ int main(void)
     tcase_add_test(tc, out2_gates_the_line);
     tcase_add_test(tc, loop_back_is_shut_off_from_outside);
     tcase_add_test(tc, bytes_are_wanted_by_who_reads);
+    tcase_add_test(tc, setting_up_is_noticed);
     tcase_add_test(tc, modem_lines_and_their_changes);
     suite_add_tcase(suite, tc);
     runner = srunner_create(suite);
