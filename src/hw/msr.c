@@ -4,7 +4,6 @@
  */
 #include "hw/service.h"
 
-#define MSR_PERF_CAPABILITIES 0x345
 #define MSR_FLUSH_CMD         0x10b
 #define MSR_MTRR_LAST_VARIABLE (MSR_MTRR_PHYSBASE0 + 2 * HW_MTRR_VARIABLE - 1)
 #define MSR_SYSCFG            0xc0010010
@@ -108,7 +107,9 @@ static enum hw_msr mtrr_write(struct hw_vcpu *hv, uint32_t index, uint64_t value
 
     if (!slot)
         return HW_MSR_UNKNOWN;
-    if (index == MSR_MTRR_DEF_TYPE)
+    if (!hv->soft->policy.has_mtrr)
+        valid = false;
+    else if (index == MSR_MTRR_DEF_TYPE)
         valid = !(value & ~0xcffull) && memory_type_valid(value & 0xff);
     else if (index > MSR_MTRR_LAST_VARIABLE)
         valid = eight_types_valid(value, false);
@@ -129,10 +130,37 @@ static uint64_t guest_tsc(struct hw_vcpu *hv)
 }
 
 /* MSRs that only AMD processors have, and that systems read or poke without asking CPUID. */
+static bool amd_only(uint32_t index)
+{
+    switch (index) {
+    case MSR_SYSCFG:
+    case MSR_HWCR:
+    case MSR_NB_CFG:
+    case MSR_PATCH_LOADER:
+    case MSR_INT_PENDING:
+    case MSR_MMIO_CONF_BASE:
+    case MSR_VM_CR:
+    case MSR_VM_IGNNE:
+    case MSR_SMM_CTL:
+    case MSR_VM_HSAVE_PA:
+    case MSR_LS_CFG:
+    case MSR_IC_CFG:
+    case MSR_DC_CFG:
+    case MSR_BU_CFG:
+    case MSR_DE_CFG:
+    case MSR_BU_CFG2:
+        return true;
+    default:
+        return false;
+    }
+}
+
 static enum hw_msr amd_read(struct hw_vcpu *hv, uint32_t index, uint64_t *value)
 {
-    if (!hv->soft->policy.amd)
+    if (!amd_only(index))
         return HW_MSR_UNKNOWN;
+    if (!hv->soft->policy.amd)
+        return HW_MSR_FAULT;
     switch (index) {
     case MSR_SYSCFG:
         *value = hv->soft->syscfg;
@@ -153,20 +181,17 @@ static enum hw_msr amd_read(struct hw_vcpu *hv, uint32_t index, uint64_t *value)
     case MSR_BU_CFG2:
         *value = 0;
         return HW_MSR_OK;
-    case MSR_VM_CR: /* there is no SVM to control */
-    case MSR_VM_IGNNE:
-    case MSR_SMM_CTL:
-    case MSR_VM_HSAVE_PA:
+    default: /* the loader is written only; there is no SVM to control */
         return HW_MSR_FAULT;
-    default:
-        return HW_MSR_UNKNOWN;
     }
 }
 
 static enum hw_msr amd_write(struct hw_vcpu *hv, uint32_t index, uint64_t value)
 {
-    if (!hv->soft->policy.amd)
+    if (!amd_only(index))
         return HW_MSR_UNKNOWN;
+    if (!hv->soft->policy.amd)
+        return HW_MSR_FAULT;
     switch (index) {
     case MSR_SYSCFG:
         hv->soft->syscfg = value & 0x7c0000;
@@ -187,13 +212,8 @@ static enum hw_msr amd_write(struct hw_vcpu *hv, uint32_t index, uint64_t value)
     case MSR_BU_CFG:
     case MSR_BU_CFG2:
         return HW_MSR_OK;
-    case MSR_VM_CR:
-    case MSR_VM_IGNNE:
-    case MSR_SMM_CTL:
-    case MSR_VM_HSAVE_PA:
+    default: /* there is no SVM to control */
         return HW_MSR_FAULT;
-    default:
-        return HW_MSR_UNKNOWN;
     }
 }
 
@@ -211,7 +231,7 @@ enum hw_msr hw_msr_read(struct hw_vcpu *hv, uint32_t index, uint64_t *value)
         return HW_MSR_OK;
     case MSR_TSC_ADJUST:
         if (!policy->has_tsc_adjust)
-            return HW_MSR_UNKNOWN;
+            return HW_MSR_FAULT;
         *value = hv->state.tsc_adjust;
         return HW_MSR_OK;
     case MSR_TSC_AUX:
@@ -220,6 +240,8 @@ enum hw_msr hw_msr_read(struct hw_vcpu *hv, uint32_t index, uint64_t *value)
         *value = hw_state(hv, VIRTX_STATE_MSR)->tsc_aux;
         return HW_MSR_OK;
     case MSR_PAT:
+        if (!policy->has_pat)
+            return HW_MSR_FAULT;
         *value = hw_state(hv, VIRTX_STATE_MSR)->pat;
         return HW_MSR_OK;
     case MSR_APIC_BASE:
@@ -227,7 +249,7 @@ enum hw_msr hw_msr_read(struct hw_vcpu *hv, uint32_t index, uint64_t *value)
         return HW_MSR_OK;
     case MSR_MISC_ENABLE:
         if (policy->amd)
-            return HW_MSR_UNKNOWN;
+            return HW_MSR_FAULT;
         *value = hw_state(hv, VIRTX_STATE_MSR)->misc_enable;
         return HW_MSR_OK;
     case MSR_SYSENTER_CS:
@@ -278,20 +300,28 @@ enum hw_msr hw_msr_read(struct hw_vcpu *hv, uint32_t index, uint64_t *value)
             return HW_MSR_FAULT;
         *value = hw_state(hv, VIRTX_STATE_XCR)->xss;
         return HW_MSR_OK;
-    case MSR_FEATURE_CONTROL:
-        if (policy->amd)
-            return HW_MSR_UNKNOWN;
-        *value = 1; /* locked, nothing enabled */
-        return HW_MSR_OK;
     case MSR_PLATFORM_ID:
-    case MSR_MCG_CAP:
-    case MSR_MCG_STATUS:
+        if (policy->amd)
+            return HW_MSR_FAULT;
         *value = 0;
         return HW_MSR_OK;
+    case MSR_MCG_CAP: /* no banks */
+    case MSR_MCG_STATUS:
+        if (!policy->has_mca)
+            return HW_MSR_FAULT;
+        *value = 0;
+        return HW_MSR_OK;
+    case MSR_FEATURE_CONTROL: /* exists with VMX, SMX, SGX or LMCE only, which no guest has */
+    case MSR_PRED_CMD:        /* these are written only */
+    case MSR_FLUSH_CMD:
+    case MSR_BIOS_UPDT_TRIG:
+        return HW_MSR_FAULT;
     case MSR_BIOS_SIGN_ID:
         *value = hv->soft->microcode;
         return HW_MSR_OK;
     case MSR_MTRRCAP:
+        if (!policy->has_mtrr)
+            return HW_MSR_FAULT;
         *value = HW_MTRR_VARIABLE | 1u << 8 | 1u << 10; /* fixed ranges, write-combining */
         return HW_MSR_OK;
     default:
@@ -299,6 +329,8 @@ enum hw_msr hw_msr_read(struct hw_vcpu *hv, uint32_t index, uint64_t *value)
     }
     slot = mtrr_slot(hv->soft, index);
     if (slot) {
+        if (!policy->has_mtrr)
+            return HW_MSR_FAULT;
         *value = *slot;
         return HW_MSR_OK;
     }
@@ -371,7 +403,7 @@ static enum hw_msr tsc_write(struct hw_vcpu *hv, uint32_t index, uint64_t value)
         hv->state.tsc_adjust += delta; /* Intel SDM "IA32_TSC_ADJUST MSR": it records writes of the TSC */
     } else {
         if (!hv->soft->policy.has_tsc_adjust)
-            return HW_MSR_UNKNOWN;
+            return HW_MSR_FAULT;
         delta = value - hv->state.tsc_adjust;
         hv->state.tsc_adjust = value;
     }
@@ -425,7 +457,7 @@ enum hw_msr hw_msr_write(struct hw_vcpu *hv, uint32_t index, uint64_t value)
     case MSR_XSS:
         return shared_write(hv, index, value);
     case MSR_PAT:
-        if (!hw_pat_valid(value))
+        if (!policy->has_pat || !hw_pat_valid(value))
             return HW_MSR_FAULT;
         hw_change(hv, VIRTX_STATE_MSR)->pat = value;
         return HW_MSR_OK;
@@ -433,7 +465,7 @@ enum hw_msr hw_msr_write(struct hw_vcpu *hv, uint32_t index, uint64_t value)
         return value == hw_state(hv, VIRTX_STATE_MSR)->apic_base ? HW_MSR_OK : HW_MSR_FAULT;
     case MSR_MISC_ENABLE:
         if (policy->amd)
-            return HW_MSR_UNKNOWN;
+            return HW_MSR_FAULT;
         hw_change(hv, VIRTX_STATE_MSR)->misc_enable =
             (value & MISC_ENABLE_WRITABLE) | MISC_ENABLE_NO_BTS_PEBS;
         return HW_MSR_OK;
@@ -447,12 +479,12 @@ enum hw_msr hw_msr_write(struct hw_vcpu *hv, uint32_t index, uint64_t value)
     case MSR_FLUSH_CMD:
         return command(index, policy->has_l1d_flush, value);
     case MSR_BIOS_UPDT_TRIG: /* no update can be loaded; trying is not an error */
-        return HW_MSR_OK;
+        return policy->amd ? HW_MSR_FAULT : HW_MSR_OK;
     case MSR_BIOS_SIGN_ID:
         hv->soft->microcode = 0; /* systems write 0 before CPUID makes the revision appear */
         return HW_MSR_OK;
     case MSR_MCG_STATUS:
-        return value ? HW_MSR_FAULT : HW_MSR_OK;
+        return value || !policy->has_mca ? HW_MSR_FAULT : HW_MSR_OK;
     case MSR_FEATURE_CONTROL:
     case MSR_ARCH_CAPABILITIES:
     case MSR_PLATFORM_ID:

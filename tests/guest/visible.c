@@ -383,6 +383,75 @@ static void offered_features_work(void)
     CHECK(offered >= 4);
 }
 
-GUEST_CASES({"offered-features-work", offered_features_work}, {"marks-are-found", marks_are_found},
-            {"nothing-of-the-host", nothing_of_the_host},
+/* ---- Registers of features that CPUID hides ---- */
+
+enum { FOR_INTEL = 1, FOR_AMD = 2, FOR_ALL = 3 };
+/* By Intel SDM volume 4 "Architectural MSRs" and AMD APM "MSR Cross-Reference": with what each
+ * comes, or that it is only written. Whose guests have it, or nobody's. */
+static const struct {
+    uint32_t index;
+    uint8_t read;
+} hidden[] = {
+    {0x17, FOR_INTEL},
+    {0x1a0, FOR_INTEL},
+    {0x3a, 0},
+    {0x79, 0},
+    {0x49, 0},
+    {0x10b, 0},
+    {0x179, 0},
+    {0x17a, 0},
+    {0xfe, FOR_ALL},
+    {0x200, FOR_ALL},
+    {0x277, FOR_ALL},
+    {0x2ff, FOR_ALL},
+    {0xc0010010, FOR_AMD},
+    {0xc0010015, FOR_AMD},
+    {0xc001001f, FOR_AMD},
+    {0xc0010020, 0},
+    {0xc0010114, 0},
+    {0xc0010117, 0},
+    {0xc0011029, FOR_AMD},
+};
+static volatile int hidden_vector[sizeof(hidden) / sizeof(hidden[0])];
+
+static void guest_reads_hidden(uint64_t argument)
+{
+    (void)argument;
+    for (unsigned i = 0; i < sizeof(hidden) / sizeof(hidden[0]); i++)
+        hidden_vector[i] = GUEST_TRY("rdmsr", : "c"(hidden[i].index) : "rax", "rdx");
+    guest_done(0);
+}
+
+static void check_hidden(uint32_t without)
+{
+    uint8_t mine = bare_cpuid(0, 0).ebx == 0x68747541 ? FOR_AMD : FOR_INTEL;
+
+    guest_prepare(guest_reads_hidden, 0);
+    CHECK_EQUAL(GUEST_CONTINUE(), 0); /* and nothing goes to the loop */
+    for (unsigned i = 0; i < sizeof(hidden) / sizeof(hidden[0]); i++) {
+        bool mtrr = hidden[i].index == 0xfe || hidden[i].index == 0x200 || hidden[i].index == 0x2ff;
+        bool gone =
+            (mtrr && (without & 1u << 12)) || (hidden[i].index == 0x277 && (without & 1u << 16));
+
+        if (!CHECK_EQUAL(hidden_vector[i], hidden[i].read & mine && !gone ? -1 : 13))
+            bare_printf("  MSR 0x%x\n", hidden[i].index);
+    }
+}
+
+static void hidden_msrs(void)
+{
+    struct virtx_cpuid_entry one;
+
+    machine_open();
+    check_hidden(0);
+    CHECK_OK(virtx_vcpu_destroy(machine.vcpu));
+    CHECK_OK(virtx_vm_cpuid_get(machine.vm, 1, 0, &one));
+    one.edx &= ~(1u << 12 | 1u << 16); /* no MTRRs, no PAT */
+    CHECK_OK(virtx_vm_cpuid_set(machine.vm, &one));
+    machine.vcpu = vcpu_make(machine.vm, 0);
+    check_hidden(1u << 12 | 1u << 16);
+}
+
+GUEST_CASES({"hidden-msrs", hidden_msrs}, {"offered-features-work", offered_features_work},
+            {"marks-are-found", marks_are_found}, {"nothing-of-the-host", nothing_of_the_host},
             {"nothing-of-another-guest", nothing_of_another_guest});

@@ -36,6 +36,7 @@ void mock_interrupt(unsigned vector);
 
 WORLD_LOCAL bool world_xsaves, world_misaligned_sse;
 WORLD_LOCAL uint64_t world_host_xss;
+WORLD_LOCAL uint32_t world_hide_edx;
 
 /* An Intel processor of some age, with XSAVE and AVX. */
 struct cpuid_regs mock_cpuid(uint32_t leaf, uint32_t subleaf)
@@ -44,7 +45,7 @@ struct cpuid_regs mock_cpuid(uint32_t leaf, uint32_t subleaf)
     case 0:
         return (struct cpuid_regs){0xd, 0x756e6547, 0x6c65746e, 0x49656e69};
     case 1:
-        return (struct cpuid_regs){0x306c3, 0, 0x7ffafbff, 0xbfebfbff};
+        return (struct cpuid_regs){0x306c3, 0, 0x7ffafbff, 0xbfebfbff & ~world_hide_edx};
     case 7:
         return subleaf ? (struct cpuid_regs){0}
                        : (struct cpuid_regs){0, 0x000027ab, 0, 0};

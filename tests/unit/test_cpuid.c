@@ -436,7 +436,11 @@ START_TEST(changes)
     ck_assert_uint_eq(get(1, 0).ecx, one.ecx & ~(1u << 30));
     ck_assert_int_eq(virtx_vm_cpuid_set(vm, &one), VIRTX_OK);
     ck_assert_uint_eq(get(1, 0).ecx, one.ecx);
-    /* What a LAPIC brings; what cannot work: VMX, MONITOR, MCE, SVM, CET, AMX, XSS. */
+    /* What a LAPIC brings, and a machine check without banks; what cannot work: VMX, MONITOR, DS,
+     * SVM, CET, AMX, XSS. */
+    entry = one;
+    entry.edx |= 1u << 7 | 1u << 14;
+    ck_assert_int_eq(virtx_vm_cpuid_set(vm, &entry), VIRTX_OK);
     entry = one;
     entry.ecx |= 1u << 21 | 1u << 24;
     ck_assert_int_eq(virtx_vm_cpuid_set(vm, &entry), VIRTX_OK);
@@ -445,7 +449,7 @@ START_TEST(changes)
     fake_error(virtx_vm_last_error(vm), VIRTX_E_UNSUPPORTED, "entry");
     ck_assert_uint_eq(get(1, 0).ecx, one.ecx | 1u << 21 | 1u << 24);
     entry = one;
-    entry.edx |= 1u << 7;
+    entry.edx |= 1u << 21;
     ck_assert_int_eq(virtx_vm_cpuid_set(vm, &entry), VIRTX_E_UNSUPPORTED);
     entry = get(7, 0);
     entry.ecx |= 1u << 7;

@@ -757,9 +757,7 @@ START_TEST(test_msrs)
     ck_assert_uint_eq(rdmsr(MSR_APIC_BASE), 0xfee00900);
     ck_assert_uint_eq(wrmsr(MSR_APIC_BASE, 0xfee00900), 0);
     ck_assert_uint_eq(wrmsr(MSR_APIC_BASE, 0xfee00000), gp);
-    ck_assert_uint_eq(rdmsr(MSR_FEATURE_CONTROL), 1);
     ck_assert_uint_eq(wrmsr(MSR_FEATURE_CONTROL, 5), gp);
-    ck_assert_uint_eq(rdmsr(MSR_MCG_CAP), 0);
 
     /* One that the library does not know: the loop's. */
     ck_assert_uint_eq(msr(true, 0x12345, &value), VIRTX_EXIT_MSR);
@@ -1341,6 +1339,103 @@ START_TEST(test_mxcsr_misaligned)
 }
 END_TEST
 
+/* Intel SDM volume 4, "Architectural MSRs", the column that says with what each of them comes; AMD
+ * APM "MSR Cross-Reference". A register whose feature the guest's CPUID hides is not there. */
+enum { ALWAYS_GP, INTEL, AMD, MTRR, PAT, MCA, ADJUST, WRITE_INTEL, WRITE_AMD };
+static const struct {
+    uint32_t index;
+    unsigned needs;
+    uint64_t value; /* that can be written; 1: none */
+} conditional[] = {
+    {MSR_PLATFORM_ID, INTEL, 1},
+    {MSR_MISC_ENABLE, INTEL, 1},
+    {MSR_FEATURE_CONTROL, ALWAYS_GP, 1},
+    {MSR_BIOS_UPDT_TRIG, WRITE_INTEL, 0x1000},
+    {MSR_TSC_ADJUST, ADJUST, 0},
+    {MSR_MTRRCAP, MTRR, 1},
+    {MSR_MTRR_PHYSBASE0, MTRR, 0x6},
+    {MSR_MTRR_PHYSBASE0 + 15, MTRR, 0x7f80000800},
+    {0x250, MTRR, 0},
+    {0x26f, MTRR, 0x0606060606060606},
+    {MSR_MTRR_DEF_TYPE, MTRR, 0xc06},
+    {MSR_PAT, PAT, 0x0007040600070406},
+    {MSR_MCG_CAP, MCA, 1},
+    {MSR_MCG_STATUS, MCA, 0},
+    {0xc0010010, AMD, 0x40000},
+    {0xc0010015, AMD, 0x10},
+    {0xc001001f, AMD, 0},
+    {0xc0010020, WRITE_AMD, 0x1000},
+    {0xc0010055, AMD, 0},
+    {0xc0010058, AMD, 0},
+    {0xc0010114, ALWAYS_GP, 1},
+    {0xc0010117, ALWAYS_GP, 1},
+    {0xc0011020, AMD, 0},
+    {0xc0011029, AMD, 2},
+    {0xc001102a, AMD, 0},
+};
+
+START_TEST(test_hidden_msrs)
+{
+    struct hw_policy *policy = &world.hv->soft->policy;
+    const unsigned gp = 1000 + VECTOR_GP;
+
+    for (unsigned have = 0; have < 2; have++)
+        for (unsigned i = 0; i < ARRAY_SIZE(conditional); i++) {
+            unsigned needs = conditional[i].needs;
+            bool amd = (needs == AMD || needs == WRITE_AMD) == (have == 1);
+            bool read = have && needs != ALWAYS_GP && needs < WRITE_INTEL;
+            bool write =
+                have && needs != ALWAYS_GP && (conditional[i].value != 1 || needs == WRITE_INTEL);
+            uint64_t value = 0;
+
+            world.injections = 0;
+            policy->amd = amd;
+            policy->has_mtrr = !(needs == MTRR) || have;
+            policy->has_pat = !(needs == PAT) || have;
+            policy->has_mca = !(needs == MCA) || have;
+            policy->has_tsc_adjust = !(needs == ADJUST) || have;
+            ck_assert_msg(msr(false, conditional[i].index, &value) == (read ? 0 : gp),
+                          "read of %x, %s", conditional[i].index, have ? "there" : "hidden");
+            value = conditional[i].value == 1 ? 0x5a5a5a5a00000000 : conditional[i].value;
+            if (conditional[i].index != MSR_MISC_ENABLE || !have)
+                ck_assert_msg(msr(true, conditional[i].index, &value) == (write ? 0 : gp),
+                              "write of %x, %s", conditional[i].index, have ? "there" : "hidden");
+        }
+}
+END_TEST
+
+/* Those that are commands are never read, whatever the policy. */
+START_TEST(test_written_only_msrs)
+{
+    static const uint32_t commands[] = {MSR_PRED_CMD, 0x10b, MSR_BIOS_UPDT_TRIG, 0xc0010020};
+
+    for (unsigned amd = 0; amd < 2; amd++)
+        for (unsigned i = 0; i < ARRAY_SIZE(commands); i++) {
+            uint64_t value = 0;
+
+            world.hv->soft->policy.amd = amd;
+            world.hv->soft->policy.has_ibpb = world.hv->soft->policy.has_l1d_flush = true;
+            ck_assert_uint_eq(msr(false, commands[i], &value), 1000 + VECTOR_GP);
+        }
+}
+END_TEST
+
+/* What CPUID says is what the policy has, both ways. */
+START_TEST(test_policy_of_msrs)
+{
+    const struct hw_policy *policy = &world.hv->soft->policy;
+
+    ck_assert(policy->has_mtrr && policy->has_pat && !policy->has_mca && !policy->amd);
+    world_hide_edx = 1u << 12;
+    again(&virtx_profile_bare);
+    ck_assert(!world.hv->soft->policy.has_mtrr && world.hv->soft->policy.has_pat);
+    world_hide_edx = 1u << 16;
+    again(&virtx_profile_bare);
+    ck_assert(world.hv->soft->policy.has_mtrr && !world.hv->soft->policy.has_pat);
+    world_hide_edx = 0;
+}
+END_TEST
+
 static Suite *suite(void)
 {
     Suite *s = suite_create("hw_run");
@@ -1374,6 +1469,9 @@ static Suite *suite(void)
     tcase_add_test(c, test_debug_exception_sets_dr6);
     tcase_add_test(c, test_window_for_the_embedder);
     tcase_add_test(c, test_msrs);
+    tcase_add_test(c, test_hidden_msrs);
+    tcase_add_test(c, test_written_only_msrs);
+    tcase_add_test(c, test_policy_of_msrs);
     tcase_add_test(c, test_tsc_adjust);
     tcase_add_test(c, test_efer_lme_with_paging);
     tcase_add_test(c, test_cr0_rules);
