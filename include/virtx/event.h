@@ -53,10 +53,10 @@ struct virtx_irq_source {
     int (*pending)(void *ctx);
     /** Acknowledge: returns the vector to deliver (a spurious one is possible), or -1. */
     int (*take)(void *ctx);
-    /** CR8 of the guest, 0 to 15. NULL: the library keeps a CR8 without effect. */
+    /** The task-priority register: CR8 is its bits 7:4. NULL: the library keeps a CR8 without effect. */
     uint8_t (*tpr)(void *ctx);
-    /** The guest wrote CR8. */
-    void (*set_tpr)(void *ctx, uint8_t cr8);
+    /** The guest wrote it. A write of CR8 clears bits 3:0. */
+    void (*set_tpr)(void *ctx, uint8_t tpr);
     /** The priority class (1 to 15) of the interrupt that nothing but CR8 holds back, so that it becomes
      *  pending when the guest lowers CR8 below that; 0: there is none. Consumes nothing. NULL: the library finds
      *  out, with `set_tpr` and `pending`. */

@@ -88,15 +88,14 @@ struct virtx_lapic_config {
  * only so that the structure can be allocated anywhere.
  */
 struct virtx_lapic {
-    uint64_t irr[4]; /**< Interrupt request register, 256 bits. */
-    uint64_t isr[4]; /**< In-service register. */
-    uint64_t tmr[4]; /**< Trigger-mode register. */
-    uint8_t irr_max; /**< Highest vector in irr, 0 if none (vectors below 16 never get in). */
-    uint8_t isr_max; /**< Highest vector in isr, 0 if none. */
-    uint8_t tpr;     /**< Task-priority register. */
+    uint32_t *regs; /**< TPR, ISR, TMR and IRR, at a quarter of their offset in the register page: `own`,
+                         or the page that the processor keeps them in too (::virtx_irq_apic). */
+    uint8_t irr_max; /**< Highest vector in IRR, 0 if none (vectors below 16 never get in). */
+    uint8_t isr_max; /**< Highest vector in ISR, 0 if none. */
     uint8_t ppr;     /**< Processor-priority register, kept current. */
 
-    uint32_t inbox_full;     /**< Not 0: the inbox below holds something to fold in. Atomic. */
+    uint32_t attention;      /**< Bit 0: the inbox below holds something to fold in; bit 1: `regs` is the
+                                  processor's page. Atomic. */
     uint32_t inbox_error;    /**< Errors detected while receiving. Atomic. */
     uint64_t inbox_edge[4];  /**< Edge-triggered requests posted by any CPU. Atomic. */
     uint64_t inbox_level[4]; /**< Level-triggered requests posted by any CPU. Atomic. */
@@ -136,6 +135,7 @@ struct virtx_lapic {
     struct virtx_vcpu *vcpu;         /**< Of virtx_lapic_attach(); NULL if detached. */
     struct virtx_intercept *page;    /**< Its intercept of the register page. */
     struct virtx_intercept *msrs[3]; /**< Its intercepts of MSRs. */
+    uint32_t own[0x280 / 4];         /**< See `regs`. */
 };
 
 /**

@@ -188,8 +188,9 @@ static bool write_cr8(struct hw_vcpu *hv, uint64_t value)
         return gp(hv);
     hw_change(hv, VIRTX_STATE_CR)->cr8 = value;
     if (vcpu->irq && vcpu->irq->set_tpr) {
-        vcpu->irq->set_tpr(vcpu->irq_ctx, (uint8_t)value);
-        hv->soft->cr8_seen = (uint8_t)value;
+        hv->soft->tpr_seen = (uint8_t)(value << 4);
+        vcpu->irq->set_tpr(vcpu->irq_ctx, hv->soft->tpr_seen);
+        hv->ops->set_tpr(hv, hv->soft->tpr_seen);
         hv->work |= HW_WORK_EVENT;
     }
     return true;
@@ -231,7 +232,7 @@ uint64_t hw_cr_read(struct hw_vcpu *hv, unsigned reg)
         return state->cr4;
     case 8:
         if (vcpu->irq && vcpu->irq->tpr)
-            return vcpu->irq->tpr(vcpu->irq_ctx) & 15u;
+            return vcpu->irq->tpr(vcpu->irq_ctx) >> 4;
         return state->cr8;
     default:
         return 0;

@@ -220,9 +220,12 @@ struct virtx_hw {
     /* What instruction fetch depends on, without moving whole groups. Not called while
      * VIRTX_STATE_SEG or VIRTX_STATE_CR is dirty. */
     struct hw_code (*code)(struct hw_vcpu *hv);
-    /* CR8 without exits (VIRTX_FEATURE_TPR_SHADOW): the guest's CR8 as it is now in the hardware, in
-     * use while controls.cr8_shadow. Not called while VIRTX_STATE_CR is dirty. */
-    uint8_t (*cr8)(struct hw_vcpu *hv);
+    /* CR8 without exits (VIRTX_FEATURE_TPR_SHADOW): the guest's task-priority register as it is now in
+     * the hardware, in use while controls.cr8_shadow; CR8 is its bits 7:4. A vendor that keeps no more than CR8
+     * lets writes of it exit while bits 3:0 are not 0, which such a write clears. tpr() is not called while
+     * VIRTX_STATE_CR is dirty. */
+    uint8_t (*tpr)(struct hw_vcpu *hv);
+    void (*set_tpr)(struct hw_vcpu *hv, uint8_t tpr);
     /* From the next entry on exit with HW_EXIT_TPR when it falls below this; 0: never. It is never above
      * the guest's CR8. Without controls.cr8_shadow there is none. */
     void (*cr8_threshold)(struct hw_vcpu *hv, uint8_t threshold);

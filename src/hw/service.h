@@ -106,7 +106,7 @@ struct hw_soft {
     /* tpr.c */
     bool follow_cr8;   /* an interrupt source wants to know CR8 … */
     bool cr8_shadow;   /* … and the guest has a copy in the hardware */
-    uint8_t cr8_exits, cr8_seen, cr8_threshold;
+    uint8_t cr8_exits, tpr_seen, cr8_threshold;
     bool created;      /* hw_vcpu_create() is through */
     bool interpret;    /* everything goes through the executor */
     bool confined;     /* the vendor's part of hw_vcpu.confined */

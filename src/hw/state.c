@@ -175,6 +175,20 @@ static struct controls current_controls(struct hw_vcpu *hv)
     return (struct controls){state->cr0, state->cr3, state->cr4, state->efer};
 }
 
+/* By the embedder: what is in that class already stays as it is, with the bits that CR8 does not show. */
+static void set_cr8(struct hw_vcpu *hv, uint64_t cr8)
+{
+    const struct virtx_irq_source *source = hv->vcpu->irq;
+    uint8_t tpr = source && source->tpr ? source->tpr(hv->vcpu->irq_ctx) : 0;
+
+    if (tpr >> 4 != cr8)
+        tpr = (uint8_t)(cr8 << 4);
+    hv->soft->tpr_seen = tpr;
+    hv->ops->set_tpr(hv, tpr);
+    if (source && source->set_tpr)
+        source->set_tpr(hv->vcpu->irq_ctx, tpr);
+}
+
 /* What follows from new values beyond the registers themselves. */
 static void set_effects(struct hw_vcpu *hv, const struct controls *old, uint32_t groups)
 {
@@ -185,12 +199,8 @@ static void set_effects(struct hw_vcpu *hv, const struct controls *old, uint32_t
     if (groups & VIRTX_STATE_TSC)
         set_tsc(hv, state);
     if (groups & VIRTX_STATE_CR) {
-        struct virtx_vcpu *vcpu = hv->vcpu;
-
         state->cr0 |= CR0_ET;
-        if (vcpu->irq && vcpu->irq->set_tpr)
-            vcpu->irq->set_tpr(vcpu->irq_ctx, (uint8_t)state->cr8);
-        hv->soft->cr8_seen = (uint8_t)state->cr8;
+        set_cr8(hv, state->cr8);
         hw_control_changed(hv, old->cr0, old->cr3, old->cr4, old->efer, true);
     }
     if (groups & VIRTX_STATE_MSR) {
@@ -345,9 +355,11 @@ enum virtx_status hw_reset(struct virtx_vcpu *vcpu, enum virtx_preset preset)
     vcpu->exit.pending = false;
     if (vcpu->irq && vcpu->irq->set_tpr)
         vcpu->irq->set_tpr(vcpu->irq_ctx, 0);
-    hv->soft->cr8_seen = 0;
-    if (hv->soft->created)
+    hv->soft->tpr_seen = 0;
+    if (hv->soft->created) {
+        hv->ops->set_tpr(hv, 0);
         hw_control_changed(hv, old.cr0, old.cr3, old.cr4, old.efer, true);
+    }
     hv->work |= HW_WORK_HALTED | HW_WORK_FPU;
     x86_irq_restore(flags);
     return VIRTX_OK;

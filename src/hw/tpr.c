@@ -31,6 +31,14 @@ void hw_tpr_follow(struct hw_vcpu *hv)
     hv->work |= HW_WORK_CONTROLS;
 }
 
+/* The hardware's copy becomes this. */
+static void show(struct hw_vcpu *hv, uint8_t tpr)
+{
+    hv->soft->tpr_seen = tpr;
+    hw_change(hv, VIRTX_STATE_CR)->cr8 = tpr >> 4;
+    hv->ops->set_tpr(hv, tpr);
+}
+
 void hw_tpr_exit(struct hw_vcpu *hv)
 {
     struct hw_soft *soft = hv->soft;
@@ -40,8 +48,7 @@ void hw_tpr_exit(struct hw_vcpu *hv)
         return;
     soft->cr8_shadow = true;
     soft->cr8_threshold = 0;
-    soft->cr8_seen = source(hv)->tpr(hv->vcpu->irq_ctx) & 15;
-    hw_change(hv, VIRTX_STATE_CR)->cr8 = soft->cr8_seen;
+    show(hv, source(hv)->tpr(hv->vcpu->irq_ctx));
     hv->work |= HW_WORK_CONTROLS | HW_WORK_EVENT;
 }
 
@@ -49,15 +56,15 @@ void hw_tpr_exit(struct hw_vcpu *hv)
 void hw_tpr_pull(struct hw_vcpu *hv)
 {
     struct hw_soft *soft = hv->soft;
-    uint8_t cr8;
+    uint8_t tpr = soft->tpr_seen;
 
-    if (hv->dirty & VIRTX_STATE_CR)
-        cr8 = hv->state.cr8 & 15;
-    else
-        cr8 = hv->ops->cr8(hv);
-    if (cr8 != soft->cr8_seen) {
-        soft->cr8_seen = cr8;
-        source(hv)->set_tpr(hv->vcpu->irq_ctx, cr8);
+    if (!(hv->dirty & VIRTX_STATE_CR))
+        tpr = hv->ops->tpr(hv);
+    else if (tpr >> 4 != hv->state.cr8)
+        tpr = (uint8_t)(hv->state.cr8 << 4);
+    if (tpr != soft->tpr_seen) {
+        soft->tpr_seen = tpr;
+        source(hv)->set_tpr(hv->vcpu->irq_ctx, tpr);
     }
 }
 
@@ -67,30 +74,30 @@ static uint8_t held_back(struct hw_vcpu *hv)
 {
     const struct virtx_irq_source *irq = source(hv);
     void *ctx = hv->vcpu->irq_ctx;
+    uint8_t tpr = hv->soft->tpr_seen;
     int vector;
 
-    if (hv->soft->cr8_seen == 0)
+    if (tpr >> 4 == 0)
         return 0;
     if (irq->tpr_threshold)
         return irq->tpr_threshold(ctx);
     irq->set_tpr(ctx, 0);
     vector = irq->pending(ctx);
-    irq->set_tpr(ctx, hv->soft->cr8_seen);
-    return vector < 0 || vector >> 4 > hv->soft->cr8_seen ? 0 : (uint8_t)(vector >> 4);
+    irq->set_tpr(ctx, tpr);
+    return vector < 0 || vector >> 4 > tpr >> 4 ? 0 : (uint8_t)(vector >> 4);
 }
 
 /* The hardware learns what somebody has written to the source (the TPR register of a LAPIC), and
  * what CR8 holds back now (after an end of interrupt, for example). */
 void hw_tpr_push(struct hw_vcpu *hv)
 {
-    uint8_t cr8;
+    uint8_t tpr;
 
     if (!source(hv) || !source(hv)->tpr)
         return; /* detached: the next look at the events sees to it */
-    cr8 = source(hv)->tpr(hv->vcpu->irq_ctx) & 15;
-    if (cr8 != hv->soft->cr8_seen) {
-        hv->soft->cr8_seen = cr8;
-        hw_change(hv, VIRTX_STATE_CR)->cr8 = cr8;
+    tpr = source(hv)->tpr(hv->vcpu->irq_ctx);
+    if (tpr != hv->soft->tpr_seen) {
+        show(hv, tpr);
         hv->work |= HW_WORK_EVENT;
     }
     if (held_back(hv) != hv->soft->cr8_threshold)

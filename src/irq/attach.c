@@ -229,12 +229,12 @@ static int attached_take(void *ctx)
 
 static uint8_t attached_tpr(void *ctx)
 {
-    return virtx_lapic_get_tpr((struct virtx_lapic *)ctx) >> 4;
+    return virtx_lapic_get_tpr((struct virtx_lapic *)ctx);
 }
 
-static void attached_set_tpr(void *ctx, uint8_t cr8)
+static void attached_set_tpr(void *ctx, uint8_t tpr)
 {
-    virtx_lapic_set_tpr((struct virtx_lapic *)ctx, (uint8_t)(cr8 << 4));
+    virtx_lapic_set_tpr((struct virtx_lapic *)ctx, tpr);
 }
 
 static uint8_t attached_tpr_threshold(void *ctx)

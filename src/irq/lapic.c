@@ -25,6 +25,7 @@ bool virtx_lapic_init(struct virtx_lapic *lapic, const struct virtx_lapic_config
         return false;
     memset(lapic, 0, sizeof(*lapic));
     lapic->config = *config;
+    lapic->regs = lapic->own;
     lapic->id = config->id;
     lapic->version = lapic_version(config);
     virtx_lapic_connect(lapic, no_send, no_eoi, NULL);
@@ -44,12 +45,10 @@ void virtx_lapic_connect(struct virtx_lapic *lapic,
 /* Everything but IA32_APIC_BASE and the wires, which no reset of the APIC changes. */
 void lapic_enter_reset_state(struct virtx_lapic *l)
 {
-    memset(l->irr, 0, sizeof(l->irr));
-    memset(l->isr, 0, sizeof(l->isr));
-    memset(l->tmr, 0, sizeof(l->tmr));
+    memset(&l->regs[LAPIC_ISR], 0, 3 * LAPIC_SET_WORDS * 4 * sizeof(uint32_t));
     l->irr_max = 0;
     l->isr_max = 0;
-    l->tpr = 0;
+    l->regs[LAPIC_TPR] = 0;
     l->icr = 0;
     l->esr = 0;
     l->esr_pending = 0;
@@ -140,32 +139,38 @@ bool lapic_write_base(struct virtx_lapic *l, uint64_t value)
 }
 
 /* The highest bit at or below the word of `from`; 0 if none. */
-uint8_t lapic_highest(const uint64_t set[4], uint8_t from)
+uint8_t lapic_highest(const struct virtx_lapic *l, unsigned set, uint8_t from)
 {
-    for (unsigned word = from >> 6; word < 4; word--) {
-        if (set[word] != 0)
-            return (uint8_t)(word * 64 + 63 - (unsigned)__builtin_clzll(set[word]));
+    const uint32_t *first = &l->regs[set], *word = first + (from >> 5) * 4u;
+
+    while (*word == 0) {
+        if (word == first)
+            return 0;
+        word -= 4;
     }
-    return 0;
+    return (uint8_t)((word - first) * 8 + 31 - __builtin_clz(*word));
 }
 
 /* Intel SDM, "Task and Processor Priorities". */
 void lapic_update_ppr(struct virtx_lapic *l)
 {
     uint8_t in_service = l->isr_max & 0xf0;
-    uint8_t ppr = (l->tpr & 0xf0) >= in_service ? l->tpr : in_service;
+    uint8_t tpr = (uint8_t)l->regs[LAPIC_TPR];
+    uint8_t ppr = (tpr & 0xf0) >= in_service ? tpr : in_service;
 
     __atomic_store_n(&l->ppr, ppr, __ATOMIC_RELAXED);
 }
 
 uint8_t virtx_lapic_get_tpr(const struct virtx_lapic *lapic)
 {
-    return lapic->tpr;
+    return (uint8_t)lapic->regs[LAPIC_TPR];
 }
 
 void virtx_lapic_set_tpr(struct virtx_lapic *lapic, uint8_t tpr)
 {
-    lapic->tpr = tpr;
+    lapic->regs[LAPIC_TPR] = tpr;
+    if (lapic_in_page(lapic))
+        lapic_fold(lapic); /* what is in service now */
     lapic_update_ppr(lapic);
 }
 
@@ -201,7 +206,7 @@ int virtx_lapic_pending(struct virtx_lapic *lapic)
 int virtx_lapic_take(struct virtx_lapic *lapic)
 {
     uint8_t vector;
-    uint64_t bit;
+    uint32_t bit;
 
     lapic_fold(lapic);
     if (extint_pending(lapic) >= 0) {
@@ -211,10 +216,10 @@ int virtx_lapic_take(struct virtx_lapic *lapic)
     vector = lapic->irr_max;
     if ((vector & 0xf0) <= (lapic->ppr & 0xf0))
         return (uint8_t)lapic->svr;
-    bit = 1ull << (vector & 63);
-    lapic->irr[vector >> 6] &= ~bit;
-    lapic->irr_max = lapic_highest(lapic->irr, vector);
-    lapic->isr[vector >> 6] |= bit;
+    bit = lapic_bit(vector);
+    *lapic_word(lapic, LAPIC_IRR, vector) &= ~bit;
+    lapic->irr_max = lapic_highest(lapic, LAPIC_IRR, vector);
+    *lapic_word(lapic, LAPIC_ISR, vector) |= bit;
     lapic->isr_max = vector;
     lapic_update_ppr(lapic);
     return vector;
@@ -226,23 +231,17 @@ uint8_t virtx_lapic_tpr_threshold(struct virtx_lapic *lapic)
 
     lapic_fold(lapic);
     wanted = lapic->irr_max >> 4;
-    if (wanted <= lapic->isr_max >> 4 || wanted > lapic->tpr >> 4)
+    if (wanted <= lapic->isr_max >> 4 || wanted > (uint8_t)lapic->regs[LAPIC_TPR] >> 4)
         return 0;
     return wanted;
 }
 
-void virtx_lapic_eoi(struct virtx_lapic *lapic)
+/* A vector has left the in-service register: who asserts a level is told. */
+static void ended(struct virtx_lapic *lapic, uint8_t vector)
 {
-    uint8_t vector = lapic->isr_max;
-    uint64_t bit = 1ull << (vector & 63);
     uint32_t *lint0 = &lapic->lvt[VIRTX_LAPIC_LVT_LINT0];
 
-    if (vector == 0)
-        return;
-    lapic->isr[vector >> 6] &= ~bit;
-    lapic->isr_max = lapic_highest(lapic->isr, vector);
-    lapic_update_ppr(lapic);
-    if ((lapic->tmr[vector >> 6] & bit) == 0)
+    if ((*lapic_word(lapic, LAPIC_TMR, vector) & lapic_bit(vector)) == 0)
         return;
     if ((*lint0 & LVT_REMOTE_IRR) != 0 && (uint8_t)*lint0 == vector) {
         *lint0 &= ~LVT_REMOTE_IRR;
@@ -250,6 +249,21 @@ void virtx_lapic_eoi(struct virtx_lapic *lapic)
     }
     if ((lapic->svr & SVR_SUPPRESS_EOI) == 0)
         lapic->broadcast_eoi(lapic->bus_ctx, vector);
+}
+
+void virtx_lapic_eoi(struct virtx_lapic *lapic)
+{
+    uint8_t vector;
+
+    if (lapic_in_page(lapic))
+        lapic_fold(lapic);
+    vector = lapic->isr_max;
+    if (vector == 0)
+        return;
+    *lapic_word(lapic, LAPIC_ISR, vector) &= ~lapic_bit(vector);
+    lapic->isr_max = lapic_highest(lapic, LAPIC_ISR, vector);
+    lapic_update_ppr(lapic);
+    ended(lapic, vector);
 }
 
 /* Records errors; an unmasked error entry reports each kind once until the guest rearms it by
@@ -268,20 +282,35 @@ void lapic_error(struct virtx_lapic *l, uint32_t bits)
         l->esr_pending |= ESR_RECEIVE_ILLEGAL_VECTOR;
 }
 
-void lapic_fold_inbox(struct virtx_lapic *l)
+static void fold_word(uint32_t *word, uint32_t edge, uint32_t level)
+{
+    word[LAPIC_IRR] |= edge | level;
+    word[LAPIC_TMR] = (word[LAPIC_TMR] & ~edge) | level;
+}
+
+static void fold_inbox(struct virtx_lapic *l)
 {
     uint32_t errors;
 
     /* Cleared first: what is posted from here on sets it again. */
-    __atomic_exchange_n(&l->inbox_full, 0, __ATOMIC_ACQ_REL);
-    for (unsigned i = 0; i < 4; i++) {
-        uint64_t edge = __atomic_exchange_n(&l->inbox_edge[i], 0, __ATOMIC_ACQ_REL);
-        uint64_t level = __atomic_exchange_n(&l->inbox_level[i], 0, __ATOMIC_ACQ_REL);
+    __atomic_fetch_and(&l->attention, ~LAPIC_POSTED, __ATOMIC_ACQ_REL);
+    for (unsigned i = 0; i < ARRAY_SIZE(l->inbox_edge); i++) {
+        uint64_t edge, level;
 
-        l->irr[i] |= edge | level;
-        l->tmr[i] = (l->tmr[i] & ~edge) | level;
+        if ((__atomic_load_n(&l->inbox_edge[i], __ATOMIC_RELAXED) |
+             __atomic_load_n(&l->inbox_level[i], __ATOMIC_RELAXED)) == 0)
+            continue;
+        edge = __atomic_exchange_n(&l->inbox_edge[i], 0, __ATOMIC_ACQ_REL);
+        level = __atomic_exchange_n(&l->inbox_level[i], 0, __ATOMIC_ACQ_REL);
+        fold_word(&l->regs[8 * i], (uint32_t)edge, (uint32_t)level);
+        fold_word(&l->regs[8 * i + 4], (uint32_t)(edge >> 32), (uint32_t)(level >> 32));
+        if ((edge | level) != 0) {
+            uint8_t vector = (uint8_t)(i * 64 + 63 - (unsigned)__builtin_clzll(edge | level));
+
+            if (vector > l->irr_max)
+                l->irr_max = vector;
+        }
     }
-    l->irr_max = lapic_highest(l->irr, 255);
     if (__atomic_exchange_n(&l->lint_moved, 0, __ATOMIC_ACQ_REL) != 0)
         lapic_update_lint(l);
     errors = __atomic_exchange_n(&l->inbox_error, 0, __ATOMIC_ACQ_REL);
@@ -289,9 +318,22 @@ void lapic_fold_inbox(struct virtx_lapic *l)
         lapic_error(l, errors);
 }
 
+void lapic_attend(struct virtx_lapic *l)
+{
+    uint32_t attention = __atomic_load_n(&l->attention, __ATOMIC_RELAXED);
+
+    if (attention & LAPIC_IN_PAGE) {
+        l->irr_max = lapic_highest(l, LAPIC_IRR, 255);
+        l->isr_max = lapic_highest(l, LAPIC_ISR, 255);
+        lapic_update_ppr(l);
+    }
+    if (attention & LAPIC_POSTED)
+        fold_inbox(l);
+}
+
 static void post(struct virtx_lapic *l)
 {
-    __atomic_store_n(&l->inbox_full, 1, __ATOMIC_RELEASE);
+    __atomic_fetch_or(&l->attention, LAPIC_POSTED, __ATOMIC_RELEASE);
     l->config.changed(l->config.ctx);
 }
 
@@ -463,12 +505,12 @@ static int source_take(void *ctx)
 
 static uint8_t source_tpr(void *ctx)
 {
-    return virtx_lapic_get_tpr((struct virtx_lapic *)ctx) >> 4;
+    return virtx_lapic_get_tpr((struct virtx_lapic *)ctx);
 }
 
-static void source_set_tpr(void *ctx, uint8_t cr8)
+static void source_set_tpr(void *ctx, uint8_t tpr)
 {
-    virtx_lapic_set_tpr((struct virtx_lapic *)ctx, (uint8_t)(cr8 << 4));
+    virtx_lapic_set_tpr((struct virtx_lapic *)ctx, tpr);
 }
 
 static uint8_t source_tpr_threshold(void *ctx)

@@ -42,27 +42,52 @@ static inline unsigned lvt_mode(uint32_t entry)
     return (entry >> LVT_MODE_SHIFT) & 7;
 }
 
+/* In virtx_lapic::regs, as in the register page: 32 bits every 16 bytes. */
+enum { LAPIC_TPR = 0x80 / 4, LAPIC_ISR = 0x100 / 4, LAPIC_TMR = 0x180 / 4, LAPIC_IRR = 0x200 / 4 };
+#define LAPIC_SET_WORDS 8u
+
+/* The word of a set that has the vector's bit. */
+static inline uint32_t *lapic_word(struct virtx_lapic *l, unsigned set, uint8_t vector)
+{
+    return &l->regs[set + (vector >> 5) * 4u];
+}
+
+static inline uint32_t lapic_bit(uint8_t vector)
+{
+    return 1u << (vector & 31);
+}
+
 /* Puts a vector into IRR; the vcpu's thread only. */
 static inline void lapic_set_irr(struct virtx_lapic *l, uint8_t vector, bool level)
 {
-    uint64_t bit = 1ull << (vector & 63);
+    uint32_t bit = lapic_bit(vector);
 
-    l->irr[vector >> 6] |= bit;
+    *lapic_word(l, LAPIC_IRR, vector) |= bit;
     if (level)
-        l->tmr[vector >> 6] |= bit;
+        *lapic_word(l, LAPIC_TMR, vector) |= bit;
     else
-        l->tmr[vector >> 6] &= ~bit;
+        *lapic_word(l, LAPIC_TMR, vector) &= ~bit;
     if (vector > l->irr_max)
         l->irr_max = vector;
 }
 
-void lapic_fold_inbox(struct virtx_lapic *l);
+/* virtx_lapic::attention */
+#define LAPIC_POSTED  1u
+#define LAPIC_IN_PAGE 2u
 
-/* Makes what other CPUs posted visible in the registers. */
+void lapic_attend(struct virtx_lapic *l);
+
+/* Makes what other CPUs posted visible in the registers, and what the processor did in them known.
+ */
 static inline void lapic_fold(struct virtx_lapic *l)
 {
-    if (__atomic_load_n(&l->inbox_full, __ATOMIC_RELAXED) != 0)
-        lapic_fold_inbox(l);
+    if (__atomic_load_n(&l->attention, __ATOMIC_RELAXED) != 0)
+        lapic_attend(l);
+}
+
+static inline bool lapic_in_page(const struct virtx_lapic *l)
+{
+    return (__atomic_load_n(&l->attention, __ATOMIC_RELAXED) & LAPIC_IN_PAGE) != 0;
 }
 
 uint32_t lapic_version(const struct virtx_lapic_config *config);
@@ -88,7 +113,10 @@ static inline const uint32_t *lapic_plain_at(const struct virtx_lapic *l, uint32
 /* Reserved in the ICR, with the delivery status, which is never kept. */
 #define LAPIC_ICR_RESERVED 0xfff33000ull
 
-uint8_t lapic_highest(const uint64_t set[4], uint8_t from);
+uint8_t lapic_highest(const struct virtx_lapic *l, unsigned set, uint8_t from);
+void lapic_move(struct virtx_lapic *l, uint32_t *page);
+void lapic_show(struct virtx_lapic *l);
+void lapic_written(struct virtx_lapic *l, uint32_t offset, uint64_t now);
 bool lapic_base_good(const struct virtx_lapic *l, uint64_t value);
 uint32_t lapic_lvt_writable(const struct virtx_lapic *l, int lvt);
 uint32_t lapic_svr_writable(const struct virtx_lapic *l);

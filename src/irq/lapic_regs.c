@@ -58,7 +58,7 @@ const uint16_t lapic_plain[LAPIC_REGISTERS] = {
     [REG_INITIAL_COUNT] = AT(timer_initial),
     [REG_DIVIDE] = AT(timer_divide),
 };
-_Static_assert(offsetof(struct virtx_lapic, irr) == 0, "0 stands for none");
+_Static_assert(offsetof(struct virtx_lapic, regs) == 0, "0 stands for none");
 
 uint32_t lapic_version(const struct virtx_lapic_config *config)
 {
@@ -73,13 +73,13 @@ uint32_t lapic_version(const struct virtx_lapic_config *config)
 /* Intel SDM, "Arbitration Priority". */
 static uint8_t arbitration_priority(const struct virtx_lapic *l)
 {
-    uint8_t tpr = l->tpr >> 4;
+    uint8_t tpr = virtx_lapic_get_tpr(l) >> 4;
     uint8_t irr = l->irr_max >> 4;
     uint8_t isr = l->isr_max >> 4;
     uint8_t both = tpr & isr;
 
     if (tpr >= irr && tpr > isr)
-        return l->tpr;
+        return virtx_lapic_get_tpr(l);
     return (uint8_t)((both > irr ? both : irr) << 4);
 }
 
@@ -88,11 +88,6 @@ static uint8_t arbitration_priority(const struct virtx_lapic *l)
 static uint32_t logical_x2apic_id(uint32_t id)
 {
     return (id >> 4) << 16 | 1u << (id & 15);
-}
-
-static uint32_t set_word(const uint64_t set[4], unsigned word)
-{
-    return (uint32_t)(set[word >> 1] >> ((word & 1) * 32));
 }
 
 static int lvt_index(const struct virtx_lapic *l, uint32_t reg)
@@ -120,19 +115,14 @@ static inline bool read_register(struct virtx_lapic *l, uint32_t reg, bool x2api
 
     /* The commonest of all; it exists in both modes. */
     if (reg == REG_TPR) {
-        *value = l->tpr;
+        *value = l->regs[LAPIC_TPR];
         return true;
     }
     if (!exists(reg, x2apic))
         return false;
     if (reg >= REG_ISR && reg < REG_ESR) {
         lapic_fold(l);
-        if (reg >= REG_IRR)
-            *value = set_word(l->irr, reg - REG_IRR);
-        else if (reg >= REG_TMR)
-            *value = set_word(l->tmr, reg - REG_TMR);
-        else
-            *value = set_word(l->isr, reg - REG_ISR);
+        *value = l->regs[reg * 4];
         return true;
     }
     switch (reg) {
@@ -147,6 +137,7 @@ static inline bool read_register(struct virtx_lapic *l, uint32_t reg, bool x2api
         *value = arbitration_priority(l);
         return true;
     case REG_PPR:
+        lapic_fold(l);
         *value = l->ppr;
         return true;
     case REG_RRD:

@@ -11,6 +11,18 @@
 
 #define LINES 3u
 
+/* 64 vectors of a set. */
+static uint64_t two_words(const struct virtx_lapic *l, unsigned set, unsigned i)
+{
+    return l->regs[set + 8 * i] | (uint64_t)l->regs[set + 8 * i + 4] << 32;
+}
+
+static void set_two_words(struct virtx_lapic *l, unsigned set, unsigned i, uint64_t bits)
+{
+    l->regs[set + 8 * i] = (uint32_t)bits;
+    l->regs[set + 8 * i + 4] = (uint32_t)(bits >> 32);
+}
+
 void virtx_lapic_save(struct virtx_lapic *lapic, uint64_t now, struct virtx_lapic_state *state)
 {
     lapic_timer_sync(lapic, now);
@@ -20,16 +32,18 @@ void virtx_lapic_save(struct virtx_lapic *lapic, uint64_t now, struct virtx_lapi
     state->base = lapic->base;
     state->icr = lapic->icr;
     state->tsc_deadline = lapic->tsc_deadline;
-    memcpy(state->irr, lapic->irr, sizeof(state->irr));
-    memcpy(state->isr, lapic->isr, sizeof(state->isr));
-    memcpy(state->tmr, lapic->tmr, sizeof(state->tmr));
+    for (unsigned i = 0; i < ARRAY_SIZE(state->irr); i++) {
+        state->irr[i] = two_words(lapic, LAPIC_IRR, i);
+        state->isr[i] = two_words(lapic, LAPIC_ISR, i);
+        state->tmr[i] = two_words(lapic, LAPIC_TMR, i);
+    }
     memcpy(state->lvt, lapic->lvt, sizeof(state->lvt));
     state->ldr = lapic->ldr;
     state->dfr = lapic->dfr;
     state->svr = lapic->svr;
     state->esr = lapic->esr;
     state->esr_pending = lapic->esr_pending;
-    state->tpr = lapic->tpr;
+    state->tpr = virtx_lapic_get_tpr(lapic);
     state->lint_lines = __atomic_load_n(&lapic->lint_lines, __ATOMIC_RELAXED);
     state->extint_message = __atomic_load_n(&lapic->extint_message, __ATOMIC_RELAXED) != 0;
     state->timer_initial = lapic->timer_initial;
@@ -115,12 +129,14 @@ bool virtx_lapic_restore(struct virtx_lapic *lapic, uint64_t now,
     lapic_enter_reset_state(lapic);
     __atomic_store_n(&lapic->base, state->base, __ATOMIC_RELAXED);
     lapic->icr = state->icr;
-    memcpy(lapic->irr, state->irr, sizeof(lapic->irr));
-    memcpy(lapic->isr, state->isr, sizeof(lapic->isr));
-    memcpy(lapic->tmr, state->tmr, sizeof(lapic->tmr));
+    for (unsigned i = 0; i < ARRAY_SIZE(state->irr); i++) {
+        set_two_words(lapic, LAPIC_IRR, i, state->irr[i]);
+        set_two_words(lapic, LAPIC_ISR, i, state->isr[i]);
+        set_two_words(lapic, LAPIC_TMR, i, state->tmr[i]);
+    }
     memcpy(lapic->lvt, state->lvt, sizeof(lapic->lvt));
-    lapic->irr_max = lapic_highest(lapic->irr, 255);
-    lapic->isr_max = lapic_highest(lapic->isr, 255);
+    lapic->irr_max = lapic_highest(lapic, LAPIC_IRR, 255);
+    lapic->isr_max = lapic_highest(lapic, LAPIC_ISR, 255);
     __atomic_store_n(&lapic->ldr, state->ldr, __ATOMIC_RELAXED);
     __atomic_store_n(&lapic->dfr, state->dfr, __ATOMIC_RELAXED);
     __atomic_store_n(&lapic->svr, state->svr, __ATOMIC_RELAXED);

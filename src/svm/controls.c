@@ -163,8 +163,7 @@ void svm_controls(struct hw_vcpu *hv)
     control->dr_write = want->dr_write;
     /* With passed-through interrupts the guest's IF and TPR are the processor's own. */
     control->v_intr_masking = want->interrupts ? VMCB_V_INTR_MASKING : 0;
-    if (!want->cr8_shadow)
-        svm_cr8_threshold(hv, 0);
+    svm_cr8_threshold(hv, want->cr8_shadow ? sv->tpr_threshold : 0);
     svm_controls_exceptions(sv, sv->after & SVM_AFTER_STEP);
     svm_controls_iret(sv);
     svm_controls_cr(sv);

@@ -146,7 +146,8 @@ static void request_virtual_interrupt(struct svm_vcpu *sv)
     struct vmcb_control *control = &sv->vmcb.control;
     uint8_t threshold = sv->watches_cr8 ? 0 : sv->tpr_threshold;
     uint8_t priority = sv->window_interrupt ? 0xf | VMCB_V_IGN_TPR : threshold;
-    bool watch = sv->watches_cr8 && (sv->window_interrupt || sv->tpr_threshold);
+    bool watch = (sv->watches_cr8 && (sv->window_interrupt || sv->tpr_threshold)) ||
+                 (sv->hw.controls.cr8_shadow && (sv->tpr & 0xf));
 
     if (sv->watch_cr8 != watch) {
         sv->watch_cr8 = watch;
@@ -169,9 +170,24 @@ static void request_virtual_interrupt(struct svm_vcpu *sv)
 }
 
 /* V_TPR is always there: without an intercept CR8 is nothing else. */
-uint8_t svm_cr8(struct hw_vcpu *hv)
+uint8_t svm_tpr(struct hw_vcpu *hv)
 {
-    return svm_of(hv)->vmcb.control.v_tpr & 0xf;
+    const struct svm_vcpu *sv = svm_of(hv);
+    uint8_t cr8 = sv->vmcb.control.v_tpr & 0xf;
+
+    return sv->tpr >> 4 == cr8 ? sv->tpr : (uint8_t)(cr8 << 4);
+}
+
+void svm_set_tpr(struct hw_vcpu *hv, uint8_t tpr)
+{
+    struct svm_vcpu *sv = svm_of(hv);
+
+    sv->tpr = tpr;
+    if ((sv->vmcb.control.v_tpr & 0xf) != tpr >> 4) {
+        sv->vmcb.control.v_tpr = tpr >> 4;
+        svm_dirty(sv, VMCB_CLEAN_TPR);
+    }
+    request_virtual_interrupt(sv); /* which sees to the exits of CR8 writes */
 }
 
 /* AMD APM volume 2, "Virtual Interrupts": a virtual interrupt is taken when its priority is above

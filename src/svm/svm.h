@@ -71,6 +71,7 @@ struct svm_vcpu {
     bool backed_up;   /* `backup` is what the coming (or last) entry found */
     bool nmi_blocked; /* between the delivery of an NMI and its IRET */
     bool window_interrupt, window_nmi;
+    uint8_t tpr;           /* of which V_TPR has bits 7:4 */
     uint8_t tpr_threshold; /* an interrupt of this priority waits for CR8 to fall; 0: none */
     bool watches_cr8;      /* no VIRTX_FEATURE_VIRTUAL_PRIORITY: while an interrupt waits … */
     bool watch_cr8;        /* … CR8 writes exit, as now */
@@ -205,7 +206,8 @@ bool svm_can_interrupt(struct hw_vcpu *hv);
 bool svm_can_nmi(struct hw_vcpu *hv);
 void svm_window(struct hw_vcpu *hv, bool interrupt, bool nmi);
 void svm_window_open(struct svm_vcpu *sv);
-uint8_t svm_cr8(struct hw_vcpu *hv);
+uint8_t svm_tpr(struct hw_vcpu *hv);
+void svm_set_tpr(struct hw_vcpu *hv, uint8_t tpr);
 void svm_cr8_threshold(struct hw_vcpu *hv, uint8_t threshold);
 void svm_event_interrupted(struct svm_vcpu *sv);
 void svm_step_begin(struct svm_vcpu *sv);

@@ -54,14 +54,24 @@ uint32_t vmx_apic_controls(struct vmx_vcpu *v, const struct hw_controls *c)
     return primary;
 }
 
-uint8_t vmx_cr8(struct hw_vcpu *hv)
+uint8_t vmx_tpr(struct hw_vcpu *hv)
 {
-    return vmx_of(hv)->virtual_apic[VTPR] >> 4;
+    return vmx_of(hv)->virtual_apic[VTPR];
 }
 
+void vmx_set_tpr(struct hw_vcpu *hv, uint8_t tpr)
+{
+    struct vmx_vcpu *v = vmx_of(hv);
+
+    if (v->virtual_apic)
+        v->virtual_apic[VTPR] = tpr;
+}
+
+/* With the other control registers: bits 3:0 of VTPR, which CR8 does not show, go with another
+ * class only. */
 void vmx_cr8_write(struct vmx_vcpu *v, uint64_t cr8)
 {
-    if (v->virtual_apic)
+    if (v->virtual_apic && v->virtual_apic[VTPR] >> 4 != cr8)
         v->virtual_apic[VTPR] = (uint8_t)(cr8 << 4);
 }
 

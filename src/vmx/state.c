@@ -58,7 +58,7 @@ static unsigned read_control(struct vmx_vcpu *v, struct virtx_state *state)
     state->cr0 = vmx_guest_cr0(v);
     state->cr4 = guest_cr4(v);
     if (v->virtual_apic)
-        state->cr8 = vmx_cr8(&v->hw);
+        state->cr8 = vmx_tpr(&v->hw) >> 4;
     if (!v->nested)
         return 2;
     state->cr3 = vmx_vmread(VMCS_GUEST_CR3);

@@ -216,7 +216,8 @@ enum virtx_status vmx_apic_create(struct vmx_vcpu *v);
 void vmx_apic_destroy(struct vmx_vcpu *v);
 void vmx_apic_first(struct vmx_vcpu *v);
 uint32_t vmx_apic_controls(struct vmx_vcpu *v, const struct hw_controls *c);
-uint8_t vmx_cr8(struct hw_vcpu *hv);
+uint8_t vmx_tpr(struct hw_vcpu *hv);
+void vmx_set_tpr(struct hw_vcpu *hv, uint8_t tpr);
 void vmx_cr8_write(struct vmx_vcpu *v, uint64_t cr8);
 void vmx_cr8_threshold(struct hw_vcpu *hv, uint8_t threshold);
 

@@ -51,7 +51,7 @@ static int source_pending(void *ctx)
     unsigned class = source.vector < 0 ? 0 : (unsigned)source.vector >> 4;
 
     (void)ctx;
-    return class > source.tpr && class > source.in_service ? source.vector : -1;
+    return class > source.tpr >> 4 && class > source.in_service ? source.vector : -1;
 }
 
 static int source_take(void *ctx)
@@ -70,10 +70,10 @@ static uint8_t source_tpr(void *ctx)
     return source.tpr;
 }
 
-static void source_set_tpr(void *ctx, uint8_t cr8)
+static void source_set_tpr(void *ctx, uint8_t tpr)
 {
     (void)ctx;
-    source.tpr = cr8;
+    source.tpr = tpr;
 }
 
 static const struct virtx_irq_source source_ops = {
@@ -124,7 +124,7 @@ static void loop_with_source(void)
 {
     with_source();
     count_cr8_loop();
-    CHECK_EQUAL(source.tpr, 7);
+    CHECK_EQUAL(source.tpr, 0x70);
     CHECK_OK(virtx_vcpu_irq_source(machine.vcpu, NULL, NULL));
     /* Nobody wants to know it any more: no threshold is left behind. */
     CHECK_EQUAL(GUEST_RESULT(guest_cr8_loop, HABITS), HABITS);
@@ -255,7 +255,7 @@ static void armed(void)
     CHECK_EQUAL(GUEST_RESULT(guest_cr8_loop, 100), 100);
     CHECK_EQUAL(writes_seen, 101);
     CHECK_EQUAL(reads_seen, 0);
-    CHECK_EQUAL(source.tpr, 7);
+    CHECK_EQUAL(source.tpr, 0x70);
     CHECK_OK(virtx_intercept_remove(all));
     writes_seen = reads_seen = 0;
     all = intercept_handler(VIRTX_INTERCEPT_CR, VIRTX_READ, 8, 8, count_cr8, NULL);
@@ -357,6 +357,12 @@ static void guest_self_ipis(uint64_t unused)
     bad += (ordered != 6) << 13;
     bare_write_cr8(0);
     bad += (apic_read(REG_PPR) != 0) << 14;
+    /* MOV CR8 writes all of the register, even what is in that class already. */
+    apic_write(REG_TPR, 0x5f);
+    bad += (bare_read_cr8() != 5 || apic_read(REG_TPR) != 0x5f) << 15;
+    bare_write_cr8(5);
+    bad += (uint64_t)(apic_read(REG_TPR) != 0x50) << 16;
+    bare_write_cr8(0);
     bare_irq_disable();
     guest_done(bad);
 }

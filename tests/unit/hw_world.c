@@ -265,8 +265,8 @@ static uint32_t enter(struct hw_vcpu *hv)
     }
     world.entries++;
     world.written |= hv->dirty;
-    if (hv->dirty & VIRTX_STATE_CR)
-        world.cr8 = (uint8_t)hv->state.cr8;
+    if ((hv->dirty & VIRTX_STATE_CR) && world.tpr >> 4 != hv->state.cr8)
+        world.tpr = (uint8_t)(hv->state.cr8 << 4);
     hv->dirty = 0;
     if (world.on_enter)
         world.on_enter(hv);
@@ -410,10 +410,16 @@ static enum virtx_status check_state(struct hw_vcpu *hv, struct virtx_error *err
     return VIRTX_OK;
 }
 
-static uint8_t cr8(struct hw_vcpu *hv)
+static uint8_t tpr(struct hw_vcpu *hv)
 {
     ck_assert(!(hv->dirty & VIRTX_STATE_CR));
-    return world.cr8;
+    return world.tpr;
+}
+
+static void set_tpr(struct hw_vcpu *hv, uint8_t value)
+{
+    (void)hv;
+    world.tpr = value;
 }
 
 static void cr8_threshold(struct hw_vcpu *hv, uint8_t threshold)
@@ -450,7 +456,8 @@ const struct virtx_hw world_vendor = {
     .read = read_groups,
     .code = code_key,
     .advance = advance,
-    .cr8 = cr8,
+    .tpr = tpr,
+    .set_tpr = set_tpr,
     .cr8_threshold = cr8_threshold,
     .inject = inject,
     .can_interrupt = can_interrupt,

@@ -31,7 +31,7 @@ struct world {
 
     unsigned entries, advances, controls, roots, reads, loads, puts, to_hosts, tsc_offsets;
     uint32_t written;         /* groups that were newer than the hardware's at an entry */
-    uint8_t cr8;              /* the guest's, with a TPR shadow */
+    uint8_t tpr;              /* the guest's, with a TPR shadow */
     uint8_t cr8_threshold;
     uint32_t flushed;         /* debts paid so far */
     unsigned flushes, toggles;

@@ -425,18 +425,18 @@ static int source_take(void *ctx)
     return vector;
 }
 
-static uint8_t source_cr8;
+static uint8_t source_register;
 
 static uint8_t source_tpr(void *ctx)
 {
     (void)ctx;
-    return source_cr8;
+    return source_register;
 }
 
-static void source_set_tpr(void *ctx, uint8_t cr8)
+static void source_set_tpr(void *ctx, uint8_t tpr)
 {
     (void)ctx;
-    source_cr8 = cr8;
+    source_register = tpr;
 }
 
 static const struct virtx_irq_source source = {
@@ -954,7 +954,7 @@ END_TEST
 
 START_TEST(test_cr8_reaches_the_source)
 {
-    source_cr8 = 3;
+    source_register = 0x30;
     ck_assert_int_eq(virtx_vcpu_irq_source(world.vcpu, &source, NULL), VIRTX_OK);
     cr_reg = 8;
     world_play(exit_mov_from_cr);
@@ -963,7 +963,7 @@ START_TEST(test_cr8_reaches_the_source)
     ck_assert_uint_eq(world.hv->controls.cr_read, 1u << 8);
     ck_assert_uint_eq(world_gpr()[VIRTX_RBX], 3);
     ck_assert_int_eq(mov_cr(8, 9), -1);
-    ck_assert_uint_eq(source_cr8, 9);
+    ck_assert_uint_eq(source_register, 0x90);
     ck_assert_uint_eq(get(VIRTX_STATE_CR).cr8, 9);
     ck_assert_int_eq(mov_cr(8, 16), VECTOR_GP);
 }
@@ -973,7 +973,7 @@ END_TEST
 static int pending_above_tpr(void *ctx)
 {
     (void)ctx;
-    return pending_vector >= 0 && pending_vector >> 4 > source_cr8 ? pending_vector : -1;
+    return pending_vector >= 0 && pending_vector >> 4 > source_register >> 4 ? pending_vector : -1;
 }
 
 static const struct virtx_irq_source tpr_source = {
@@ -981,14 +981,22 @@ static const struct virtx_irq_source tpr_source = {
 
 static void guest_lowers_cr8(struct hw_vcpu *hv)
 {
-    world.cr8 = 2; /* without an exit */
+    world.tpr = 0x20; /* without an exit */
+    exit_interrupt(hv);
+}
+
+static void guest_writes_same_cr8(struct hw_vcpu *hv)
+{
+    world.tpr &= 0xf0;
     exit_interrupt(hv);
 }
 
 START_TEST(test_cr8_habit)
 {
+    struct virtx_state state;
+
     pending_vector = -1;
-    source_cr8 = 0;
+    source_register = 0;
     ck_assert_int_eq(virtx_vcpu_irq_source(world.vcpu, &tpr_source, NULL), VIRTX_OK);
     for (unsigned i = 0; i < 8; i++) {
         ck_assert(!world.hv->controls.cr8_shadow);
@@ -996,7 +1004,7 @@ START_TEST(test_cr8_habit)
     }
     ck_assert(world.hv->controls.cr8_shadow);
     ck_assert_uint_eq(world.hv->controls.cr_write & 1u << 8, 0);
-    ck_assert_uint_eq(world.cr8, 5);
+    ck_assert_uint_eq(world.tpr, 0x50);
     ck_assert_uint_eq(get(VIRTX_STATE_CR).cr8, 5);
     /* An interrupt that CR8 holds back: its fall must be noticed, and nothing is taken yet. */
     taken = 0;
@@ -1006,19 +1014,32 @@ START_TEST(test_cr8_habit)
     ck_assert_uint_eq(world.cr8_threshold, 4);
     ck_assert_uint_eq(world.hv->controls.cr_write & 1u << 8, 0);
     ck_assert_uint_eq(taken, 0);
-    ck_assert_uint_eq(source_cr8, 5);
+    ck_assert_uint_eq(source_register, 0x50);
     world.at = world.length = 0;
     world_play(guest_lowers_cr8);
     world_run();
-    ck_assert_uint_eq(source_cr8, 2); /* whoever looks at the source sees what the guest wrote */
+    ck_assert_uint_eq(source_register, 0x20); /* whoever looks at the source sees what the guest wrote */
     virtx_vcpu_irq_changed(world.vcpu);
     world_run();
     ck_assert_uint_eq(taken, 1);
     ck_assert_uint_eq(world.cr8_threshold, 0);
     /* The other way round: the source's own register is written. */
-    source_cr8 = 7;
+    source_register = 0x73;
     world_run();
-    ck_assert_uint_eq(world.cr8, 7);
+    ck_assert_uint_eq(world.tpr, 0x73);
+    /* Of the same class, CR8 still clears what it does not show. */
+    world.at = world.length = 0;
+    world_play(guest_writes_same_cr8);
+    world_run();
+    ck_assert_uint_eq(source_register, 0x70);
+    /* The embedder puts back the control registers that it has read: nothing is lost. */
+    source_register = 0x74;
+    world_run();
+    state = get(VIRTX_STATE_CR);
+    world_set(VIRTX_STATE_CR, &state);
+    ck_assert_uint_eq(source_register, 0x74);
+    world_run();
+    ck_assert_uint_eq(world.tpr, 0x74);
 }
 END_TEST
 

@@ -384,8 +384,8 @@ START_TEST(page_and_source)
     ck_assert(event_requested());
     ck_assert_int_eq(hard_kicks, 0);
     ck_assert_int_eq(source->pending(source_ctx), 0x55);
-    source->set_tpr(source_ctx, 5);
-    ck_assert_uint_eq(source->tpr(source_ctx), 5);
+    source->set_tpr(source_ctx, 0x50);
+    ck_assert_uint_eq(source->tpr(source_ctx), 0x50);
     ck_assert_uint_eq(rd(0xfee00080), 0x50);
     ck_assert_int_eq(source->pending(source_ctx), -1);
     wr(0xfee00080, 0); /* Lowering the priority through memory makes the queue ask again. */

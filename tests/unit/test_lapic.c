@@ -284,12 +284,12 @@ START_TEST(task_priority)
     wr(l, 0x80, 0x40); /* Equal is not above. */
     ck_assert_int_eq(source->pending(l), VIRTX_IRQ_NONE);
     ck_assert_uint_eq(virtx_lapic_tpr_threshold(l), 4);
-    ck_assert_uint_eq(source->tpr(l), 4);
-    source->set_tpr(l, 7);
+    ck_assert_uint_eq(source->tpr(l), 0x40);
+    source->set_tpr(l, 0x70);
     ck_assert_uint_eq(rd(l, 0x80), 0x70);
     ck_assert_uint_eq(rd(l, 0xa0), 0x70);
     ck_assert_uint_eq(virtx_lapic_tpr_threshold(l), 4);
-    source->set_tpr(l, 3);
+    source->set_tpr(l, 0x30);
     ck_assert_int_eq(source->take(l), 0x45);
     /* Held back by what is in service: no task priority would help. */
     post(l, 0x46);
@@ -1237,10 +1237,12 @@ START_TEST(random_writes)
         offered = virtx_lapic_pending(a);
         if (offered >= 0)
             ck_assert_int_eq(virtx_lapic_take(a), offered);
-        for (int w = 0, irr = 0, isr = 0; w < 4; w++) {
-            irr = a->irr[w] ? w * 64 + 63 - __builtin_clzll(a->irr[w]) : irr;
-            isr = a->isr[w] ? w * 64 + 63 - __builtin_clzll(a->isr[w]) : isr;
-            if (w == 3) {
+        for (int w = 0, irr = 0, isr = 0; w < 8; w++) {
+            uint32_t requested = a->regs[0x200 / 4 + w * 4], served = a->regs[0x100 / 4 + w * 4];
+
+            irr = requested ? w * 32 + 31 - __builtin_clz(requested) : irr;
+            isr = served ? w * 32 + 31 - __builtin_clz(served) : isr;
+            if (w == 7) {
                 ck_assert_int_eq(a->irr_max, irr);
                 ck_assert_int_eq(a->isr_max, isr);
             }

@@ -189,6 +189,26 @@ START_TEST(held_back_and_watched)
 }
 END_TEST
 
+/* V_TPR has CR8 only: while the rest of the register is not 0, the write of CR8 that clears it exits. */
+START_TEST(tpr_below_cr8)
+{
+    hv->controls.cr8_shadow = true;
+    svm_of(hv)->watches_cr8 = false;
+    svm_set_tpr(hv, 0x52);
+    ck_assert_uint_eq(vmcb->control.v_tpr, 5);
+    ck_assert_uint_eq(svm_tpr(hv), 0x52);
+    ck_assert_uint_eq(vmcb->control.cr_write & 1u << 8, 1u << 8);
+    svm_set_tpr(hv, 0x50);
+    ck_assert_uint_eq(vmcb->control.cr_write & 1u << 8, 0);
+    vmcb->control.v_tpr = 7; /* the guest has written it */
+    ck_assert_uint_eq(svm_tpr(hv), 0x70);
+    svm_set_tpr(hv, 0x71);
+    hv->controls.cr8_shadow = false;
+    svm_controls(hv);
+    ck_assert_uint_eq(vmcb->control.cr_write & 1u << 8, 0);
+}
+END_TEST
+
 START_TEST(can_take)
 {
     ck_assert(!svm_can_interrupt(hv));
@@ -342,6 +362,7 @@ int main(void)
     tcase_add_loop_test(tests, injection, 0, (int)ARRAY_SIZE(injections));
     tcase_add_loop_test(tests, interrupted, 0, (int)ARRAY_SIZE(injections));
     tcase_add_test(tests, held_back_by_cr8);
+    tcase_add_test(tests, tpr_below_cr8);
     tcase_add_test(tests, held_back_and_watched);
     tcase_add_test(tests, guests_own);
     tcase_add_test(tests, interrupt_window);

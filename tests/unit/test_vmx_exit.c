@@ -1109,7 +1109,14 @@ START_TEST(tpr_shadow)
     vmx_write(&v, VIRTX_STATE_CR);
     ck_assert_uint_eq(v.virtual_apic[0x80], 0x90);
     v.virtual_apic[0x80] = 0x60; /* the guest has written it */
-    ck_assert_uint_eq(vmx_cr8(hv), 6);
+    ck_assert_uint_eq(vmx_tpr(hv), 0x60);
+    vmx_set_tpr(hv, 0x65);
+    vmx_write(&v, VIRTX_STATE_CR); /* CR8 is 9 there */
+    ck_assert_uint_eq(vmx_tpr(hv), 0x90);
+    vmx_set_tpr(hv, 0x65);
+    hw_change(hv, VIRTX_STATE_CR)->cr8 = 6;
+    vmx_write(&v, VIRTX_STATE_CR);
+    ck_assert_uint_eq(vmx_tpr(hv), 0x65);
     hv->valid = 0;
     ck_assert_uint_eq(hw_state(hv, VIRTX_STATE_CR)->cr8, 6);
     hv->controls.cr8_shadow = true;
