@@ -6,7 +6,7 @@
  * not overlap, so a binary search for the last rule that begins at or below a value finds the one
  * that covers it, if any does.
  */
-#include "core/object.h"
+#include "core/claim.h"
 
 /* What of a description has a meaning for a kind. */
 struct kind {

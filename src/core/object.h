@@ -280,11 +280,6 @@ bool virtx_paging_fits(const struct virtx *virtx, const struct virtx_paging *pag
 enum virtx_status virtx_cpu_current(struct virtx *virtx, uint32_t *index, struct virtx_cpu **cpu,
                                     struct virtx_error *error);
 
-/* vcpu.c: holds `running` for a call on the vcpu, or finds that a handler already does; says in
- * `*release` what virtx_vcpu_release() is to undo. VIRTX_E_BUSY, VIRTX_E_DEAD. */
-enum virtx_status virtx_vcpu_claim(struct virtx_vcpu *vcpu, bool *release);
-void virtx_vcpu_release(struct virtx_vcpu *vcpu, bool release);
-
 /* slot.c: all slots, their tables and logs, at the end of a VM. */
 void virtx_slots_destroy(struct virtx_vm *vm);
 /* intercept.c: likewise the intercepts of a VM or, with `vcpu`, of one vcpu. [lock] */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* Guest linear memory for the embedder: translated by the guest's own tables, read and written. */
-#include "core/object.h"
+#include "core/claim.h"
 #include "paging/walk.h"
 #include "x86/defs.h"
 
