@@ -237,7 +237,10 @@ static void guest_db_storm(uint64_t argument)
     __asm__ volatile("movq %0, %%dr1" : : "r"(stack - 128));
     __asm__ volatile("movq %0, %%dr7" : : "r"(0x99000aul | argument)); /* writes of 4 and 8 bytes */
     for (;;)
-        __asm__ volatile("pushfq; orl $0x100, (%%rsp); popfq; int3; .byte 0xf1" : : : "memory"); /* INT1 */
+        __asm__ volatile("pushfq; orl $0x100, (%%rsp); popfq; int3; .byte 0xf1"
+                         :
+                         :
+                         : "memory"); /* INT1 */
 }
 
 /* #AC in ring 3 whose handler returns to it. */
@@ -270,6 +273,13 @@ static void guest_never_lets_go(uint64_t argument)
 {
     (void)argument;
     __asm__ volatile("cli; 1: jmp 1b");
+}
+
+/* Entered with interrupts off, and never anything that has to do with them. */
+static void guest_spins(uint64_t argument)
+{
+    (void)argument;
+    __asm__ volatile("1: jmp 1b");
 }
 
 static void guest_triple_fault(uint64_t argument)
@@ -315,6 +325,7 @@ static void storms(void)
             "host's interrupts\n");
         bare_printf("not shown: storms: triple fault: it resets Bochs' machine under SVM\n");
     } else {
+        storm("entered with interrupts off", guest_spins, 0, OUTCOME_KICK);
         storm("interrupts off", guest_never_lets_go, 0, OUTCOME_KICK);
         storm("shadows without end", guest_nmi_deaf, 0, OUTCOME_KICK);
         storm("triple fault", guest_triple_fault, 0, OUTCOME_SHUTDOWN);

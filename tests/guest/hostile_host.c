@@ -232,16 +232,79 @@ static struct virtx_vcpu *victim;
 
 static void on_end(struct bare_frame *frame, void *ctx)
 {
-    (void)frame;
     (void)ctx;
-    bare_eoi();
+    if (frame->vector == VECTOR_END)
+        bare_eoi();
     virtx_vcpu_kick(victim);
+}
+
+/*
+ * Bochs' VM entry to a guest with IF = 0 leaves the host's interrupts masked until the guest next
+ * executes something that has to do with IF. So the PIT ends a guest there, by an NMI through the
+ * I/O APIC.
+ */
+static bool end_by_nmi(void)
+{
+    return engine_is("bochs") && !guest_has_svm;
+}
+
+enum {
+    IOAPIC = 0xfec00000,
+    IOAPIC_PIN = 2,
+    PIT_HZ = 1193182,
+    IOAPIC_NMI = 4 << 8,
+    IOAPIC_MASK = 1 << 16
+};
+
+static void ioapic_write(unsigned index, uint32_t value)
+{
+    *(volatile uint32_t *)IOAPIC = index;
+    *(volatile uint32_t *)(IOAPIC + 0x10) = value;
+}
+
+static void nmi_start(uint64_t instructions)
+{
+    uint64_t ticks = instructions * PIT_HZ / bare_tsc_hz() + 1;
+
+    bare_handler_set(2, on_end, NULL);
+    bare_out8(0x43, 0x30); /* channel 0, both bytes, one rising edge at the end */
+    ioapic_write(0x10 + 2 * IOAPIC_PIN + 1, 0);
+    ioapic_write(0x10 + 2 * IOAPIC_PIN, IOAPIC_NMI);
+    bare_out8(0x40, (uint8_t)ticks);
+    bare_out8(0x40, (uint8_t)(ticks >> 8));
+}
+
+static void end_start(uint64_t instructions)
+{
+    bare_handler_set(VECTOR_END, on_end, NULL);
+    if (instructions == 0)
+        return;
+    if (end_by_nmi())
+        nmi_start(instructions);
+    else
+        bare_timer_start(
+            VECTOR_END,
+            (uint32_t)(instructions * (bare_timer_hz() / 1000 + 1) / (bare_tsc_hz() / 1000 + 1)) +
+                1,
+            false);
+}
+
+static void end_stop(void)
+{
+    if (end_by_nmi())
+        ioapic_write(0x10 + 2 * IOAPIC_PIN, IOAPIC_MASK);
+    bare_irq_disable();
+    bare_timer_stop();
+    bare_irq_enable(); /* one that is on its way */
+    __asm__ volatile("nop; nop");
+    bare_irq_disable();
 }
 
 /* Ports and memory read as ones, all else is an invalid opcode or a protection fault. */
 static enum virtx_status answer(struct virtx_vcpu *vcpu, const struct virtx_exit *exit)
 {
     struct virtx_event fault = {.type = VIRTX_EVENT_EXCEPTION, .vector = 6};
+    enum virtx_status status;
     static const uint8_t ones[4096] = {[0 ... 4095] = 0xff};
 
     switch (exit->reason) {
@@ -251,6 +314,10 @@ static enum virtx_status answer(struct virtx_vcpu *vcpu, const struct virtx_exit
     case VIRTX_EXIT_MSR:
         fault.vector = 13;
         fault.has_error = true;
+        status = virtx_vcpu_fault(vcpu, &fault);
+        if (status != VIRTX_E_INVALID)
+            return status;
+        fault.has_error = false; /* real mode */
         return virtx_vcpu_fault(vcpu, &fault);
     default:
         return virtx_vcpu_fault(vcpu, &fault);
@@ -271,13 +338,10 @@ static enum outcome judge_status(struct virtx_vcpu *vcpu, enum virtx_status stat
 
 enum outcome hostile_run(struct virtx_vcpu *vcpu, uint64_t instructions, unsigned exits)
 {
-    uint64_t ticks = instructions * (bare_timer_hz() / 1000 + 1) / (bare_tsc_hz() / 1000 + 1);
     enum outcome outcome = OUTCOME_STUCK;
 
     victim = vcpu;
-    bare_handler_set(VECTOR_END, on_end, NULL);
-    if (instructions != 0)
-        bare_timer_start(VECTOR_END, (uint32_t)ticks + 1, false);
+    end_start(instructions);
     bare_irq_enable();
     for (unsigned i = 0; i < exits; i++) {
         const struct virtx_exit *exit;
@@ -316,10 +380,6 @@ enum outcome hostile_run(struct virtx_vcpu *vcpu, uint64_t instructions, unsigne
             break;
         }
     }
-    bare_irq_disable();
-    bare_timer_stop();
-    bare_irq_enable(); /* one that is on its way */
-    __asm__ volatile("nop; nop");
-    bare_irq_disable();
+    end_stop();
     return outcome;
 }
