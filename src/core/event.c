@@ -80,6 +80,15 @@ enum virtx_merge virtx_event_merge(uint8_t first, uint8_t second)
     return VIRTX_MERGE_SECOND;
 }
 
+void virtx_event_nmi(struct event_queue *queue, uint32_t interruptibility)
+{
+    /* Intel SDM, "Handling Multiple NMIs". The one that is not being handled yet counts as well. */
+    uint8_t most = interruptibility & VIRTX_BLOCKED_BY_NMI ? 1 : 2;
+
+    if (queue->nmis < most)
+        queue->nmis++;
+}
+
 /* INT n, INT3, INTO and INT1 are benign whatever their vector. */
 static uint8_t class_vector(const struct virtx_event *event)
 {

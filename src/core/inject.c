@@ -46,6 +46,7 @@ static enum virtx_status shut_down(struct virtx_vcpu *vcpu)
 static enum virtx_status inject(struct virtx_vcpu *vcpu, const struct virtx_event *event)
 {
     struct event_queue *queue = &vcpu->events;
+    struct virtx_state state;
 
     switch (event->type) {
     case VIRTX_EVENT_INTERRUPT:
@@ -57,9 +58,9 @@ static enum virtx_status inject(struct virtx_vcpu *vcpu, const struct virtx_even
         queue->has_interrupt = true;
         return VIRTX_OK;
     case VIRTX_EVENT_NMI:
-        /* One being handled and one latched is all a processor remembers. */
-        if (queue->nmis < 2)
-            queue->nmis++;
+        if (vcpu->virtx->backend->get(vcpu, VIRTX_STATE_INTR, &state) != VIRTX_OK)
+            state.interruptibility = 0; /* loaded elsewhere: no handler is known to run */
+        virtx_event_nmi(queue, state.interruptibility);
         return VIRTX_OK;
     default:
         return virtx_event_exception(queue, event) ? VIRTX_OK : shut_down(vcpu);

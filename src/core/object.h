@@ -469,6 +469,8 @@ static inline enum virtx_verdict virtx_rule_call(struct virtx_vcpu *vcpu, const 
 /* event.c: the queue. */
 enum virtx_status virtx_event_check(const struct virtx_event *event); /* OK or E_INVALID */
 bool virtx_event_pushes_error(uint8_t vector);                        /* in protected mode */
+/* Queues an NMI. The processor remembers one while it handles one, and loses the others. */
+void virtx_event_nmi(struct event_queue *queue, uint32_t interruptibility);
 /* Queues an exception, merging with a queued or in-flight one (#DF, shutdown). False: triple fault.
  */
 bool virtx_event_exception(struct event_queue *queue, const struct virtx_event *event);

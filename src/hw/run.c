@@ -39,9 +39,7 @@ static bool take_requests(struct hw_vcpu *hv)
     if (requests & VIRTX_REQUEST_EVENT)
         hv->work |= HW_WORK_EVENT;
     if (requests & VIRTX_REQUEST_NMI) {
-        /* One being handled and one latched is all a processor remembers. */
-        if (vcpu->events.nmis < 2)
-            vcpu->events.nmis++;
+        virtx_event_nmi(&vcpu->events, hw_state(hv, VIRTX_STATE_INTR)->interruptibility);
         hv->work |= HW_WORK_EVENT;
     }
     if (requests & (VIRTX_REQUEST_INIT | VIRTX_REQUEST_SIPI))

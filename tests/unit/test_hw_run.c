@@ -518,6 +518,35 @@ START_TEST(test_two_nmis_at_most)
 }
 END_TEST
 
+/* Intel SDM, "Handling Multiple NMIs": while one is handled, one is remembered. */
+START_TEST(test_one_nmi_beside_the_handler)
+{
+    const struct virtx_event nmi = {.type = VIRTX_EVENT_NMI, .vector = 2};
+    struct virtx_state state = {.interruptibility = VIRTX_BLOCKED_BY_NMI};
+
+    for (unsigned how = 0; how < 2; how++) {
+        world.injections = 0;
+        ck_assert_int_eq(virtx_vcpu_set(world.vcpu, VIRTX_STATE_INTR, &state), VIRTX_OK);
+        world.can_nmi = false;
+        for (unsigned i = 0; i < 4; i++) {
+            if (how)
+                ck_assert_int_eq(virtx_vcpu_inject(world.vcpu, &nmi), VIRTX_OK);
+            else
+                virtx_vcpu_nmi(world.vcpu);
+            world_run();
+        }
+        ck_assert(world.window_nmi);
+        ck_assert_uint_eq(world.injections, 0);
+        world.can_nmi = true;
+        for (unsigned i = 0; i < 4; i++) {
+            world_play(exit_window);
+            world_run();
+        }
+        ck_assert_uint_eq(world.injections, 1);
+    }
+}
+END_TEST
+
 static struct virtx_event interrupted;
 
 static void exit_interrupted(struct hw_vcpu *hv)
@@ -1480,6 +1509,7 @@ static Suite *suite(void)
     tcase_add_test(c, test_interrupt_two_phases);
     tcase_add_test(c, test_priorities);
     tcase_add_test(c, test_two_nmis_at_most);
+    tcase_add_test(c, test_one_nmi_beside_the_handler);
     tcase_add_test(c, test_reinjection);
     tcase_add_test(c, test_reinjection_without_leaving);
     tcase_add_test(c, test_fault_during_nmi_delivery);
