@@ -62,6 +62,171 @@ static void lower_irq(unsigned irq)
     virtx_pic_set_irq(&pic, irq, false);
 }
 
+/* ---- A table of what the datasheet says ---- */
+
+/*
+ * What is done and seen, in order, words apart by spaces: +N -N ^N raise, lower, pulse an input;
+ * PORT<VALUE a write, PORT>VALUE a read and what it must give; ?V what is pending, !V an
+ * acknowledge cycle and its vector (V in hexadecimal, -- for none); #N how often INT has risen.
+ */
+static const struct {
+    const char *rule, *steps;
+    uint8_t icw4; /* 0: 1 */
+} rules[] = {
+    /* 8259A, "Interrupt Request Register", "Level Triggered Mode and Edge Triggered Mode". */
+    {"an edge input that stays high is one request", "+3 !33 20<20 +3 ?-- -3 ?-- +3 !33", 0},
+    {"a pulse on a line that was left high is an edge", "+3 !33 20<20 ?-- ^3 !33 20<20 ?--", 0},
+    {"a line that is raised behind a pulse stays", "^3 +3 !33 20<20 +3 ?--", 0},
+    {"a served pulse has gone: the next rise is an edge", "^3 !33 20<20 +3 !33", 0},
+    {"pulses on level inputs are one request each",
+     "4d1<0e ^9 ^10 !71 20<20 a0<20 !72 20<20 a0<20 ?--", 0},
+    {"input 15 is the slave's last", "a0<0b ^15 !77 a0>80 20<0b 20>04", 0},
+    {"inputs keep each other's levels", "4d0<f8 +3 +4 -3 !34 20<20 ?34 -4 ?--", 0},
+    {"a line that becomes a level asks while it is high", "+3 !33 20<20 ?-- 4d0<08 ?33 -3 ?--", 0},
+    {"… and the edges of others stay", "+4 4d0<08 20>10 ?34", 0},
+    {"a level that becomes an edge asks no more", "4d0<08 +3 !33 20<20 ?33 4d0<00 !33 20<20 ?--",
+     0},
+    {"without a request, an acknowledge is 7's", "!37 20<0b 20>00", 0},
+    {"a spurious 15 is the master's business once",
+     "+10 ?72 -10 !77 20<0b 20>04 20<20 !37 20>00 a0<0b a0>00", 0},
+    /* "Initialization Command Words 1 and 2": what ICW1 does by itself. */
+    {"ICW1: edges are forgotten", "+3 20<11 21<30 21<04 21<01 ?-- -3 +3 !33", 0},
+    {"ICW1: levels are still there", "4d0<18 +3 +4 20<11 21<30 21<04 21<01 20>18 !33", 0},
+    {"ICW1: a pulse at a level input is forgotten", "4d0<08 ^3 20<11 21<30 21<04 21<01 ?--", 0},
+    {"ICW1: the mask is cleared", "21<ff 20<11 21<30 21<04 21<01 21>00 +3 !33", 0},
+    {"ICW1: nothing is in service", "+3 !33 20<11 21<30 21<04 21<01 20<0b 20>00 +4 !34", 0},
+    {"ICW1: IR7 is the lowest", "20<c3 20<11 21<30 21<04 21<01 +4 +3 !33", 0},
+    {"ICW1: special mask mode is off",
+     "20<68 20<11 21<30 21<04 21<01 +3 !33 21<08 +6 ?-- 20<63 !36", 0},
+    {"ICW1: reads give IRR", "20<0b 20<11 21<30 21<04 21<01 +3 20>08", 0},
+    {"ICW1: a poll is called off", "20<0c 20<11 21<30 21<04 21<01 +3 20>08 ?33", 0},
+    {"ICW1 without IC4: no automatic EOI", "20<10 21<30 21<04 +3 !33 20<0b 20>08", 3},
+    {"ICW1 without IC4: no special fully nested mode", "20<10 21<30 21<04 +12 !74 +9 ?--", 0x11},
+    {"ICW1: the slave's address is 7", "a0<13 a1<70 a1<01 +8 !ff", 0},
+    {"ICW1: no rotation in automatic EOI", "20<80 20<11 21<30 21<04 21<03 +0 +1 !30 -0 +0 !30", 3},
+    {"ICW2: bits 7 to 3 only", "20<11 21<ff 21<04 21<01 +3 !fb", 0},
+    {"no interrupt between ICW1 and the last word", "20<11 +3 ?-- 21<30 ?-- 21<04 ?-- 21<01 ?33",
+     0},
+    /* "Operation Control Words". */
+    {"OCW1: masks and lets go", "+3 21<08 ?-- 21>08 20>08 21<f7 ?33", 0},
+    {"OCW1: a mask does not end service", "+3 !33 21<08 20<0b 20>08", 0},
+    {"OCW3 without RR keeps what is read", "20<0b +3 !33 20<48 20>08 20<0a 20>00", 0},
+    {"OCW3 with ESMM = 0 keeps the mode", "20<68 +3 !33 21<08 +6 20<28 ?36 20<08 ?36 20<48 ?--", 0},
+    {"non-specific EOI: the highest in service", "+6 !36 +3 !33 20<20 20<0b 20>40", 0},
+    {"specific EOI: the one named", "+6 !36 +3 !33 20<66 20<0b 20>08", 0},
+    {"specific EOI of what is not in service", "+6 !36 20<63 20<0b 20>40", 0},
+    {"EOI with nothing in service", "20<20 20<0b 20>00 +7 !37 20>80", 0},
+    {"rotate on non-specific EOI", "+4 !34 20<a0 -4 +4 +3 ?33 +5 ?35", 0},
+    {"… which makes the one served the lowest", "+4 !34 20<a0 -4 +4 +1 +0 !30 20<20 !31 20<20 !34",
+     0},
+    {"rotate on specific EOI", "+4 !34 20<e5 20<0b 20>10 20<64 +6 +0 !36", 0},
+    {"set priority, without an EOI", "+4 !34 20<c5 20<0b 20>10 20<20 +0 +6 !36", 0},
+    {"a rotated order nests too", "20<c3 +1 !31 +4 !34 +3 ?-- +5 ?-- 20<20 !35", 0},
+    {"010 is no operation", "+3 !33 20<43 20<0b 20>08 +1 ?31", 0},
+    {"automatic EOI: nothing is in service, nothing held back", "+3 !33 20<0b 20>00 +6 !36 +7 !37",
+     3},
+    {"automatic EOI on one chip only", "+8 !70 20<0b 20>04 a0<0b a0>01", 0},
+    {"rotation in automatic EOI", "20<80 +0 +1 !30 -0 +0 !31 !30", 3},
+    {"… and its end", "20<80 20<00 +0 +1 !30 -0 +0 !30", 3},
+    {"rotation in automatic EOI set without it is nothing", "20<80 +0 +1 !30 20<20 -0 +0 !30", 0},
+    /* "Special Mask Mode". */
+    {"special mask mode: all that is not masked, lower too", "+3 !33 20<68 21<08 +6 !36", 0},
+    {"… the input in service not itself", "+3 !33 20<68 -3 +3 ?-- 21<08 ?-- 21<00 ?--", 0},
+    {"… what is in service and not masked holds back", "+3 !33 20<68 +6 ?-- +1 ?31", 0},
+    {"… a non-specific EOI passes the masked one by", "+6 !36 +3 !33 20<68 21<08 20<20 20<0b 20>08",
+     0},
+    {"… a specific EOI ends it", "+3 !33 20<68 21<08 20<63 20<0b 20>00", 0},
+    {"… on the master, for a whole slave", "+8 !70 20<68 21<04 +3 !33 20<63 ?--", 0},
+    {"… on the slave alone the master holds back", "+9 !71 a0<68 a1<02 +12 ?-- 20<20 !74", 0},
+    {"… with automatic EOI: no bit to pass by, no EOI needed",
+     "20<68 +3 !33 20<0b 20>00 21<08 +6 !36 20>00 -3 +3 ?-- 21<00 !33 20<20 20>00", 3},
+    {"… with automatic EOI the order stays", "20<68 +6 +3 !33 !36 -3 -6 +6 +3 ?33", 3},
+    {"… with automatic EOI and rotation", "20<68 20<80 +0 +1 !30 -0 +0 !31 !30 20<0b 20>00", 3},
+    /* "Poll Command". */
+    {"a poll acknowledges, once", "+3 +6 20<0c 20>83 20<0b 20>08 ?-- 20<20 ?36", 0},
+    {"a poll drops INT, and the next request is a rise", "+3 +4 #1 20<0c 20>83 #2", 3},
+    {"a slave's poll lets its next request through",
+     "+9 +13 20<0c 20>82 a0<0c a0>81 ?75 20<0c 20>82 a0<0c a0>85", 3},
+    {"a slave's poll is not the master's acknowledge", "+9 #1 a0<0c a0>81 ?--", 0},
+    /* "Special Fully Nested Mode". */
+    {"special fully nested: a slave interrupts itself upwards", "+12 !74 +9 !71 +13 ?--", 0x11},
+    {"fully nested: it does not", "+12 !74 +9 ?-- 20<20 ?71", 0},
+    {"ports beside it are not its", "22<11 120<11 +3 !33", 0},
+};
+
+static unsigned number(const char **at, int base)
+{
+    char *end;
+    unsigned long value = strtoul(*at, &end, base);
+
+    ck_assert(end != *at);
+    *at = end;
+    return (unsigned)value;
+}
+
+static int vector_or_none(const char **at)
+{
+    if (**at != '-')
+        return (int)number(at, 16);
+    *at += 2;
+    return VIRTX_IRQ_NONE;
+}
+
+static void step(const char **at, const char *rule)
+{
+    const char *begin = *at;
+    char kind = *(*at)++;
+    unsigned port;
+    int got, wanted;
+
+    switch (kind) {
+    case '+':
+    case '-':
+        virtx_pic_set_irq(&pic, number(at, 10), kind == '+');
+        return;
+    case '^':
+        virtx_pic_pulse(&pic, number(at, 10));
+        return;
+    case '?':
+        wanted = vector_or_none(at);
+        got = virtx_pic_pending(&pic);
+        break;
+    case '!':
+        wanted = vector_or_none(at);
+        got = virtx_pic_take(&pic);
+        break;
+    case '#':
+        wanted = (int)number(at, 10);
+        got = rises;
+        break;
+    default:
+        --*at;
+        port = number(at, 16);
+        kind = *(*at)++;
+        wanted = (int)number(at, 16);
+        if (kind == '<') {
+            virtx_pic_write(&pic, (uint16_t)port, (uint8_t)wanted);
+            return;
+        }
+        got = virtx_pic_read(&pic, (uint16_t)port);
+    }
+    ck_assert_msg(got == wanted, "%s: at \"%s\": 0x%x", rule, begin, (unsigned)got);
+}
+
+START_TEST(rules_of_the_datasheet)
+{
+    const char *at = rules[_i].steps;
+    uint8_t icw4 = rules[_i].icw4 != 0 ? rules[_i].icw4 : 1;
+
+    program(0x11, icw4, icw4 == 3 ? 3 : 1);
+    while (*at != '\0') {
+        step(&at, rules[_i].rule);
+        while (*at == ' ')
+            at++;
+    }
+}
+END_TEST
+
 START_TEST(idle_pair_is_detectable)
 {
     virtx_pic_init(&pic, NULL, NULL);
@@ -527,6 +692,7 @@ int main(void)
 
     tcase_add_checked_fixture(tc, setup, NULL);
     tcase_set_timeout(tc, 60);
+    tcase_add_loop_test(tc, rules_of_the_datasheet, 0, (int)(sizeof(rules) / sizeof(rules[0])));
     tcase_add_test(tc, idle_pair_is_detectable);
     tcase_add_test(tc, ports);
     tcase_add_test(tc, each_input_has_its_vector);
