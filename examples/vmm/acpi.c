@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* ACPI tables (ACPI Specification 6, "ACPI Software Programming Model") as small as an operating
  * system accepts: root pointer, XSDT, FADT, FACS, MADT and a DSDT that only knows how to power
- * off; and the fixed hardware registers that they promise. */
+ * off and that there is a PCI bus; and the fixed hardware registers that they promise. */
 #include "acpi.h"
 #include "guest.h"
 #include "muldiv.h"
@@ -13,6 +13,7 @@ enum {
     XSDT = 0x40, FADT = 0x100, FACS = 0x240, DSDT = 0x280, MADT = 0x400, TABLES_END = 0x1400,
     HEADER = 36,
     SLEEP_TYPE_OFF = 5,
+    SLEEP_TYPE_SOFT_OFF = 0, /* of the PIIX4, whose firmware knows it without these tables */
 };
 
 static void checksum(uint8_t *data, unsigned bytes, unsigned at)
@@ -63,13 +64,43 @@ static void build_fadt(uint8_t *t, uint32_t base)
     finish(t, "FACP", 244, 4);
 }
 
-/* Name (_S5, Package () {5, 5, 0, 0}) */
+/* What the PCI bus passes on ("Resource Data Types for ACPI"): all bus numbers, all ports but its own
+ * two registers, the screen's memory, and what no RAM reaches. */
+static const uint8_t pci_windows[] = {
+    0x88, 13, 0, 2, 0x0c, 0, 0, 0, 0, 0, 0xff, 0, 0, 0, 0, 1,
+    0x47, 1, 0xf8, 0x0c, 0xf8, 0x0c, 1, 8,
+    0x88, 13, 0, 1, 0x0c, 3, 0, 0, 0, 0, 0xf7, 0x0c, 0, 0, 0xf8, 0x0c,
+    0x88, 13, 0, 1, 0x0c, 3, 0, 0, 0, 0x0d, 0xff, 0xff, 0, 0, 0, 0xf3,
+    0x87, 23, 0, 0, 0x0c, 1, 0, 0, 0, 0, 0, 0, 10, 0, 0xff, 0xff, 11, 0, 0, 0, 0, 0, 0, 0, 2, 0,
+    0x87, 23, 0, 0, 0x0c, 1, 0, 0, 0, 0, 0, 0, 0, 0xc0, 0xff, 0xff, 0xbf, 0xfe, 0, 0, 0, 0,
+    0, 0, 0xc0, 0x3e,
+    0x79, 0,
+};
+
+/* Scope (\_SB) { Device (PCI0) { Name (_HID, EisaId ("PNP0A03")) Name (_CRS, pci_windows) } }
+ * Name (_S5, Package () {5, 5, 0, 0})
+ * Lengths count themselves; those of 64 and more take two bytes. */
 static void build_dsdt(uint8_t *t)
 {
-    static const uint8_t aml[] = {0x08, '_',  'S', '5',            '_',  0x12,           0x08,
-                                  0x04, 0x0a, SLEEP_TYPE_OFF, 0x0a, SLEEP_TYPE_OFF, 0x00, 0x00};
-    memcpy(t + HEADER, aml, sizeof(aml));
-    finish(t, "DSDT", HEADER + sizeof(aml), 2);
+    enum {
+        BUFFER = 4 + sizeof(pci_windows), /* from its length on */
+        DEVICE = 2 + 4 + 10 + 6 + BUFFER,
+        SCOPE = 2 + 5 + 2 + DEVICE,
+    };
+    static const uint8_t before[] = {
+        0x10, 0x40 | (SCOPE & 15), SCOPE >> 4, '\\', '_', 'S', 'B', '_',
+        0x5b, 0x82, 0x40 | (DEVICE & 15), DEVICE >> 4, 'P', 'C', 'I', '0',
+        0x08, '_', 'H', 'I', 'D', 0x0c, 0x41, 0xd0, 0x0a, 0x03,
+        0x08, '_', 'C', 'R', 'S', 0x11, 0x40 | (BUFFER & 15), BUFFER >> 4, 0x0a,
+        sizeof(pci_windows),
+    };
+    static const uint8_t after[] = {0x08, '_', 'S', '5', '_', 0x12, 8, 4, 0x0a, SLEEP_TYPE_OFF,
+                                    0x0a, SLEEP_TYPE_OFF, 0, 0};
+
+    memcpy(t + HEADER, before, sizeof(before));
+    memcpy(t + HEADER + sizeof(before), pci_windows, sizeof(pci_windows));
+    memcpy(t + HEADER + sizeof(before) + sizeof(pci_windows), after, sizeof(after));
+    finish(t, "DSDT", HEADER + sizeof(before) + sizeof(pci_windows) + sizeof(after), 2);
 }
 
 static void build_madt(uint8_t *t, unsigned cpus)
@@ -159,12 +190,15 @@ void acpi_pm_write(struct acpi_pm *pm, uint16_t port, unsigned size, uint32_t va
 {
     uint8_t bytes[PM_BYTES + 4];
     uint16_t control;
+    unsigned type;
 
     pm_bytes(pm, 0, bytes);
     for (unsigned i = 0; i < size; i++)
         bytes[port - ACPI_PORTS + i] = (uint8_t)(value >> 8 * i);
     control = get16(bytes + PM1_CONTROL);
+    type = control >> 10 & 7;
     pm->enable = get16(bytes + PM1_ENABLE);
     pm->control = control & ~CONTROL_SLEEP; /* which reads as zero */
-    pm->off |= control & CONTROL_SLEEP && (control >> 10 & 7) == SLEEP_TYPE_OFF;
+    if (control & CONTROL_SLEEP)
+        pm->off |= type == SLEEP_TYPE_OFF || type == SLEEP_TYPE_SOFT_OFF;
 }

@@ -98,11 +98,22 @@ static uint8_t read_byte(struct board *board, uint16_t port, uint64_t now)
         return board->keyboard.output & A20;
     if (port == ATA_CONTROL)
         return ata_read_control(&board->ata);
-    if (board->has_firmware && port == FWCFG_DATA)
+    if (port == FWCFG_DATA)
         return fwcfg_read(&board->fwcfg);
-    if (board->has_firmware && port == DEBUG_CONSOLE)
+    if (port == DEBUG_CONSOLE)
         return DEBUG_CONSOLE_MARK;
     return 0xff;
+}
+
+/* The power-management registers are where the ACPI tables say, and where a firmware has put them as
+ * well; *port becomes the former. */
+static bool is_pm(const struct board *board, uint16_t *port, unsigned size)
+{
+    uint16_t moved = pci_pm_ports(&board->pci);
+
+    if (moved && *port >= moved && *port + size - 1 <= moved + ACPI_PORTS_LAST - ACPI_PORTS)
+        *port = (uint16_t)(*port - moved + ACPI_PORTS);
+    return *port >= ACPI_PORTS && *port + size - 1 <= ACPI_PORTS_LAST;
 }
 
 /* A wide access to the bus of 8-bit devices is several, from the lowest address up. */
@@ -110,12 +121,13 @@ static uint32_t read_port(struct board *board, uint16_t port, unsigned size)
 {
     uint64_t now = bare_tsc();
     uint32_t value = 0;
+    uint16_t pm_port = port;
 
-    if (port >= ACPI_PORTS && port + size - 1 <= ACPI_PORTS_LAST)
-        return acpi_pm_read(&board->pm, port, size, now);
+    if (is_pm(board, &pm_port, size))
+        return acpi_pm_read(&board->pm, pm_port, size, now);
     if (port >= ATA_PORTS && port < ATA_PORTS + 8 && (size == 1 || port == ATA_PORTS))
         return ata_read(&board->ata, port - ATA_PORTS, size);
-    if (board->has_firmware && port >= PCI_ADDRESS && port < PCI_ADDRESS + 8)
+    if (port >= PCI_ADDRESS && port < PCI_ADDRESS + 8)
         return pci_read(&board->pci, port, size);
     for (unsigned i = 0; i < size; i++)
         value |= (uint32_t)read_byte(board, (uint16_t)(port + i), now) << 8 * i;
@@ -154,11 +166,11 @@ static bool write_wide(struct board *board, uint16_t port, unsigned size, uint32
 {
     if (port >= ATA_PORTS && port < ATA_PORTS + 8 && (size == 1 || port == ATA_PORTS)) {
         ata_write(&board->ata, port - ATA_PORTS, size, value);
-    } else if (board->has_firmware && port >= PCI_ADDRESS && port < PCI_ADDRESS + 8) {
+    } else if (port >= PCI_ADDRESS && port < PCI_ADDRESS + 8) {
         pci_write(&board->pci, port, size, value);
-        if (firmware_map(&board->firmware, pci_pam(&board->pci)))
+        if (board->has_firmware && firmware_map(&board->firmware, pci_pam(&board->pci)))
             end(board, BOARD_ERROR, 0);
-    } else if (board->has_firmware && port == FWCFG_SELECT && size == 2) {
+    } else if (port == FWCFG_SELECT && size == 2) {
         fwcfg_select(&board->fwcfg, (uint16_t)value);
     } else {
         return false;
@@ -176,13 +188,14 @@ static bool asks_for_reset(uint16_t port, uint32_t value)
 static void write_port(struct board *board, uint16_t port, unsigned size, uint32_t value)
 {
     uint64_t now = bare_tsc();
+    uint16_t pm_port = port;
 
     if (port == DEBUG_EXIT) {
         end(board, BOARD_DEBUG_EXIT, value);
     } else if (size == 1 && asks_for_reset(port, value)) {
         end(board, BOARD_RESET, 0);
-    } else if (port >= ACPI_PORTS && port + size - 1 <= ACPI_PORTS_LAST) {
-        acpi_pm_write(&board->pm, port, size, value);
+    } else if (is_pm(board, &pm_port, size)) {
+        acpi_pm_write(&board->pm, pm_port, size, value);
         if (board->pm.off)
             end(board, BOARD_POWERED_OFF, 0);
     } else if (!write_wide(board, port, size, value)) {

@@ -44,7 +44,7 @@ struct board {
     struct acpi_pm pm;
     struct i8042 keyboard;
     struct ata ata;
-    bool has_firmware; /* then there are PCI and fw_cfg as well, which kernels do not look for */
+    bool has_firmware; /* then it decides what is below 1 MiB */
     bool show_debug;   /* what the firmware says at the debug port goes to the log */
     struct firmware firmware;
     struct pci pci;

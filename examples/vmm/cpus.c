@@ -39,6 +39,7 @@ static struct host_cpu hosts[BOARD_CPUS];
 static uint32_t guest_count, host_count;
 static struct board *the_board;
 static struct virtx *the_library;
+static bool amd_counters; /* the guest's processor is AMD's */
 
 static struct bare_lock end_lock;
 static struct cpus_end the_end;
@@ -244,6 +245,21 @@ static void give_fault(struct virtx_vcpu *vcpu, uint8_t vector)
     virtx_vcpu_fault(vcpu, &event);
 }
 
+/* The first four performance counters of AMD's processors are always there, and nothing in CPUID says so
+ * (AMD APM, "Core Performance-Monitoring Counter Registers"): they are switched off here and
+ * stay so. */
+static void serve_msr(struct virtx_vcpu *vcpu, const struct virtx_exit_msr *msr)
+{
+    enum { PERF_SELECT_0 = 0xc0010000, PERF_COUNTER_3 = 0xc0010007 };
+    static const uint64_t zero = 0;
+
+    if (amd_counters && msr->index >= PERF_SELECT_0 && msr->index <= PERF_COUNTER_3 &&
+        (msr->access == VIRTX_READ || !msr->value))
+        virtx_vcpu_complete(vcpu, &zero);
+    else
+        give_fault(vcpu, 13);
+}
+
 static void serve_io(const struct host_cpu *host, struct virtx_vcpu *vcpu,
                      const struct virtx_exit *exit)
 {
@@ -288,7 +304,7 @@ static void serve(const struct host_cpu *host, struct guest_cpu *guest,
             ;
         break;
     case VIRTX_EXIT_MSR:
-        give_fault(guest->vcpu, 13);
+        serve_msr(guest->vcpu, &exit->msr);
         break;
     case VIRTX_EXIT_KICK:
     case VIRTX_EXIT_INTERRUPT:
@@ -401,8 +417,12 @@ enum virtx_status cpus_add(struct board *board, struct virtx_vcpu *vcpu)
 
 struct cpus_end cpus_run(struct virtx *virtx, struct board *board)
 {
+    struct virtx_cpuid_entry vendor = {0};
+
     the_library = virtx;
     the_board = board;
+    virtx_vm_cpuid_get(virtx_vcpu_vm(guests[0].vcpu), 0, 0, &vendor);
+    amd_counters = vendor.ecx == 0x444d4163; /* the end of "AuthenticAMD" */
     bare_handler_set(VECTOR_TIMER, on_timer, NULL);
     bare_handler_set(VECTOR_WAKE, on_wake, NULL);
     bare_timer_hz(); /* measured before it is needed on several processors at once */

@@ -6,7 +6,7 @@
 
 void *memcpy(void *restrict to, const void *restrict from, size_t bytes);
 
-enum { SIGNATURE = 0, ID = 1, CPUS = 5, MAX_CPUS = 0x0f, DIRECTORY = 0x19, FIRST_FILE = 0x20,
+enum { SIGNATURE = 0, ID = 1, RAM_SIZE = 3, CPUS = 5, MAX_CPUS = 0x0f, DIRECTORY = 0x19, FIRST_FILE = 0x20,
        NAME_BYTES = 56 };
 
 static void add(struct fwcfg *fw, uint16_t key, const void *data, uint32_t bytes)
@@ -14,11 +14,13 @@ static void add(struct fwcfg *fw, uint16_t key, const void *data, uint32_t bytes
     fw->item[fw->items++] = (struct fwcfg_item){key, data, bytes};
 }
 
-void fwcfg_init(struct fwcfg *fw, unsigned cpus)
+void fwcfg_init(struct fwcfg *fw, unsigned cpus, uint64_t memory_bytes)
 {
     *fw = (struct fwcfg){.id = {1}, .cpus = {(uint8_t)cpus, (uint8_t)(cpus >> 8)}};
     add(fw, SIGNATURE, "QEMU", 4);
     add(fw, ID, fw->id, sizeof(fw->id));
+    put64(fw->memory, memory_bytes);
+    add(fw, RAM_SIZE, fw->memory, sizeof(fw->memory));
     add(fw, CPUS, fw->cpus, sizeof(fw->cpus));
     add(fw, MAX_CPUS, fw->cpus, sizeof(fw->cpus));
     add(fw, DIRECTORY, fw->directory, 4);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* fw_cfg: how a virtual machine tells its firmware what the machine is like. */
+/* fw_cfg: how a virtual machine tells its firmware, and kernels that look, what the machine is like. */
 #ifndef VMM_FWCFG_H
 #define VMM_FWCFG_H
 
@@ -18,15 +18,15 @@ struct fwcfg_item {
 };
 
 struct fwcfg {
-    struct fwcfg_item item[FWCFG_FILES + 5];
+    struct fwcfg_item item[FWCFG_FILES + 6];
     unsigned items, files;
     const struct fwcfg_item *selected; /* NULL: nothing is there */
     uint32_t offset;
-    uint8_t id[4], cpus[2];
+    uint8_t id[4], cpus[2], memory[8];
     uint8_t directory[4 + 64 * FWCFG_FILES];
 };
 
-void fwcfg_init(struct fwcfg *fw, unsigned cpus);
+void fwcfg_init(struct fwcfg *fw, unsigned cpus, uint64_t memory_bytes);
 /* Adds a file; the data stays the caller's. False: there are too many, or the name is too long. */
 bool fwcfg_add_file(struct fwcfg *fw, const char *name, const void *data, size_t bytes);
 void fwcfg_select(struct fwcfg *fw, uint16_t key);

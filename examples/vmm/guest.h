@@ -14,7 +14,9 @@
 #define GUEST_LOW_END  0x9fc00u /* below the extended BIOS data area */
 #define GUEST_HOLE     0xa0000u /* a screen and option ROMs would be here … */
 #define GUEST_BIOS_END 0x100000u
-#define GUEST_FIRMWARE 0xe0000u /* … and the ACPI tables are here */
+#define GUEST_FIRMWARE 0xe0000u /* … and the ACPI tables are here … */
+#define GUEST_MP_TABLE 0xf0000u /* … and the MP configuration table here */
+#define GUEST_NO_BIOS  0xff000u
 
 struct guest_ram {
     uint8_t *low;       /* backs [0, low_bytes) */
@@ -63,6 +65,11 @@ struct guest_range {
 };
 #define GUEST_RANGES 5
 unsigned guest_map(const struct guest_ram *ram, struct guest_range ranges[GUEST_RANGES]);
+
+/* For kernels, which have no BIOS: the BIOS data area (IBM PC/AT Technical Reference, "BIOS Data Area") as
+ * far as they read it, to put what must be low below the extended BIOS data area; and an interrupt
+ * vector table in which every call of the BIOS fails, with the carry flag set. */
+void guest_bios_data(uint8_t *low);
 
 /* Whether all of [address, address + bytes) is RAM below GUEST_LOW_MAX. */
 bool guest_is_low_ram(const struct guest_ram *ram, uint64_t address, uint64_t bytes);

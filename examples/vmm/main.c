@@ -11,6 +11,7 @@
 #include "virtx_host.h"
 #include "cpus.h"
 #include "guest.h"
+#include "mptable.h"
 #include "stats.h"
 
 #define FIRMWARE_MAX (8u << 20)
@@ -164,9 +165,6 @@ static const char *add_firmware(struct virtx_vm *vm, const struct guest_ram *ram
     memset(rom, 0xff, bytes);
     memcpy(rom + bytes - file->bytes, file->data, file->bytes); /* its end is the reset vector's */
     board.has_firmware = true;
-    board.show_debug = bare_option("debugcon") != NULL;
-    pci_init(&board.pci, image->disk.data != NULL);
-    fwcfg_init(&board.fwcfg, cpus);
     if (firmware_init(&board.firmware, vm, ram, rom, bytes))
         return "no memory slot for the firmware";
     if (!firmware_describe(&board.firmware, ram, cpus, &board.fwcfg))
@@ -261,9 +259,14 @@ int bare_main(void)
         return failed("hide=xsavec", virtx_vm_last_error(vm));
     if (add_memory(vm, bytes, image.firmware.data ? GUEST_BIOS_END : GUEST_FIRMWARE, &ram))
         return finish("error", 0, "not enough memory in this machine for memory=");
+    board.show_debug = bare_option("debugcon") != NULL;
+    pci_init(&board.pci, image.disk.data != NULL);
+    fwcfg_init(&board.fwcfg, (unsigned)cpus, bytes);
     if (image.firmware.data) {
         why = add_firmware(vm, &ram, &image, (unsigned)cpus);
     } else {
+        guest_bios_data(ram.low);
+        mptable_build(ram.low, GUEST_MP_TABLE, (unsigned)cpus);
         image.rsdp = acpi_build(ram.low, ACPI_TABLES, (unsigned)cpus);
         why = load(&ram, &image, &start);
     }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* PCI configuration space by mechanism #1 (PCI Local Bus Specification, "Configuration
  * Mechanism"), with what a firmware for Intel's 440FX chip set looks for (data sheets of 82441FX and
- * 82371SB): its host bridge, its ISA bridge, and its IDE controller in compatibility mode. Nothing
+ * 82371AB): its host bridge, its ISA bridge, its IDE controller in compatibility mode, and its power
+ * management. Nothing
  * here has base addresses: the devices are where they are on an old PC. */
 #include "pci.h"
 
@@ -9,6 +10,7 @@ enum {
     VENDOR = 0x00, DEVICE = 0x02, COMMAND = 0x04, STATUS = 0x06, REVISION = 0x08, CLASS = 0x0a,
     HEADER_TYPE = 0x0e, SUBSYSTEM_VENDOR = 0x2c, SUBSYSTEM = 0x2e, LATENCY = 0x0d,
     CACHE_LINE = 0x0c, INTERRUPT_LINE = 0x3c, PAM = 0x59,
+    PM_FUNCTION = 0x0b, PM_BASE = 0x40, PM_APM = 0x5b, PM_CONTROL = 0x80,
 
     ENABLE = 0x80000000,
     MULTIFUNCTION = 0x80,
@@ -51,11 +53,22 @@ void pci_init(struct pci *pci, bool disk)
         f = add(pci, 0x09, 0x7010, 0x0101);
         put16(f->config + 0x40, 0x8000); /* the primary channel is decoded */
     }
+    f = add(pci, PM_FUNCTION, 0x7113, 0x0680);
+    f->config[PM_BASE] = 1; /* an address of ports */
+    f->config[PM_APM] = 2;  /* as if a firmware had set SMM up, which is not there: none tries to */
 }
 
 const uint8_t *pci_pam(const struct pci *pci)
 {
     return pci->function[0].config + PAM;
+}
+
+uint16_t pci_pm_ports(const struct pci *pci)
+{
+    const uint8_t *config = pci->function[pci->count - 1].config;
+
+    return config[PM_CONTROL] & 1 ? (uint16_t)(config[PM_BASE + 1] << 8 | (config[PM_BASE] & 0xc0))
+                                  : 0;
 }
 
 /* ---- Access ---- */

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* PCI configuration space: a host bridge, the bridge to the old devices, and an IDE controller. */
+/* PCI configuration space: a host bridge, the bridge to the old devices, an IDE controller, and
+ * power management. */
 #ifndef VMM_PCI_H
 #define VMM_PCI_H
 
@@ -9,7 +10,7 @@
 
 #define PCI_ADDRESS 0xcf8
 #define PCI_DATA    0xcfc
-#define PCI_FUNCTIONS 3
+#define PCI_FUNCTIONS 4
 #define PCI_PAM_BYTES 7 /* the host bridge's map of [0xc0000, 1 MiB) into RAM and ROM */
 
 struct pci_function {
@@ -31,5 +32,7 @@ uint32_t pci_read(const struct pci *pci, uint16_t port, unsigned size);
 void pci_write(struct pci *pci, uint16_t port, unsigned size, uint32_t value);
 /* The host bridge's PAM registers. */
 const uint8_t *pci_pam(const struct pci *pci);
+/* Where the firmware wants the power-management registers; 0: nowhere. */
+uint16_t pci_pm_ports(const struct pci *pci);
 
 #endif

@@ -96,12 +96,65 @@ START_TEST(fixed_hardware)
 END_TEST
 
 /* Reads the one object of the DSDT: Name (_S5_, Package (4) {a, b, ...}). */
+/* The end of what a PkgLength at *p covers ("Package Length Encoding"); *p goes behind it. */
+static const uint8_t *package_end(const uint8_t **p)
+{
+    const uint8_t *start = *p;
+    unsigned more = start[0] >> 6;
+
+    *p += 1 + more;
+    ck_assert_uint_le(more, 1);
+    return start + (more ? (start[0] & 15) + start[1] * 16 : start[0]);
+}
+
+static const uint8_t *dsdt_code(const uint8_t **end)
+{
+    uint64_t dsdt = get64(memory + find_table("FACP") + 140);
+
+    *end = memory + dsdt + get32(memory + dsdt + 4);
+    return memory + dsdt + 36;
+}
+
+START_TEST(pci_host_bridge)
+{
+    static const uint8_t types[] = {0x88, 0x47, 0x88, 0x88, 0x87, 0x87, 0x79};
+    const uint8_t *end, *aml, *scope, *device, *buffer;
+
+    build(1);
+    aml = dsdt_code(&end);
+    ck_assert_uint_eq(*aml++, 0x10); /* ScopeOp */
+    scope = package_end(&aml);
+    ck_assert(scope < end);
+    ck_assert_mem_eq(aml, "\\_SB_\x5b\x82", 7); /* DeviceOp */
+    aml += 7;
+    device = package_end(&aml);
+    ck_assert_ptr_eq(device, scope);
+    ck_assert_mem_eq(aml, "PCI0\x08_HID\x0c\x41\xd0\x0a\x03\x08_CRS\x11", 20); /* PNP0A03 */
+    aml += 20;
+    buffer = package_end(&aml);
+    ck_assert_ptr_eq(buffer, device);
+    ck_assert_uint_eq(aml[0], 0x0a);
+    ck_assert_ptr_eq(aml + 2 + aml[1], buffer);
+    aml += 2;
+    for (unsigned i = 0; i < sizeof(types); i++) {
+        ck_assert_uint_eq(*aml, types[i]);
+        if (aml[0] == 0x88) /* word: minimum + length = maximum + 1 */
+            ck_assert_uint_eq(get16(aml + 8) + get16(aml + 14), get16(aml + 10) + 1);
+        if (aml[0] == 0x87)
+            ck_assert_uint_eq(get32(aml + 10) + get32(aml + 22), get32(aml + 14) + 1);
+        aml += *aml & 0x80 ? 3 + get16(aml + 1) : 1 + (*aml & 7);
+    }
+    ck_assert_ptr_eq(aml, buffer);
+}
+END_TEST
+
 START_TEST(power_off_object)
 {
     build(1);
-    uint64_t dsdt = get64(memory + find_table("FACP") + 140);
-    const uint8_t *aml = memory + dsdt + 36, *end = memory + dsdt + get32(memory + dsdt + 4);
+    const uint8_t *end, *aml = dsdt_code(&end);
 
+    aml++; /* the PCI bus comes first */
+    aml = package_end(&aml);
     ck_assert_uint_eq(aml[0], 0x08); /* NameOp */
     ck_assert_mem_eq(aml + 1, "_S5_", 4);
     ck_assert_uint_eq(aml[5], 0x12); /* PackageOp */
@@ -207,6 +260,9 @@ START_TEST(switching_off)
     pm.off = false;
     acpi_pm_write(&pm, ACPI_PORTS + 5, 1, 0x34); /* a byte does as well */
     ck_assert(pm.off);
+    pm.off = false;
+    acpi_pm_write(&pm, ACPI_PORTS + 4, 2, 0x2001); /* the PIIX4's own type */
+    ck_assert(pm.off);
 }
 END_TEST
 
@@ -219,6 +275,7 @@ int main(void)
 
     tcase_add_test(tc, root_pointer);
     tcase_add_test(tc, fixed_hardware);
+    tcase_add_test(tc, pci_host_bridge);
     tcase_add_test(tc, power_off_object);
     tcase_add_loop_test(tc, processors_and_interrupts, 0, 4);
     tcase_add_test(tc, power_management_registers);

@@ -10,7 +10,7 @@ static struct fwcfg fw;
 
 static void setup(void)
 {
-    fwcfg_init(&fw, 3);
+    fwcfg_init(&fw, 3, 0x123456789);
 }
 
 static void get(uint16_t key, void *to, size_t bytes)
@@ -34,7 +34,7 @@ static uint32_t get_be32(void)
 START_TEST(signature_interface_and_processors)
 {
     char signature[5] = "";
-    uint8_t id[4], cpus[2];
+    uint8_t id[4], cpus[2], memory[8];
 
     get(0, signature, 4);
     ck_assert_str_eq(signature, "QEMU");
@@ -42,6 +42,8 @@ START_TEST(signature_interface_and_processors)
     ck_assert_mem_eq(id, "\1\0\0\0", 4); /* the traditional interface, no DMA */
     get(5, cpus, 2);
     ck_assert_mem_eq(cpus, "\3\0", 2);
+    get(3, memory, 8);
+    ck_assert_mem_eq(memory, "\x89\x67\x45\x23\1\0\0\0", 8);
 }
 END_TEST
 

@@ -29,6 +29,24 @@ static void teardown(void)
     free(file);
 }
 
+/* What kernels without a BIOS find of one. */
+START_TEST(bios_data)
+{
+    uint32_t vector;
+
+    guest_bios_data(ram.low);
+    ck_assert_uint_eq(get16(ram.low + 0x40e) << 4, GUEST_LOW_END);
+    ck_assert_uint_eq(get16(ram.low + 0x413) << 10, GUEST_LOW_END);
+    ck_assert_uint_eq(get16(ram.low + 0x400), 0x3f8);
+    ck_assert_uint_eq(get16(ram.low + 0x410) >> 9 & 7, 1); /* one serial port */
+    ck_assert_uint_eq(ram.low[GUEST_LOW_END], 1);          /* KiB to the end of low memory */
+    vector = get32(ram.low + 4 * 0x15);
+    ck_assert_uint_eq(get32(ram.low + 4 * 0xff), vector);
+    ck_assert_uint_eq((vector >> 16 << 4) + (vector & 0xffff), GUEST_NO_BIOS);
+    ck_assert_uint_eq(ram.low[GUEST_NO_BIOS + 8], 0xcf); /* IRET */
+}
+END_TEST
+
 static void new_file(size_t bytes)
 {
     free(file);
@@ -804,6 +822,7 @@ int main(void)
 
     tcase_add_checked_fixture(tc, setup, teardown);
     tcase_set_timeout(tc, 60);
+    tcase_add_test(tc, bios_data);
     tcase_add_test(tc, flat_at_its_address);
     tcase_add_test(tc, flat_with_all_fields);
     tcase_add_test(tc, header_is_found_where_it_may_be);

@@ -24,22 +24,41 @@ static uint32_t read_config(unsigned device, unsigned function, unsigned reg)
     return pci_read(&pci, 0xcfc, 4);
 }
 
-START_TEST(the_bus_has_three_functions)
+START_TEST(the_bus_has_four_functions)
 {
     unsigned found = 0;
 
     for (unsigned device = 0; device < 32; device++)
         for (unsigned function = 0; function < 8; function++)
             found += read_config(device, function, 0) != 0xffffffff;
-    ck_assert_uint_eq(found, 3);
+    ck_assert_uint_eq(found, 4);
     ck_assert_uint_eq(read_config(0, 0, 0), 0x12378086);
     ck_assert_uint_eq(read_config(0, 0, 8) >> 16, 0x0600);
     ck_assert_uint_eq(read_config(1, 0, 8) >> 16, 0x0601);
     ck_assert_uint_eq(read_config(1, 0, 12) >> 16 & 0xff, 0x80); /* it has several functions */
     ck_assert_uint_eq(read_config(1, 1, 8) >> 16, 0x0101);
     ck_assert_uint_eq(read_config(1, 1, 8) >> 8 & 5, 0); /* both channels in compatibility mode */
+    ck_assert_uint_eq(read_config(1, 3, 8) >> 16, 0x0680);
+    ck_assert_uint_eq(read_config(1, 3, 0x58) >> 25 & 1, 1); /* APMC_EN: nobody sets up SMM */
     pci_init(&pci, false);
     ck_assert_uint_eq(read_config(1, 1, 0), 0xffffffff);
+    ck_assert_uint_eq(read_config(1, 3, 0), 0x71138086);
+}
+END_TEST
+
+/* Data sheet of the 82371AB, "PMBA" and "PMREGMISC". */
+START_TEST(power_management_is_put_where_the_firmware_says)
+{
+    for (int disk = 0; disk < 2; disk++) {
+        pci_init(&pci, disk);
+        ck_assert_uint_eq(read_config(1, 3, 0x40), 1);
+        ck_assert_uint_eq(pci_pm_ports(&pci), 0);
+        pci_write(&pci, 0xcfc, 4, 0xb041);
+        ck_assert_uint_eq(pci_pm_ports(&pci), 0); /* not enabled */
+        read_config(1, 3, 0x80);
+        pci_write(&pci, 0xcfc, 1, 1);
+        ck_assert_uint_eq(pci_pm_ports(&pci), 0xb040);
+    }
 }
 END_TEST
 
@@ -114,7 +133,8 @@ int main(void)
     int failed;
 
     tcase_add_checked_fixture(tc, setup, NULL);
-    tcase_add_test(tc, the_bus_has_three_functions);
+    tcase_add_test(tc, the_bus_has_four_functions);
+    tcase_add_test(tc, power_management_is_put_where_the_firmware_says);
     tcase_add_test(tc, other_buses_are_empty);
     tcase_add_test(tc, address_register);
     tcase_add_test(tc, narrow_accesses);
