@@ -48,6 +48,8 @@ enum virtx_feature {
     VIRTX_FEATURE_XSAVES = 1u << 29,            /**< The guest may use XSAVES and XRSTORS. */
     VIRTX_FEATURE_VIRTUAL_PRIORITY = 1u << 30,  /**< SVM: a virtual interrupt with a priority waits for CR8 to
                                                      fall (V_INTR_PRIO); else CR8 writes exit meanwhile. */
+    VIRTX_FEATURE_FAULT_FILTER = 1u << 31,      /**< Page faults exit by their error code: under shadow paging the
+                                                     guest's own, on entries that are not present, need not. */
 };
 
 /** @brief The capability record of an instance. */

@@ -42,10 +42,10 @@ const char *virtx_feature_name(uint64_t feature)
         "virtual GIF",   "execute-only",   "flush by tag",       "descriptor exits",
         "EFER switch",   "PAT switch",     "clean bits",         "RDTSCP",
         "INVPCID",       "XSAVES",
-        "virtual-interrupt priority",
+        "virtual-interrupt priority",          "page-fault filter",
     };
 
-    _Static_assert(1u << (ARRAY_SIZE(names) - 1) == VIRTX_FEATURE_VIRTUAL_PRIORITY, "one name a feature");
+    _Static_assert(1u << (ARRAY_SIZE(names) - 1) == VIRTX_FEATURE_FAULT_FILTER, "one name a feature");
     for (unsigned i = 0; i < ARRAY_SIZE(names); i++)
         if (feature == BIT(i))
             return names[i];

@@ -3,14 +3,14 @@
  * Control registers, EFER, XCR0 and debug registers as the guest writes them: the checks of the
  * architecture, and what a change makes stale.
  *
- * TLB debts are owed only where the manuals say that the instruction invalidates (Intel SDM "Operations that
- * Invalidate TLBs and Paging-Structure Caches"; AMD APM "Implicit Invalidations").
+ * TLB debts are owed only where the manuals say that the instruction invalidates (Intel SDM
+ * "Operations that Invalidate TLBs and Paging-Structure Caches"; AMD APM "Implicit Invalidations").
  */
 #include "hw/service.h"
 #include "paging/walk.h"
 
 #define CR0_KNOWN                                                                                  \
-    (CR0_PE | CR0_MP | CR0_EM | CR0_TS | CR0_ET | CR0_NE | CR0_WP | CR0_AM | CR0_NW | CR0_CD |    \
+    (CR0_PE | CR0_MP | CR0_EM | CR0_TS | CR0_ET | CR0_NE | CR0_WP | CR0_AM | CR0_NW | CR0_CD |     \
      CR0_PG)
 
 void hw_owe(struct hw_vcpu *hv, uint32_t debts)
@@ -76,7 +76,8 @@ static bool load_pdptes(struct hw_vcpu *hv, uint64_t cr3, uint64_t *pdpte)
     return true;
 }
 
-/* PAE paging outside long mode: the entries are loaded with CR3 and with the bits that turn it on. */
+/* PAE paging outside long mode: the entries are loaded with CR3 and with the bits that turn it on.
+ */
 static bool reload_pdptes(struct hw_vcpu *hv, struct virtx_state *state, uint64_t cr0, uint64_t cr3,
                           uint64_t cr4)
 {
@@ -288,8 +289,8 @@ bool hw_xsetbv(struct hw_vcpu *hv, uint32_t index, uint64_t value)
     return true;
 }
 
-/* Intel SDM "Debug Registers": DR4 and DR5 are aliases of DR6 and DR7 unless CR4.DE; DR7.GD makes any
- * access a #DB. */
+/* Intel SDM "Debug Registers": DR4 and DR5 are aliases of DR6 and DR7 unless CR4.DE; DR7.GD makes
+ * any access a #DB. */
 bool hw_dr_access(struct hw_vcpu *hv, bool write, unsigned reg, uint64_t *value)
 {
     struct virtx_state *state = hw_state(hv, VIRTX_STATE_DR);
@@ -304,9 +305,8 @@ bool hw_dr_access(struct hw_vcpu *hv, bool write, unsigned reg, uint64_t *value)
         reg += 2;
     }
     if (state->dr7 & (1u << 13)) {
-        hw_raise(hv, &(struct virtx_event){.type = VIRTX_EVENT_EXCEPTION,
-                                           .vector = VECTOR_DB,
-                                           .address = 1u << 13});
+        hw_raise(hv, &(struct virtx_event){
+                         .type = VIRTX_EVENT_EXCEPTION, .vector = VECTOR_DB, .address = 1u << 13});
         return false;
     }
     if (!write) {

@@ -466,7 +466,7 @@ static bool raise_event(struct hw_vcpu *hv, const struct virtx_event *event,
     const struct hw_controls *c = &hv->controls;
     bool wanted = event->vector < 32 && (c->exceptions >> event->vector & 1);
 
-    if (event->vector == VECTOR_PF && (event->error & c->pf_mask) != c->pf_match)
+    if (event->vector == VECTOR_PF && ((event->error & c->pf_mask) == c->pf_match) == c->pf_unlike)
         wanted = false;
     if (likely(!wanted || !em->any)) {
         hw_raise(hv, event);

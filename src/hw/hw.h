@@ -70,6 +70,7 @@ struct hw_controls {
     uint32_t exceptions;      /* bit n: vector n exits (#DB and #AC always do) */
     uint32_t pf_mask, pf_match; /* with bit 14 of exceptions: only #PFs with (error & mask) == match;
                                  mask 0: all. A vendor without the filter lets all exit. */
+    bool pf_unlike;           /* the other way round: only #PFs with (error & mask) != match */
     uint16_t cr_read, cr_write; /* bit n: CRn accesses exit (CR0, CR4 writes: see the masks) */
     const uint64_t *cr3_target; /* values whose writes need not exit … */
     uint32_t cr3_targets;       /* … and how many; 0 unless writes of CR3 exit for the embedder only */
@@ -143,6 +144,7 @@ struct hw_vcpu {
     uint8_t *io_buffer;   /* VIRTX_IO_BATCH bytes: virtx_exit_io.data */
     enum virtx_status refusal; /* with HW_EXIT_REFUSED */
     enum virtx_status status;  /* what run answers: src/hw's own business */
+    uint32_t fault_bits; /* see hw_fault_bits() */
     uint32_t returned; /* the vendor's own bits of `dirty`, to be set whenever run returns */
     /* What completes the pending access: src/hw's own business. */
     struct {
@@ -320,6 +322,15 @@ uint64_t hw_rdmsr_trapped(uint32_t index, bool *trapped);
 struct walk_mode;
 void hw_walk_mode(struct hw_vcpu *hv, struct walk_mode *mode);
 void hw_owe(struct hw_vcpu *hv, uint32_t debts);
+/* Page faults without any of these bits in their error code are the guest's, and need no exit
+ * with VIRTX_FEATURE_FAULT_FILTER. 0: all exit. */
+static inline void hw_fault_bits(struct hw_vcpu *hv, uint32_t bits)
+{
+    if (unlikely(hv->fault_bits != bits)) {
+        hv->work |= HW_WORK_CONTROLS;
+        hv->fault_bits = bits;
+    }
+}
 
 /* code.c: copies instruction bytes at the current CS:RIP into buf (15 at most, fewer at a page
  * without translation). Uses the guest's own tables. Returns how many. */

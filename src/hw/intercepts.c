@@ -286,6 +286,19 @@ static void add_instructions(struct hw_controls *c, const struct rule *rule)
         c->instructions |= 1ull << which;
 }
 
+/* Shadow paging has to see all page faults but those that the engine knows to be the guest's; and the
+ * embedder those that it has asked for, which have a bit of the former, or else all exit. */
+static void own_page_faults(const struct hw_vcpu *hv, struct hw_controls *c)
+{
+    bool asked = c->exceptions >> VECTOR_PF & 1;
+    bool all = !hv->fault_bits || (asked && !(c->pf_mask & c->pf_match & hv->fault_bits));
+
+    c->exceptions |= 1u << VECTOR_PF;
+    c->pf_mask = all ? 0 : hv->fault_bits;
+    c->pf_match = 0;
+    c->pf_unlike = !all;
+}
+
 /* What must exit whatever the embedder wants: control bits that the guest's CPUID does not grant or that
  * the library keeps track of, and instructions the guest should not find. */
 static void add_own(struct hw_vcpu *hv, struct hw_controls *c)
@@ -314,8 +327,7 @@ static void add_own(struct hw_vcpu *hv, struct hw_controls *c)
         c->dr_write = 0xff;
     }
     if (!hv->vcpu->vm->paging->nested) {
-        c->exceptions |= 1u << VECTOR_PF;
-        c->pf_mask = c->pf_match = 0;
+        own_page_faults(hv, c);
         c->cr_read |= 1u << 3;
         c->cr_write |= 1u << 3;
         c->cr0_mask |= CR0_WP | CR0_PE;

@@ -85,15 +85,15 @@ static enum hw_next prepare(struct hw_vcpu *hv)
         hv->soft->confined = hv->confined;
         hv->confined |= (hv->work & HW_WORK_EXECUTE) != 0;
     }
-    if (hv->work & HW_WORK_CONTROLS) {
-        hv->work &= ~(uint32_t)HW_WORK_CONTROLS;
-        hw_controls_compute(hv);
-        hv->ops->controls(hv);
-    }
     if (hv->work & HW_WORK_ROOT) {
         hv->work &= ~(uint32_t)HW_WORK_ROOT;
         hv->root = vcpu->vm->paging->root(vcpu);
         hv->ops->set_root(hv, hv->root);
+    }
+    if (hv->work & HW_WORK_CONTROLS) { /* which depend on the root (hw_fault_bits()) */
+        hv->work &= ~(uint32_t)HW_WORK_CONTROLS;
+        hw_controls_compute(hv);
+        hv->ops->controls(hv);
     }
     if ((hv->work & (HW_WORK_EVENT | HW_WORK_HALTED)) && hw_events(hv) == HW_LEAVE)
         return HW_LEAVE;

@@ -73,6 +73,8 @@ static enum virtx_status shadow_vm_create(struct virtx_vm *vm)
     sv->vm = vm;
     sv->hpa_limit = BIT(bits);
     sv->marker = SPTE_MARKER | (bits < 52 ? SPTE_P : 0);
+    if (bits < 52 && (vm->virtx->caps.features & VIRTX_FEATURE_FAULT_FILTER))
+        sv->unknown = SPTE_UNKNOWN;
     sv->empty = low_page(vm);
     if (!sv->empty || !make_heads(sv)) {
         shadow_free_all(sv);
@@ -125,6 +127,7 @@ static void shadow_vcpu_destroy(struct virtx_vcpu *vcpu)
     v->root = NULL;
     if (v->pae) {
         shadow_page_empty(sv, v->pae);
+        shadow_entries_begin(sv, v->pae->entry); /* whose memory becomes another's */
         v->pae->state = SHADOW_DEAD;
         shadow_page_unpin(sv, v->pae);
     }
@@ -224,7 +227,7 @@ static void shadow_invlpg(struct virtx_vcpu *vcpu, uint64_t gva)
     if (sv->unsync[SHADOW_TABLES])
         shadow_sync_tables(sv);
     if (sv->unsync[SHADOW_LEAVES] && page && !v->stale && page->state == SHADOW_LIVE) {
-        page = shadow_lookup(sv, v, gva, &index);
+        page = shadow_lookup(v, gva, &index);
         if (page->unsync)
             shadow_compare_entry(sv, page, index);
     }

@@ -18,6 +18,10 @@
  *   and dirty flags than the copy.)
  * - A shadow page that is `unsync` may be behind, as a TLB may be: until the guest executes what
  *   flushes a TLB. It is in one of the lists shadow_vm.unsync until then.
+ * - Where the processor may deliver the guest's faults by itself (shadow_vm.unknown), an entry that
+ * is 0 says that the guest's is not present, and what is not known has a marker. Such entries exist
+ * in pages that are in sync, and only while all tables are that point to tables: so the whole way
+ * there is.
  * - Every entry that is present is linked in one list: a leaf in the bucket of its frame (the
  *   reverse map), an entry that points to a table among that table's parents.
  */
@@ -45,15 +49,22 @@
  * no memory lies at the address, so a processor that goes on speculatively with it (L1TF) finds no
  * data in its cache. The guest-physical address is kept elsewhere.
  */
-#define SPTE_MARKER SPTE_ADDRESS
+#define SPTE_IS_MARKER BIT(11) /* the processor ignores it */
+#define SPTE_MARKER    (SPTE_ADDRESS | SPTE_IS_MARKER)
+/*
+ * An entry of which nothing is known yet, where an entry of 0 means more than that. It faults with
+ * PF_RESERVED, which comes with PF_PRESENT, so that the error code tells it from the guest's own
+ * entries that are not present (Intel SDM "Page-Fault Exceptions").
+ */
+#define SPTE_UNKNOWN (SPTE_MARKER | BIT(10) | SPTE_P)
 
-#define GPTE_P      BIT(0)
-#define GPTE_W      BIT(1)
-#define GPTE_U      BIT(2)
-#define GPTE_A      BIT(5)
-#define GPTE_D      BIT(6)
-#define GPTE_PS     BIT(7)
-#define GPTE_NX     BIT(63)
+#define GPTE_P       BIT(0)
+#define GPTE_W       BIT(1)
+#define GPTE_U       BIT(2)
+#define GPTE_A       BIT(5)
+#define GPTE_D       BIT(6)
+#define GPTE_PS      BIT(7)
+#define GPTE_NX      BIT(63)
 
 /* The bits of a role. */
 #define ROLE_LEVEL    7u
@@ -117,8 +128,9 @@ struct shadow_page {
     struct shadow_page *hash_next;
     struct shadow_page *older, *newer; /* all live pages by age; else a list by `older` */
     struct shadow_page *unsync_prev, *unsync_next;
-    uint64_t generation; /* SHADOW_WAITING */
-    uint64_t used[8];    /* bit n: entry n is not 0 */
+    struct shadow_page *absent_next; /* while absent_listed */
+    uint64_t generation;             /* SHADOW_WAITING */
+    uint64_t used[8];                /* bit n: something is known of entry n */
     uint32_t role;
     uint32_t number;
     uint32_t parents; /* first entry that points here */
@@ -131,6 +143,8 @@ struct shadow_page {
     bool fresh; /* made a moment ago: nothing has used it yet */
     bool has_markers;
     bool closing; /* unsync, but protected again: in sync once all vcpus have flushed */
+    bool absent_listed;
+    uint8_t absent; /* bit n: of the entries in used[n] some may be 0 */
 };
 _Static_assert(sizeof(struct shadow_page) * SHADOW_BLOCK <= VIRTX_PAGE_SIZE, "fit a page");
 
@@ -141,15 +155,18 @@ struct shadow_vm {
     struct virtx_lock lock; /* of all that follows; inside virtx_vm.lock, outside page_lock */
     uint64_t hpa_limit;
     uint64_t marker; /* SPTE_MARKER, present where that makes it reserved */
+    uint64_t
+        unknown; /* SPTE_UNKNOWN if #PFs of entries that are not present need not exit, else 0 */
     uint64_t *empty; /* a root without entries, for a vcpu that can get no other */
     uint64_t empty_hpa;
     struct shadow_page *free, *waiting;
     struct shadow_page *oldest, *newest;
     struct shadow_page *unsync[2];
-    uint32_t pages;   /* headers made */
-    uint32_t tables;  /* live pages that are not direct */
-    uint32_t large;   /* large leaves */
-    uint32_t markers; /* live pages that have some, or had */
+    struct shadow_page *absent; /* all pages that have entries of 0, and some that had */
+    uint32_t pages;             /* headers made */
+    uint32_t tables;            /* live pages that are not direct */
+    uint32_t large;             /* large leaves */
+    uint32_t markers;           /* live pages that have some, or had */
     uint32_t hash_mask, rmap_mask;
     uint32_t freed;    /* pages that processors may still walk */
     uint32_t stamp;    /* of the fault that is being answered */
@@ -185,6 +202,7 @@ struct shadow_vcpu {
     uint64_t narrowed;        /* the VM's as of the last flush: older translations may be stale */
     uint64_t reserved;        /* bits that must be 0 in the guest's 4-level entries */
     uint32_t role;            /* ROLE_MODE of the tree */
+    uint32_t fault_bits;      /* see hw_fault_bits() */
     bool flush;               /* the guest has flushed its TLB: what is unsync must be looked at */
     bool stale;               /* the registers have changed, or the root has gone */
     uint8_t spurious;         /* faults in a row for which nothing had to be changed */
@@ -226,9 +244,15 @@ static inline bool shadow_is_leaf(uint64_t entry, unsigned level)
 }
 
 /* A leaf or a table, not a marker. */
-static inline bool shadow_maps(const struct shadow_vm *sv, uint64_t entry)
+static inline bool shadow_maps(uint64_t entry)
 {
-    return (entry & SPTE_P) && entry != sv->marker;
+    return (entry & (SPTE_P | SPTE_IS_MARKER)) == SPTE_P;
+}
+
+/* What an entry is of which nothing is known. The four of PAE format may have no reserved bits. */
+static inline uint64_t shadow_unknown(const struct shadow_vm *sv, const struct shadow_page *page)
+{
+    return page->role & ROLE_ROOT ? 0 : sv->unknown;
 }
 
 /* Other processors may have translations of this VM, or be walking its tables. */
@@ -262,6 +286,13 @@ void shadow_entry_table(struct shadow_vm *sv, struct shadow_page *page, unsigned
                         struct shadow_page *child, uint64_t copy);
 void shadow_entry_marker(struct shadow_vm *sv, struct shadow_page *page, unsigned index,
                          uint64_t copy);
+/* The guest's entry is not present; remembered where that is of use. */
+void shadow_entry_absent(struct shadow_vm *sv, struct shadow_page *page, unsigned index);
+/* The guest writes the table, or some table above others: it may not be so any more. */
+void shadow_forget_absent(struct shadow_vm *sv, struct shadow_page *page);
+void shadow_forget_all_absent(struct shadow_vm *sv);
+/* Nothing is known of any entry: memory that has not been in use as a table. */
+void shadow_entries_begin(const struct shadow_vm *sv, uint64_t *entries);
 void shadow_page_empty(struct shadow_vm *sv, struct shadow_page *page);
 /* Frame that a leaf's (or marker's) guest entry leads to. */
 uint64_t shadow_leaf_gfn(const struct shadow_page *page, unsigned index);
@@ -293,8 +324,7 @@ uint64_t shadow_guest_entry(const struct shadow_page *page, unsigned index);
 enum virtx_fault_result shadow_fault(struct virtx_vcpu *vcpu, struct virtx_page_fault *fault);
 /* shadow_fault.c */
 /* The entry at which the processor's walk under the vcpu's root ends, and its page. */
-struct shadow_page *shadow_lookup(const struct shadow_vm *sv, const struct shadow_vcpu *v,
-                                  uint64_t gva, unsigned *index);
+struct shadow_page *shadow_lookup(const struct shadow_vcpu *v, uint64_t gva, unsigned *index);
 /* shadow_root.c: makes a root for the registers as they are. False: no memory. */
 bool shadow_root_make(struct virtx_vcpu *vcpu);
 

@@ -50,23 +50,21 @@ static void list_remove(struct shadow_vm *sv, const struct shadow_link *link)
         link_of(sv, link->prev)->next = link->next;
 }
 
-static void store(struct shadow_page *page, unsigned index, uint64_t entry)
+static inline void store(struct shadow_page *page, unsigned index, uint64_t entry)
 {
     __atomic_store_n(&page->entry[index], entry, __ATOMIC_RELEASE);
-    if (entry)
-        page->used[index / 64] |= BIT(index % 64);
-    else
-        page->used[index / 64] &= ~BIT(index % 64);
+    page->used[index / 64] |= BIT(index % 64);
 }
 
 void shadow_entry_clear(struct shadow_vm *sv, struct shadow_page *page, unsigned index)
 {
-    uint64_t entry = page->entry[index];
+    uint64_t entry = page->entry[index], unknown = shadow_unknown(sv, page);
 
-    if (!entry)
+    if (entry == unknown)
         return;
-    store(page, index, 0);
-    if (!shadow_maps(sv, entry))
+    __atomic_store_n(&page->entry[index], unknown, __ATOMIC_RELEASE);
+    page->used[index / 64] &= ~BIT(index % 64);
+    if (!shadow_maps(entry))
         return;
     sv->narrowed++;
     list_remove(sv, &page->link[index]);
@@ -74,6 +72,50 @@ void shadow_entry_clear(struct shadow_vm *sv, struct shadow_page *page, unsigned
         page->child[index] = NULL, sv->links++;
     else if (shadow_level(page) > 1)
         sv->large--;
+}
+
+void shadow_entry_absent(struct shadow_vm *sv, struct shadow_page *page, unsigned index)
+{
+    if (!sv->unknown || page->entry[index] != sv->unknown || page->unsync || !page->guest ||
+        sv->unsync[SHADOW_TABLES])
+        return;
+    store(page, index, 0);
+    page->absent |= (uint8_t)(1u << index / 64);
+    if (!page->absent_listed) {
+        page->absent_listed = true;
+        page->absent_next = sv->absent;
+        sv->absent = page;
+    }
+}
+
+void shadow_forget_absent(struct shadow_vm *sv, struct shadow_page *page)
+{
+    for (unsigned words = page->absent; words; words &= words - 1) {
+        unsigned word = (unsigned)__builtin_ctz(words);
+
+        for (uint64_t bits = page->used[word]; bits; bits &= bits - 1) {
+            unsigned index = word * 64 + (unsigned)__builtin_ctzll(bits);
+
+            if (!page->entry[index])
+                shadow_entry_clear(sv, page, index);
+        }
+    }
+    page->absent = 0;
+}
+
+void shadow_forget_all_absent(struct shadow_vm *sv)
+{
+    for (struct shadow_page *page = sv->absent; page; page = page->absent_next) {
+        page->absent_listed = false;
+        shadow_forget_absent(sv, page);
+    }
+    sv->absent = NULL;
+}
+
+void shadow_entries_begin(const struct shadow_vm *sv, uint64_t *entries)
+{
+    for (unsigned i = 0; i < SHADOW_ENTRIES && sv->unknown; i++)
+        entries[i] = sv->unknown;
 }
 
 void shadow_page_empty(struct shadow_vm *sv, struct shadow_page *page)
@@ -84,15 +126,15 @@ void shadow_page_empty(struct shadow_vm *sv, struct shadow_page *page)
     if (page->has_markers)
         sv->markers--;
     page->has_markers = false;
+    page->absent = 0;
 }
 
 /* The same frame with other rights stays in its list. */
-static bool same_frame(const struct shadow_vm *sv, const struct shadow_page *page, unsigned index,
-                       uint64_t entry, uint64_t gfn)
+static bool same_frame(const struct shadow_page *page, unsigned index, uint64_t entry, uint64_t gfn)
 {
     uint64_t old = page->entry[index];
 
-    return shadow_maps(sv, old) && shadow_is_leaf(old, shadow_level(page)) &&
+    return shadow_maps(old) && shadow_is_leaf(old, shadow_level(page)) &&
            !((old ^ entry) & SPTE_ADDRESS) && shadow_leaf_gfn(page, index) == gfn;
 }
 
@@ -100,7 +142,7 @@ static bool same_frame(const struct shadow_vm *sv, const struct shadow_page *pag
 static __attribute__((noinline)) bool replace(struct shadow_vm *sv, struct shadow_page *page,
                                               unsigned index, uint64_t entry, uint64_t gfn)
 {
-    if (!same_frame(sv, page, index, entry, gfn)) {
+    if (!same_frame(page, index, entry, gfn)) {
         shadow_entry_clear(sv, page, index);
         return false;
     }
@@ -113,7 +155,7 @@ static __attribute__((noinline)) bool replace(struct shadow_vm *sv, struct shado
 void shadow_entry_leaf(struct shadow_vm *sv, struct shadow_page *page, unsigned index,
                        uint64_t entry, uint64_t gfn, uint64_t copy)
 {
-    if (!page->entry[index] || !replace(sv, page, index, entry, gfn)) {
+    if (page->entry[index] == sv->unknown || !replace(sv, page, index, entry, gfn)) {
         uint32_t bucket = bucket_of(sv, gfn);
 
         list_add(sv, &sv->rmap[bucket / HEADS_PER][bucket % HEADS_PER],
@@ -123,8 +165,7 @@ void shadow_entry_leaf(struct shadow_vm *sv, struct shadow_page *page, unsigned 
     }
     if (page->copy)
         page->copy[index] = copy;
-    __atomic_store_n(&page->entry[index], entry, __ATOMIC_RELEASE);
-    page->used[index / 64] |= BIT(index % 64);
+    store(page, index, entry);
 }
 
 void shadow_entry_table(struct shadow_vm *sv, struct shadow_page *page, unsigned index,
@@ -208,8 +249,7 @@ static void all_leaves(struct shadow_vm *sv, uint64_t gfn, uint64_t count, shado
                 unsigned index = word * 64 + (unsigned)__builtin_ctzll(bits);
                 uint64_t first;
 
-                if (!shadow_maps(sv, page->entry[index]) ||
-                    !shadow_is_leaf(page->entry[index], level))
+                if (!shadow_maps(page->entry[index]) || !shadow_is_leaf(page->entry[index], level))
                     continue;
                 first = shadow_leaf_gfn(page, index);
                 if (gfn < first + frames && first < gfn + count)

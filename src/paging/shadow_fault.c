@@ -53,7 +53,7 @@ static struct shadow_page *descend(struct build *b, struct virtx_vcpu *vcpu,
     /* A table is used whatever its dirty flag says; where ours is for a large page it counts. */
     if (step + 1u < b->path.count || (page->role & ROLE_DIRECT))
         copy &= ~GPTE_D;
-    if (likely(shadow_maps(b->sv, entry) && !shadow_is_leaf(entry, level) && child->gfn == gfn &&
+    if (likely(shadow_maps(entry) && !shadow_is_leaf(entry, level) && child->gfn == gfn &&
                child->role == role)) {
         child->stamp = b->sv->stamp;
         if (page->copy)
@@ -102,15 +102,14 @@ static struct shadow_page *reach(struct build *b, struct virtx_vcpu *vcpu, unsig
 
 /* ---- MMIO ---- */
 
-struct shadow_page *shadow_lookup(const struct shadow_vm *sv, const struct shadow_vcpu *v,
-                                  uint64_t gva, unsigned *index)
+struct shadow_page *shadow_lookup(const struct shadow_vcpu *v, uint64_t gva, unsigned *index)
 {
     struct shadow_page *page = v->root;
     unsigned level;
 
     for (level = shadow_level(page);; level--) {
         *index = shadow_index(gva, level) & (page->role & ROLE_ROOT ? 3 : 511);
-        if (!shadow_maps(sv, page->entry[*index]) || shadow_is_leaf(page->entry[*index], level))
+        if (!shadow_maps(page->entry[*index]) || shadow_is_leaf(page->entry[*index], level))
             return page;
         page = page->child[*index];
     }
@@ -120,7 +119,7 @@ bool shadow_known_device(const struct shadow_vm *sv, const struct shadow_vcpu *v
                          struct virtx_page_fault *fault)
 {
     unsigned index;
-    struct shadow_page *page = shadow_lookup(sv, v, fault->gva, &index);
+    struct shadow_page *page = shadow_lookup(v, fault->gva, &index);
     uint64_t gpa;
     uint32_t rights;
 
@@ -228,6 +227,24 @@ static enum virtx_fault_result map(struct build *b, struct virtx_vcpu *vcpu,
     return VIRTX_FAULT_RESUME;
 }
 
+/* The guest's own fault, on an entry that is not present. Where our tables say the same, the
+ * processor delivers the next one by itself; those on the way there it has used. */
+static void learn_absent(struct build *b, struct virtx_vcpu *vcpu)
+{
+    struct shadow_page *page = b->v->root;
+    unsigned level = 4, step;
+
+    if (!b->sv->unknown || shadow_level(page) != 4 || !b->path.count)
+        return;
+    b->path.entry[b->path.count++] = 0;
+    for (step = 0; step + 1u < b->path.count; step++, level--) {
+        page = descend(b, vcpu, page, shadow_index(b->gva, level), level, step);
+        if (!page)
+            return;
+    }
+    shadow_entry_absent(b->sv, page, shadow_index(b->gva, level));
+}
+
 /* Walks the guest's tables, and then ours. */
 enum virtx_fault_result shadow_fault_walk(struct virtx_vcpu *vcpu, struct virtx_page_fault *fault)
 {
@@ -240,6 +257,8 @@ enum virtx_fault_result shadow_fault_walk(struct virtx_vcpu *vcpu, struct virtx_
     uint32_t flags = WALK_SET_FLAGS | (fault->error & PF_USER ? WALK_USER : 0);
     struct walk_result walk;
 
+    if (b->sv->unknown)
+        flags |= WALK_SET_TABLES;
     if (v->mode.cr4 & (CR4_SMAP | CR4_PKE))
         hw_walk_mode(hw_of(vcpu), &v->mode); /* RFLAGS.AC, PKRU */
     switch (
@@ -248,6 +267,9 @@ enum virtx_fault_result shadow_fault_walk(struct virtx_vcpu *vcpu, struct virtx_
         break;
     case VIRTX_E_FAULT:
         fault->error = walk.error;
+        b->gva = fault->gva;
+        if (!(walk.error & PF_PRESENT))
+            learn_absent(b, vcpu);
         return VIRTX_FAULT_REFLECT;
     case VIRTX_E_RANGE:
         fault->access = VIRTX_WRITE;

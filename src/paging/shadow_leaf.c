@@ -125,7 +125,7 @@ void shadow_map_ahead(struct shadow_vm *sv, const struct walk_mode *mode,
         uint64_t entry;
         uint32_t rights;
 
-        if (page->entry[i])
+        if (page->entry[i] != sv->unknown)
             continue;
         if (page->role & ROLE_DIRECT) {
             ahead(sv, slot, page, i, page->gfn + i, page->role & ROLE_ACCESS, key, 0);

@@ -177,6 +177,7 @@ static bool furnish(struct shadow_vm *sv, struct shadow_page *page, uint32_t rol
             page->entry = NULL;
             return false;
         }
+        shadow_entries_begin(sv, page->entry);
     }
     if (!page->link)
         page->link = get_memory(sv, page);

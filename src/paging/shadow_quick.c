@@ -23,6 +23,13 @@ struct quick {
 
 enum way { WAY_FOUND, WAY_ABSENT, WAY_UNKNOWN };
 
+/* Where the processor may find by itself that an entry is not present, our tables have to lead
+ * there. */
+static inline bool learns(const struct shadow_vm *sv, const struct shadow_page *page)
+{
+    return sv->unknown && !page;
+}
+
 static inline uint64_t table_entry(const uint8_t *table, unsigned index)
 {
     return __atomic_load_n((const uint64_t *)(const void *)table + index, __ATOMIC_RELAXED);
@@ -64,7 +71,7 @@ static const uint8_t *unknown_table(const struct quick *q, uint64_t entry)
 static __attribute__((noinline)) enum way find_way(struct quick *q, struct shadow_page **out,
                                                    const uint8_t **last)
 {
-    const struct shadow_vm *sv = q->sv;
+    struct shadow_vm *sv = q->sv;
     struct shadow_way *way = &q->v->way;
     struct shadow_page *page = q->v->root, *child;
     const uint8_t *table = page->guest;
@@ -76,7 +83,7 @@ static __attribute__((noinline)) enum way find_way(struct quick *q, struct shado
         uint64_t entry, ignored;
 
         if (page && (page->role & ROLE_DIRECT)) {
-            if (!shadow_maps(sv, page->entry[index]) || shadow_is_leaf(page->entry[index], level))
+            if (!shadow_maps(page->entry[index]) || shadow_is_leaf(page->entry[index], level))
                 return WAY_UNKNOWN;
             page = page->child[index];
             table = NULL;
@@ -85,13 +92,18 @@ static __attribute__((noinline)) enum way find_way(struct quick *q, struct shado
         if (unlikely(!table))
             return WAY_UNKNOWN;
         entry = table_entry(table, index);
-        if (!(entry & GPTE_P))
+        if (!(entry & GPTE_P)) {
+            if (learns(sv, page))
+                return WAY_UNKNOWN;
+            if (page)
+                shadow_entry_absent(sv, page, index);
             return WAY_ABSENT;
+        }
         way->at[4 - level] = (const uint64_t *)(const void *)table + index;
         way->entry[4 - level] = entry;
         ignored = entry & GPTE_PS ? 0 : GPTE_D;
         child = page ? page->child[index] : NULL;
-        if (likely(child && shadow_maps(sv, page->entry[index]) &&
+        if (likely(child && shadow_maps(page->entry[index]) &&
                    !((entry ^ page->copy[index]) & page->relevant & ~ignored))) {
             page = child;
             table = page->guest;
@@ -192,12 +204,13 @@ static inline enum virtx_fault_result absent(const struct quick *q)
 }
 
 /* A neighbour is in use by the guest and not mapped yet. */
-static inline bool neighbour_waits(const struct shadow_page *page, unsigned index)
+static inline bool neighbour_waits(const struct shadow_vm *sv, const struct shadow_page *page,
+                                   unsigned index)
 {
     const uint64_t used = GPTE_P | GPTE_A;
     unsigned next = index ^ 1;
 
-    if (page->entry[next])
+    if (page->entry[next] != sv->unknown)
         return false;
     return !page->guest || (table_entry(page->guest, next) & used) == used;
 }
@@ -232,9 +245,20 @@ static inline bool map(struct quick *q, struct shadow_page *page, unsigned index
     }
     shadow_entry_leaf(sv, page, index, entry, gfn, q->entry);
     q->v->spurious = 0;
-    if (neighbour_waits(page, index))
+    if (neighbour_waits(sv, page, index))
         shadow_map_ahead(sv, &q->v->mode, slot, page, index, q->key);
     return true;
+}
+
+/* A device met before. The fault is what a marker leads to; where that is no reserved bit, it may
+ * be any absent entry. */
+static inline bool is_device(const struct quick *q)
+{
+    uint32_t error = q->fault->error;
+
+    if (!q->sv->markers || !(q->sv->marker & SPTE_P ? error & PF_RESERVED : !(error & PF_PRESENT)))
+        return false;
+    return shadow_known_device(q->sv, q->v, q->fault);
 }
 
 /* True: `*result` is the answer. */
@@ -246,7 +270,11 @@ static inline bool quick_fault(struct quick *q, enum virtx_fault_result *result)
     uint64_t entry;
 
     if (!way_holds(q)) {
-        enum way way = find_way(q, &page, &table);
+        enum way way;
+
+        if (unlikely(is_device(q)))
+            goto device;
+        way = find_way(q, &page, &table);
 
         if (way == WAY_UNKNOWN)
             return false;
@@ -255,6 +283,8 @@ static inline bool quick_fault(struct quick *q, enum virtx_fault_result *result)
             return true;
         }
     }
+    if (page && unlikely(page->entry[index] == q->sv->marker) && is_device(q))
+        goto device;
     if (page && unlikely(page->role & ROLE_DIRECT)) {
         q->rights = page->role & ROLE_ACCESS;
         q->gpa = (page->gfn + index) << 12;
@@ -264,11 +294,18 @@ static inline bool quick_fault(struct quick *q, enum virtx_fault_result *result)
     }
     entry = table_entry(table, index);
     if (!(entry & GPTE_P)) {
+        if (learns(q->sv, page))
+            return false;
+        if (page)
+            shadow_entry_absent(q->sv, page, index);
         *result = absent(q);
         return true;
     }
     return page && take_entry(q, page, (uint64_t *)(uintptr_t)table + index, entry) &&
            map(q, page, index, result);
+device:
+    *result = VIRTX_FAULT_NOT_MEMORY;
+    return true;
 }
 
 /* Not even a root. */
@@ -276,15 +313,6 @@ static __attribute__((noinline)) enum virtx_fault_result without_root(struct qui
 {
     hw_of(q->vcpu)->work |= HW_WORK_ROOT;
     return shadow_root_make(q->vcpu) ? VIRTX_FAULT_RESUME : shadow_no_memory(q->sv);
-}
-
-/* The fault is what a marker leads to; where that is no reserved bit, it may be any absent entry.
- */
-static inline bool may_be_marker(const struct quick *q)
-{
-    uint32_t error = q->fault->error;
-
-    return q->sv->marker & SPTE_P ? error & PF_RESERVED : !(error & PF_PRESENT) && q->sv->markers;
 }
 
 enum virtx_fault_result shadow_fault(struct virtx_vcpu *vcpu, struct virtx_page_fault *fault)
@@ -305,7 +333,7 @@ enum virtx_fault_result shadow_fault(struct virtx_vcpu *vcpu, struct virtx_page_
     q.sv->stamp++;
     if (unlikely(!root || q.v->stale || root->state != SHADOW_LIVE))
         result = without_root(&q);
-    else if (unlikely(may_be_marker(&q)) && shadow_known_device(q.sv, q.v, fault))
+    else if (unlikely(shadow_level(root) != 4) && is_device(&q))
         result = VIRTX_FAULT_NOT_MEMORY;
     else if (unlikely(shadow_level(root) != 4) || !quick_fault(&q, &result))
         result = shadow_fault_walk(vcpu, fault);

@@ -26,8 +26,22 @@ static uint32_t role_of(const struct walk_mode *mode)
     return role;
 }
 
+/*
+ * Which page faults are not the guest's own for sure: those of entries that are present. Of the
+ * four entries of PAE format one that is not present need not be the guest's. And without EFER.NXE
+ * and CR4.SMEP a fetch of the guest's has no bit of its own, but EFER.NXE is 1 in the processor
+ * (Intel SDM "Page-Fault Exceptions").
+ */
+static uint32_t fault_bits(const struct shadow_vm *sv, const struct shadow_vcpu *v)
+{
+    if (!sv->unknown || !(v->mode.cr0 & CR0_PG) || !(v->mode.efer & EFER_LMA))
+        return 0;
+    return (v->mode.efer & EFER_NXE) || (v->mode.cr4 & CR4_SMEP) ? PF_PRESENT
+                                                                 : PF_PRESENT | PF_FETCH;
+}
+
 /* Looks at the registers; most often only CR3 is another. False: not even that. */
-static bool look(struct hw_vcpu *hv, struct shadow_vcpu *v)
+static bool look(const struct shadow_vm *sv, struct hw_vcpu *hv, struct shadow_vcpu *v)
 {
     const struct virtx_state *state = hw_state(hv, VIRTX_STATE_CR);
 
@@ -51,6 +65,7 @@ static bool look(struct hw_vcpu *hv, struct shadow_vcpu *v)
     v->reserved = bits_mask(51, 0) & (~0ull << v->mode.physical_bits);
     if (!(state->efer & EFER_NXE))
         v->reserved |= GPTE_NX;
+    v->fault_bits = fault_bits(sv, v);
     return true;
 }
 
@@ -60,7 +75,7 @@ bool shadow_root_make(struct virtx_vcpu *vcpu)
     struct shadow_vcpu *v = shadow_vcpu_of(vcpu);
     struct shadow_page *old = v->root, *root;
 
-    if (!look(hw_of(vcpu), v)) {
+    if (!look(sv, hw_of(vcpu), v)) {
         v->stale = false;
         return true;
     }
@@ -72,6 +87,7 @@ bool shadow_root_make(struct virtx_vcpu *vcpu)
         shadow_page_empty(sv, root);
     }
     v->stale = root == NULL;
+    hw_fault_bits(hw_of(vcpu), root ? v->fault_bits : 0);
     if (root == old)
         return root != NULL;
     if (root)

@@ -56,6 +56,10 @@ void shadow_unsync(struct shadow_vm *sv, struct shadow_page *page)
         return;
     }
     page->unsync = true;
+    if (head == &sv->unsync[SHADOW_TABLES])
+        shadow_forget_all_absent(sv);
+    else if (page->absent)
+        shadow_forget_absent(sv, page);
     sv->open++;
     page->unsync_prev = NULL;
     page->unsync_next = *head;
@@ -82,15 +86,20 @@ void shadow_forget_unsync(struct shadow_vm *sv, struct shadow_page *page)
 void shadow_compare_entry(struct shadow_vm *sv, struct shadow_page *page, unsigned index)
 {
     const uint64_t flags = GPTE_A | GPTE_D;
-    uint64_t now, change;
+    uint64_t entry = page->entry[index], now, change;
 
-    if (!page->entry[index])
+    if (entry == sv->unknown)
         return;
-    if (unlikely(!page->guest) || unlikely(page->entry[index] == sv->marker)) {
+    if (unlikely(!page->guest) || unlikely(entry == sv->marker)) {
         shadow_entry_clear(sv, page, index);
         return;
     }
     now = shadow_guest_entry(page, index);
+    if (unlikely(!entry)) { /* known not to be present */
+        if (now & GPTE_P)
+            shadow_entry_clear(sv, page, index);
+        return;
+    }
     change = (now ^ page->copy[index]) & page->relevant;
     if (likely(!change))
         return;

@@ -557,6 +557,23 @@ static bool flags_refused(struct virtx_vm *vm, const struct path *path, uint64_t
     return false;
 }
 
+/* The walk ends at an entry that is not present, or that is not allowed. */
+static enum virtx_status fault_path(struct virtx_vm *vm, const struct path *used, uint64_t gva,
+                                    const struct walk_result *result, struct walk_path *path)
+{
+    uint64_t table;
+
+    path->width = used->width;
+    path->count = 0;
+    if ((result->error & PF_PRESENT) || flags_refused(vm, used, gva, false, &table) ||
+        !set_flags(vm, used, gva, false))
+        return VIRTX_E_FAULT;
+    path->count = used->count;
+    for (unsigned i = 0; i < used->count; i++)
+        path->entry[i] = used->entry[i] | ENTRY_A;
+    return VIRTX_E_FAULT;
+}
+
 enum virtx_status walk_guest_path(struct virtx_vm *vm, const struct walk_mode *mode, uint64_t gva,
                                   uint32_t access, uint32_t flags, struct walk_result *result,
                                   struct walk_path *path)
@@ -573,6 +590,10 @@ enum virtx_status walk_guest_path(struct virtx_vm *vm, const struct walk_mode *m
             flags_refused(vm, &used, gva, access & VIRTX_WRITE, &path->table)) {
             path->count = 0;
             return VIRTX_E_RANGE;
+        }
+        if (status == VIRTX_E_FAULT && (flags & WALK_SET_TABLES)) {
+            path->root = path->table = used.root;
+            return fault_path(vm, &used, gva, result, path);
         }
         set = status != VIRTX_OK || !(flags & WALK_SET_FLAGS) ||
               set_flags(vm, &used, gva, access & VIRTX_WRITE);

@@ -24,6 +24,7 @@ enum walk_flag {
     WALK_USER = 1u << 0,      /* as at CPL 3 */
     WALK_IMPLICIT = 1u << 1,  /* implicit supervisor access (descriptor tables): SMAP without AC */
     WALK_SET_FLAGS = 1u << 2, /* set accessed and dirty flags as the processor does */
+    WALK_SET_TABLES = 1u << 4, /* with WALK_SET_FLAGS: in the entries above one that is not present, too */
     WALK_PROBE = 1u << 3,     /* access may be 0: only find the page, ignore rights */
 };
 
@@ -46,11 +47,13 @@ struct walk_path {
 /*
  * VIRTX_OK, VIRTX_E_FAULT (page fault), VIRTX_E_NOT_FOUND (a table of the guest is not in memory).
  * Whether gva is canonical is the caller's question: that is #GP or #SS, not #PF. Flags are set
- * only by an access that is allowed. On a vcpu's thread, or under the VM's lock.
+ * only by an access that is allowed, and as WALK_SET_TABLES says. On a vcpu's thread, or under the VM's lock.
  */
 enum virtx_status walk_guest(struct virtx_vm *vm, const struct walk_mode *mode, uint64_t gva,
                              uint32_t access, uint32_t flags, struct walk_result *result);
-/* The same, saying which way it went; `path` holds with VIRTX_OK, `path->table` without too. A flag
+/* The same, saying which way it went; `path` holds with VIRTX_OK, `path->table` without too. With
+ * WALK_SET_TABLES it also holds after a fault on an entry that is not present, up to that; its count is
+ * 0 if a flag could not be set. A flag
  * that cannot be set, as the table lies in a slot that may not be written, is VIRTX_E_RANGE. */
 enum virtx_status walk_guest_path(struct virtx_vm *vm, const struct walk_mode *mode, uint64_t gva,
                                   uint32_t access, uint32_t flags, struct walk_result *result,

@@ -32,7 +32,7 @@
      VIRTX_FEATURE_EXECUTE_ONLY | VIRTX_FEATURE_FLUSH_BY_TAG | VIRTX_FEATURE_DESCRIPTOR_EXIT |     \
      VIRTX_FEATURE_EFER_SWITCH | VIRTX_FEATURE_PAT_SWITCH | VIRTX_FEATURE_RDTSCP |                 \
      VIRTX_FEATURE_INVPCID | VIRTX_FEATURE_XSAVES | VIRTX_FEATURE_TPR_SHADOW |                     \
-     VIRTX_FEATURE_PAUSE_FILTER)
+     VIRTX_FEATURE_PAUSE_FILTER | VIRTX_FEATURE_FAULT_FILTER)
 
 /* What the library does with a control bit. */
 enum need {
@@ -171,7 +171,8 @@ static uint64_t control_features(const struct vmx_caps *caps)
         {VMX_SECONDARY, SECONDARY_INVPCID, VIRTX_FEATURE_INVPCID},
         {VMX_SECONDARY, SECONDARY_XSAVES, VIRTX_FEATURE_XSAVES},
     };
-    uint64_t features = VIRTX_FEATURE_NEXT_RIP | VIRTX_FEATURE_DECODE_ASSIST;
+    uint64_t features =
+        VIRTX_FEATURE_NEXT_RIP | VIRTX_FEATURE_DECODE_ASSIST | VIRTX_FEATURE_FAULT_FILTER;
 
     for (size_t i = 0; i < ARRAY_SIZE(map); i++) {
         if (has(caps, map[i].word, map[i].bit))

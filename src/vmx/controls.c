@@ -113,6 +113,10 @@ static void set_exceptions(struct vmx_vcpu *v, const struct hw_controls *c)
     bool all = v->mode == VMX_MODE_REAL;
     uint32_t exceptions = all ? UINT32_MAX : c->exceptions | VMX_EXCEPTIONS_ALWAYS;
 
+    /* Intel SDM "Exceptions": with this bit 0 it is the page faults unlike the match that exit. */
+    if (c->pf_unlike && !all)
+        exceptions &= ~(uint32_t)BIT(VECTOR_PF);
+
     if (v->exceptions != exceptions) {
         v->exceptions = exceptions;
         vmx_set_field(v, VMCS_EXCEPTIONS, exceptions);

@@ -121,6 +121,71 @@ static void edits_tables(void)
     CHECK_EQUAL(guest_trap.error, 0); /* not present, read, supervisor */
 }
 
+/* ---- The guest's own page faults under shadow paging ---- */
+
+#define ABSENT 0x70000000ul
+
+static void guest_absent(uint64_t n)
+{
+    uint64_t sum = 0;
+
+    guest_done(0);
+    for (uint64_t i = 0; i < n; i++) {
+        sum += GUEST_TRY("movq (%0), %%rax", : "r"(ABSENT + 8) : "rax", "memory") == 14;
+        sum += guest_trap.error == 0 && guest_trap.cr2 == ABSENT + 8;
+        sum += GUEST_TRY("movq %%rax, (%0)", : "r"(ABSENT + 16) : "memory") == 14;
+        sum += guest_trap.error == 2 && guest_trap.cr2 == ABSENT + 16;
+    }
+    zero_exits_sum = sum;
+    guest_done(1);
+}
+
+/* What makes it present takes effect at once: no INVLPG is needed for that. */
+static void guest_present(uint64_t round)
+{
+    volatile uint64_t *pte = guest_pte(ABSENT);
+
+    zero_exits_sum = GUEST_TRY("movq (%0), %%rax", : "r"(ABSENT) : "rax", "memory") == 14;
+    *pte = (GUEST_MEMORY + round * 4096) | 3;
+    zero_exits_sum += *(volatile uint64_t *)ABSENT == 0x1000 + round;
+    *pte = 0;
+    guest_invlpg(ABSENT);
+    zero_exits_sum += GUEST_TRY("movq (%0), %%rax", : "r"(ABSENT) : "rax", "memory") == 14;
+    guest_done(1);
+}
+
+static void own_faults(void)
+{
+    enum { FAULTS = 300 };
+    const uint64_t disable[] = {0, VIRTX_FEATURE_FAULT_FILTER};
+
+    for (unsigned i = 0; i < 2; i++) {
+        uint64_t before;
+
+        harness_disable = disable[i];
+        machine_open();
+        *guest_pte(ABSENT) = 0;
+        GUEST_RESULT(guest_absent, 4); /* the first is learnt from */
+        GUEST_CONTINUE();
+        GUEST_RESULT(guest_absent, FAULTS);
+        before = guest_exits();
+        GUEST_CONTINUE();
+        CHECK_EQUAL(zero_exits_sum, 4 * FAULTS);
+        before = guest_exits() - before - 1; /* the OUT */
+        if (paging_is_nested() || has_feature(VIRTX_FEATURE_FAULT_FILTER))
+            CHECK_EQUAL(before, 0);
+        else
+            CHECK_EQUAL(before, 2 * FAULTS);
+        for (uint64_t round = 0; round < 8; round++) {
+            *(uint64_t *)(void *)(machine.ram + round * 4096) = 0x1000 + round;
+            GUEST_RESULT(guest_present, round);
+            GUEST_CONTINUE();
+            CHECK_EQUAL(zero_exits_sum, 3);
+        }
+        machine_close();
+    }
+}
+
 static volatile int user_vector;
 
 static void ring3_reads(uint64_t gva)
@@ -1204,8 +1269,9 @@ static void exchange_engines(void)
 GUEST_CASES({"gva-2000-gpa-50000", g1}, {"exchange-of-the-engine", exchange_engines},
             {"guest-reads-its-tables-and-cr3", reads_tables},
             {"guest-edits-tables-without-exits", edits_tables},
-            {"ring-3-reads-a-kernel-page", kernel_page}, {"mmio-sizes", mmio_sizes},
-            {"mmio-instruction-forms", mmio_forms}, {"ram-then-mmio-in-one-access", straddle},
+            {"own-faults-without-exits", own_faults}, {"ring-3-reads-a-kernel-page", kernel_page},
+            {"mmio-sizes", mmio_sizes}, {"mmio-instruction-forms", mmio_forms},
+            {"ram-then-mmio-in-one-access", straddle},
             {"mmio-then-ram-in-one-access", straddle_to_ram},
             {"straddling-write-faults-as-a-whole", straddle_fault}, {"read-only-slot", read_only},
             {"execute-never-slot", execute_never}, {"fetch-from-a-hole", execute_hole},

@@ -2,7 +2,9 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Break the shadow engine on purpose, one rule at a time: the audit must fail for each.
 
-    tests/unit/shadow_mutants.py SOURCE_ROOT
+    tests/unit/shadow_mutants.py SOURCE_ROOT [WORD]
+
+With WORD only those whose name has it.
 
 A mutant is a text of a file of src/paging and what stands there instead. One whose text is not
 found any more is an error too: mend this list along with the engine.
@@ -115,6 +117,27 @@ MUTANTS = [
     ('quadrant of a 32-bit directory wrong', 'shadow_fault.c',
      '(uint32_t)(b->gva >> 30 & 3) << ROLE_QUADRANT : 0;\n        return',
      '0u : 0;\n        return'),
+    ('a table is written, and what was absent stays absent', 'shadow_sync.c',
+     '    else if (page->absent)\n        shadow_forget_absent(sv, page);\n',
+     ''),
+    ('a table above is written, and what was absent below stays absent', 'shadow_sync.c',
+     '        shadow_forget_all_absent(sv);\n',
+     '        shadow_forget_absent(sv, page);\n'),
+    ('absent entries learnt from a table out of sync', 'shadow_entry.c',
+     'page->unsync || !page->guest',
+     '!page->guest'),
+    ('absent entries learnt below a table out of sync', 'shadow_entry.c',
+     ' ||\n        sv->unsync[SHADOW_TABLES])',
+     ')'),
+    ('absent fetches delivered where the guest has no bit for them', 'shadow_root.c',
+     ': PF_PRESENT | PF_FETCH',
+     ': PF_PRESENT'),
+    ('absent entries delivered in PAE format', 'shadow_root.c',
+     ' || !(v->mode.efer & EFER_LMA))\n        return 0;',
+     ')\n        return 0;'),
+    ('absent and unknown the same', 'shadow_page.c',
+     '        shadow_entries_begin(sv, page->entry);\n',
+     ''),
     ('marker tells no rights', 'shadow_fault.c',
      '    if (rights & ROLE_U ? (v->mode.cr4 & (CR4_SMAP | CR4_PKE)) : fault->error & PF_USER)\n        return false;\n',
      ''),
@@ -154,7 +177,10 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         if not audit(root, folder, None):
             sys.exit("the audit fails without a mutant")
+        word = sys.argv[2] if len(sys.argv) > 2 else ""
         for mutant in MUTANTS:
+            if word not in mutant[0]:
+                continue
             passed = audit(root, folder, mutant)
             verdict = "killed" if passed is False else "NOT MADE" if passed is None else "SURVIVED"
             print("%s: %s" % (mutant[0], verdict), flush=True)

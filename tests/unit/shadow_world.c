@@ -351,6 +351,11 @@ enum outcome world_access(unsigned cpu, uint64_t gva, const struct ref_access *a
         *hpa = result.address;
         if (result.kind == REF_OK)
             return DONE;
+        if (world.hv[cpu].fault_bits && !(result.error & world.hv[cpu].fault_bits)) {
+            world.direct++;
+            check_reflected(cpu, gva, access, result.error);
+            return FAULTED;
+        }
         fault.error = result.error;
         fault.access = access->fetch ? VIRTX_EXECUTE : access->write ? VIRTX_WRITE : VIRTX_READ;
         world.faults++;
@@ -413,7 +418,7 @@ void world_slots(bool high, uint32_t rights, bool logging)
     atomic_store(&world.vm.slots, slots_of(slots_now));
 }
 
-void world_begin(unsigned vcpus, uint64_t pool_limit, unsigned physical_bits)
+void world_begin(unsigned vcpus, uint64_t pool_limit, unsigned physical_bits, bool filter)
 {
     memset(&world, 0, sizeof(world));
     memset(page_state, 0, sizeof(page_state));
@@ -427,6 +432,7 @@ void world_begin(unsigned vcpus, uint64_t pool_limit, unsigned physical_bits)
     backend.kick = kick;
     world.virtx.backend = &backend;
     world.virtx.caps.physical_bits = (uint8_t)physical_bits;
+    world.virtx.caps.features = filter ? VIRTX_FEATURE_FAULT_FILTER : 0;
     world.virtx.ops.virt_to_phys = virt_to_phys;
     world.virtx.ops.phys_to_virt = phys_to_virt;
     world.vm.virtx = &world.virtx;
@@ -600,16 +606,24 @@ static void audit_copy(const struct shadow_page *page, unsigned index)
 static void audit_page(struct shadow_vm *sv, struct shadow_page *page, uint32_t *links)
 {
     unsigned level = page->role & ROLE_LEVEL;
+    uint64_t unknown = page->role & ROLE_ROOT ? 0 : sv->unknown;
 
     for (unsigned i = 0; i < SHADOW_ENTRIES; i++) {
         uint64_t entry = page->entry[i];
 
-        EXPECT(((page->used[i / 64] >> i % 64) & 1) == (entry != 0));
-        if (!entry)
+        EXPECT(((page->used[i / 64] >> i % 64) & 1) == (entry != unknown));
+        if (entry == unknown)
             continue;
+        if (!entry) { /* which the processor tells the guest */
+            EXPECT(!(page->role & ROLE_DIRECT) && !page->unsync && page->guest);
+            EXPECT(!sv->unsync[SHADOW_TABLES]);
+            EXPECT(!(guest_entry(page, i) & 1));
+            EXPECT(page->absent >> i / 64 & 1);
+            continue;
+        }
         if (!(page->role & (ROLE_DIRECT | ROLE_ROOT)) && !page->unsync)
             audit_copy(page, i);
-        if (!shadow_maps(sv, entry))
+        if (!shadow_maps(entry))
             continue;
         ++*links;
         if (!shadow_is_leaf(entry, level)) {
@@ -630,7 +644,7 @@ static uint32_t list_length(struct shadow_vm *sv, uint32_t id, uint32_t list)
         struct shadow_page *page = shadow_page_number(sv, id / SHADOW_ENTRIES);
 
         EXPECT(page->link[id % SHADOW_ENTRIES].prev == prev);
-        EXPECT(shadow_maps(sv, page->entry[id % SHADOW_ENTRIES]));
+        EXPECT(shadow_maps(page->entry[id % SHADOW_ENTRIES]));
         prev = id;
         id = page->link[id % SHADOW_ENTRIES].next;
     }
@@ -680,7 +694,7 @@ void world_audit(void)
             list_length(sv, page->parents, (uint32_t)(LINK_HEAD | LINK_PARENT) | page->number);
         if ((page->role & ROLE_LEVEL) > 1)
             for (unsigned i = 0; i < 512; i++)
-                large += shadow_maps(sv, page->entry[i]) &&
+                large += shadow_maps(page->entry[i]) &&
                          shadow_is_leaf(page->entry[i], page->role & ROLE_LEVEL);
     }
     for (unsigned i = 0; i < world.vm.vcpu_count; i++)
@@ -697,13 +711,12 @@ void world_audit(void)
 static void fresh_below(unsigned cpu, uint64_t table, unsigned level, unsigned entries,
                         uint64_t gva)
 {
-    struct shadow_vm *sv = shadow_vm_of(&world.vm);
     bool wide = world.mode[cpu].efer & EFER_LMA && world.mode[cpu].cr0 & CR0_PG;
 
     for (unsigned i = 0; i < entries; i++) {
         uint64_t entry = world_table(table)[i], at = gva + i * shadow_span(level);
 
-        if (!shadow_maps(sv, entry))
+        if (!shadow_maps(entry))
             continue;
         if (wide)
             at = (uint64_t)((int64_t)(at << 16) >> 16);

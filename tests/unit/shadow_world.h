@@ -39,11 +39,11 @@ struct world {
     uint64_t pool_limit, pool_used;
     uint64_t log[RAM_PAGES / 64]; /* dirty log of the slot at HIGH, when it keeps one */
     bool logging;
-    uint64_t operations, faults, reflected, devices, executed;
+    uint64_t operations, faults, reflected, devices, executed, direct;
 };
 extern struct world world;
 
-void world_begin(unsigned vcpus, uint64_t pool_limit, unsigned physical_bits);
+void world_begin(unsigned vcpus, uint64_t pool_limit, unsigned physical_bits, bool filter);
 void world_end(void);
 /* Publishes the slots; `without`: the slot at HIGH is gone; `narrow`: it may only be read. */
 void world_slots(bool high, uint32_t rights, bool logging);

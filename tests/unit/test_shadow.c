@@ -238,7 +238,6 @@ static struct ref_access random_access(void)
 /* A table on the way is behind the guest's, as a TLB may be. */
 static bool may_be_old(uint64_t gva)
 {
-    const struct shadow_vm *sv = shadow_vm_of(&world.vm);
     const struct shadow_page *page = shadow_vcpu_of(&world.vcpu[cpu])->root;
 
     for (unsigned level = page->role & ROLE_LEVEL;; level--) {
@@ -246,7 +245,7 @@ static bool may_be_old(uint64_t gva)
 
         if (page->unsync)
             return true;
-        if (!shadow_maps(sv, page->entry[index]) || shadow_is_leaf(page->entry[index], level))
+        if (!shadow_maps(page->entry[index]) || shadow_is_leaf(page->entry[index], level))
             return false;
         page = page->child[index];
     }
@@ -559,13 +558,16 @@ static void audit_run(uint64_t count, unsigned audit_every)
     world_audit();
 }
 
+/* Whether the processor has the filter for page faults; every other test asks for it. */
+static bool filter = true;
+
 static void begin(unsigned vcpus, uint64_t pool, unsigned physical_bits)
 {
     high = true;
     logging = false;
     high_rights = 7;
     touched = 0;
-    world_begin(vcpus, pool, physical_bits);
+    world_begin(vcpus, pool, physical_bits, filter);
 }
 
 START_TEST(test_random)
@@ -575,11 +577,13 @@ START_TEST(test_random)
     set_format((enum format)_i);
     new_format((enum format)_i);
     audit_run(operations / FORMATS / 2, 509);
-    printf("%s: %llu operations, %llu faults, %llu reflected, %llu devices, %llu executed, %u "
-           "tables\n",
+    printf("%s: %llu operations, %llu faults, %llu reflected, %llu direct, %llu devices, %llu "
+           "executed, %u tables\n",
            format_names[_i], (unsigned long long)world.operations, (unsigned long long)world.faults,
-           (unsigned long long)world.reflected, (unsigned long long)world.devices,
-           (unsigned long long)world.executed, shadow_vm_of(&world.vm)->tables);
+           (unsigned long long)world.reflected, (unsigned long long)world.direct,
+           (unsigned long long)world.devices, (unsigned long long)world.executed,
+           shadow_vm_of(&world.vm)->tables);
+    EXPECT(format == FOUR_LEVEL ? world.direct > world.operations / 100 : !world.direct);
     EXPECT(touched > world.operations / 100);
     world_end();
 }
@@ -594,6 +598,21 @@ START_TEST(test_mixed)
         new_format((enum format)world_below(FORMATS));
         audit_run(operations / 4 / 64, 251);
     }
+    world_end();
+}
+END_TEST
+
+/* A processor that has no filter, as SVM. */
+START_TEST(test_all_faults_exit)
+{
+    filter = false;
+    begin(1, POOL_PAGES, 46);
+    cpu = 0;
+    for (unsigned round = 0; round < 8; round++) {
+        new_format((enum format)world_below(FORMATS));
+        audit_run(operations / 8 / 8, 251);
+    }
+    EXPECT(world.direct == 0);
     world_end();
 }
 END_TEST
@@ -654,6 +673,7 @@ START_TEST(test_way)
     struct shadow_vm *sv;
     uint64_t hpa;
 
+    filter = false; /* with it, tables that lead to no page are shadowed too */
     begin(1, POOL_PAGES, 46);
     cpu = 0;
     sv = shadow_vm_of(&world.vm);
@@ -689,7 +709,8 @@ START_TEST(test_way)
 }
 END_TEST
 
-/* A page table that the guest's flush did not look at, as no root in use led to it, and then one does. */
+/* A page table that the guest's flush did not look at, as no root in use led to it, and then one
+ * does. */
 START_TEST(test_put_off)
 {
     const struct ref_access read = {0};
@@ -784,6 +805,7 @@ int main(int argc, char **argv)
     tcase_set_timeout(c, 0);
     tcase_add_loop_test(c, test_random, 0, FORMATS);
     tcase_add_test(c, test_mixed);
+    tcase_add_test(c, test_all_faults_exit);
     tcase_add_test(c, test_little_memory);
     tcase_add_test(c, test_no_reserved_bits);
     tcase_add_test(c, test_two_vcpus);
