@@ -173,6 +173,9 @@ static void let_time_pass(const struct host_cpu *host)
 
 /* ---- Sleep ---- */
 
+static bool exchange_begun;       /* some processor wants the others out of run */
+static uint32_t exchange_stopped; /* how many are, and stay so */
+
 static bool is_parked(struct virtx_vcpu *vcpu)
 {
     struct virtx_state state;
@@ -230,7 +233,8 @@ static void sleep(struct host_cpu *host)
                                                   : IDLE_POLL_HZ;
 
     bare_irq_disable(); /* so that what wakes cannot come between the look and the sleep */
-    if (!is_over() && !choose(host, &alone)) {
+    if (!is_over() && !__atomic_load_n(&exchange_begun, __ATOMIC_ACQUIRE) &&
+        !choose(host, &alone)) {
         arm_timer(host, hz);
         bare_irq_wait();
     }
@@ -324,6 +328,8 @@ static void serve(const struct host_cpu *host, struct guest_cpu *guest,
     }
 }
 
+/* ---- Exchange of the paging engine ---- */
+
 static struct virtx_vm *exchange_vm;
 static uint64_t exchange_every, exchange_returns, exchange_count;
 
@@ -338,18 +344,51 @@ uint64_t cpus_exchanges(void)
     return exchange_count;
 }
 
+/* Another processor exchanges the engine: wait until it has done so. */
+static void stand_aside(void)
+{
+    if (!__atomic_load_n(&exchange_begun, __ATOMIC_ACQUIRE))
+        return;
+    __atomic_fetch_add(&exchange_stopped, 1, __ATOMIC_SEQ_CST);
+    while (__atomic_load_n(&exchange_begun, __ATOMIC_ACQUIRE) && !is_over())
+        __builtin_ia32_pause();
+    __atomic_fetch_sub(&exchange_stopped, 1, __ATOMIC_SEQ_CST);
+}
+
+/* False: it is another's turn to exchange, or the machine ends. */
+static bool stop_others(void)
+{
+    /* Whoever stood aside last time may not have gone on yet. */
+    if (__atomic_load_n(&exchange_stopped, __ATOMIC_ACQUIRE) ||
+        __atomic_exchange_n(&exchange_begun, true, __ATOMIC_SEQ_CST))
+        return false;
+    for (uint32_t i = 0; i < guest_count; i++)
+        virtx_vcpu_kick(guests[i].vcpu);
+    for (uint32_t i = 0; i < host_count; i++)
+        if (i != bare_this_cpu())
+            bare_ipi(i, VECTOR_WAKE);
+    while (__atomic_load_n(&exchange_stopped, __ATOMIC_ACQUIRE) < host_count - 1)
+        if (is_over())
+            return false;
+    return true;
+}
+
+/* No vcpu may be in run. */
 static void exchange(void)
 {
     const struct virtx_paging *now = virtx_vm_paging(exchange_vm);
     const struct virtx_paging *next =
         now == &virtx_paging_nested ? &virtx_paging_shadow : &virtx_paging_nested;
 
-    exchange_returns = 0;
+    if (!stop_others())
+        return;
+    __atomic_store_n(&exchange_returns, 0, __ATOMIC_RELAXED);
     if (virtx_vm_set_paging(exchange_vm, next))
         end(&(struct cpus_end){.outcome = "virtx_vm_set_paging",
                                .error = virtx_vm_last_error(exchange_vm)});
     else
         exchange_count++;
+    __atomic_store_n(&exchange_begun, false, __ATOMIC_RELEASE);
 }
 
 static void run_one(struct host_cpu *host, struct guest_cpu *guest, unsigned hz)
@@ -365,7 +404,8 @@ static void run_one(struct host_cpu *host, struct guest_cpu *guest, unsigned hz)
         serve(host, guest, exit);
     else
         end(&(struct cpus_end){.outcome = "run", .error = virtx_vcpu_last_error(guest->vcpu)});
-    if (exchange_every && guest_count == 1 && ++exchange_returns >= exchange_every)
+    if (exchange_every &&
+        __atomic_add_fetch(&exchange_returns, 1, __ATOMIC_RELAXED) >= exchange_every)
         exchange();
 }
 
@@ -379,9 +419,11 @@ static void loop(void *arg)
                                .error = virtx_last_error(the_library)});
     bare_irq_enable();
     while (!is_over()) {
+        struct guest_cpu *guest;
         bool alone;
-        struct guest_cpu *guest = choose(host, &alone);
 
+        stand_aside();
+        guest = choose(host, &alone);
         if (guest) {
             run_one(host, guest, !alone ? SLICE_HZ : host->index == 0 ? INPUT_POLL_HZ : 0);
         } else {

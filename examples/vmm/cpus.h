@@ -20,8 +20,8 @@ void cpus_wake(void *ctx, struct virtx_vcpu *vcpu);
  * start-up IPI. */
 enum virtx_status cpus_add(struct board *board, struct virtx_vcpu *vcpu);
 
-/* From now on the paging engine is exchanged after so many returns to the loop of a guest with one
- * processor, back and forth; for trying that out. */
+/* From now on the paging engine is exchanged after so many returns to the loop, back and
+ * forth; for trying that out. All processors stop for it. */
 void cpus_exchange(struct virtx_vm *vm, uint64_t every);
 uint64_t cpus_exchanges(void); /* how often that was done */
 

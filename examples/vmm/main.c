@@ -284,11 +284,8 @@ int bare_main(void)
         if (cpus_add(&board, vcpu) || (i == 0 && set_start(vcpu, &start)))
             return failed("set-up", virtx_vcpu_last_error(vcpu));
     }
-    if (bare_option("paging") && after(bare_option("paging"), "exchange")) {
-        if (cpus > 1) /* who exchanges would have to stop the others first */
-            bare_panic("the paging engine is exchanged under one processor only");
+    if (bare_option("paging") && after(bare_option("paging"), "exchange"))
         cpus_exchange(vm, 200);
-    }
     how = cpus_run(virtx, &board);
     if (how.error)
         failed(how.outcome, how.error);
