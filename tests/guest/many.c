@@ -385,8 +385,22 @@ static void guest_nmis(uint64_t self)
     guest_done(bad + (m->deepest != 1));
 }
 
+/* A vcpu that has come to no NMI seems to block them when one in its handler ran before it. */
+static bool nmis_leak(unsigned vcpus, unsigned hosts)
+{
+    bool leak = vcpus > hosts && engine_is("bochs") && !guest_has_svm;
+
+    if (leak) {
+        known_bug("Bochs' VM entry does not end the blocking of NMIs: vcpus in turns share it");
+        known_bug_end(); /* left out */
+    }
+    return leak;
+}
+
 static void nest_nmis(unsigned vcpus, unsigned hosts)
 {
+    if (nmis_leak(vcpus, hosts))
+        return;
     rounds = 40; /* half of them each */
     if (!begin(vcpus, hosts, guest_nmis))
         return;
@@ -503,7 +517,7 @@ static void task_priorities(void)
 
 enum { KINDS = 7 };
 static const uint8_t kind_vectors[KINDS] = {OTHER, 3, 6, 13, INJECTED, 2, 14};
-static volatile uint64_t first_kind;
+static volatile uint64_t kinds_left_out; /* a bit for each */
 
 static void note_kind(struct bare_frame *frame)
 {
@@ -563,7 +577,9 @@ static void guest_deliveries(uint64_t self)
     uint64_t stack = GUEST_MEMORY + (2 * self + 1) * PAGE, bad = 0;
 
     for (uint64_t i = 1; i <= rounds; i++) {
-        for (uint64_t kind = first_kind; kind < KINDS; kind++) {
+        for (uint64_t kind = 0; kind < KINDS; kind++) {
+            if (kinds_left_out >> kind & 1)
+                continue;
             guest_far_stack(stack, kind);
             bad += mine[self].got[kind_vectors[kind]] != i;
         }
@@ -596,6 +612,24 @@ static bool serve_deliveries(struct crew_seat *seat, const struct virtx_exit *ex
     return complete(seat);
 }
 
+static void on_stray_step(struct bare_frame *frame, void *ctx)
+{
+    (void)frame;
+    (void)ctx;
+}
+
+static void leave_out(unsigned vcpus, unsigned hosts)
+{
+    kinds_left_out = nmis_leak(vcpus, hosts) ? 1u << 5 : 0;
+    if (!engine_is("bochs") || !guest_has_svm)
+        return;
+    kinds_left_out = 1u << 0;
+    known_bug("Bochs does not record INT n in EXITINTINFO, but an older event or none");
+    known_bug("Bochs takes the guest's single-step trap along into the host"); /* after an NMI */
+    known_bug_end();
+    bare_handler_set(1, on_stray_step, NULL);
+}
+
 static void fault_deliveries(unsigned vcpus, unsigned hosts)
 {
     struct virtx_stats stats;
@@ -606,21 +640,17 @@ static void fault_deliveries(unsigned vcpus, unsigned hosts)
         return;
     for (unsigned i = 0; i < KINDS; i++)
         guest_handler[kind_vectors[i]] = note_kind;
-    first_kind = 0;
-    if (engine_is("bochs") && backend_is("svm")) {
-        known_bug("Bochs does not record INT n in EXITINTINFO, but an older event or none");
-        known_bug_end(); /* left out */
-        first_kind = 1;
-    }
+    leave_out(vcpus, hosts);
     crew_exit = serve_deliveries;
     crew_run();
     CHECK_EQUAL(misplaced(), 0);
     for (unsigned i = 0; i < vcpus; i++) {
-        for (uint64_t kind = first_kind; kind < KINDS; kind++)
-            CHECK_EQUAL(mine[i].got[kind_vectors[kind]], rounds);
+        for (uint64_t kind = 0; kind < KINDS; kind++)
+            CHECK_EQUAL(mine[i].got[kind_vectors[kind]], kinds_left_out >> kind & 1 ? 0 : rounds);
         virtx_vcpu_stats(crew_seats[i].vcpu, &stats);
-        CHECK(stats.faults_mapped >= rounds * (KINDS - first_kind));
+        CHECK(stats.faults_mapped >= rounds * (KINDS - 2));
     }
+    bare_handler_set(1, NULL, NULL);
     end();
 }
 
