@@ -332,6 +332,140 @@ START_TEST(delivery_modes)
 }
 END_TEST
 
+/* What is not a register or not a pin does nothing, and narrow reads are of bytes. */
+START_TEST(edges_of_the_register_file)
+{
+    struct virtx_ioapic_state state;
+
+    write_pin(23, TO(1) | 0x59 | MASKED);
+    write_reg(0x40, 0x12345678);
+    ck_assert_uint_eq(read_reg(0x40), 0);
+    ck_assert_uint_eq(read_reg(0x03), 0);
+    ck_assert_uint_eq(read_reg(0x0f), 0);
+    write_reg(0x11, 0x01000000);
+    write_reg(2, 0x0a000000); /* the arbitration ID follows the ID */
+    ck_assert_uint_eq(read_reg(0), 0x05000000);
+    virtx_ioapic_set_irq(&ioapic, 24, true);
+    virtx_ioapic_set_irq(&ioapic, UINT32_MAX, true);
+    virtx_ioapic_save(&ioapic, &state);
+    ck_assert_uint_eq(state.lines, 0);
+    write_pin(2, 0x12a4);
+    virtx_ioapic_mmio_write(&ioapic, 0, 4, 0x14);
+    ck_assert_uint_eq(virtx_ioapic_mmio_read(&ioapic, 0x10, 1), 0xa4);
+    ck_assert_uint_eq(virtx_ioapic_mmio_read(&ioapic, 0x11, 1), 0x02); /* the status reads 0 */
+    ck_assert_uint_eq(virtx_ioapic_mmio_read(&ioapic, 0x10, 2), 0x02a4);
+    virtx_ioapic_mmio_write(&ioapic, 0x10, 1, 0xff);
+    virtx_ioapic_mmio_write(&ioapic, 0x20, 4, 0xff);
+    ck_assert_uint_eq(read_pin(2), 0x02a4);
+    virtx_ioapic_reset(&ioapic);
+    ck_assert_uint_eq(virtx_ioapic_mmio_read(&ioapic, 0, 4), 0);
+    ck_assert_uint_eq(read_pin(2), MASKED);
+}
+END_TEST
+
+START_TEST(lines_are_kept_apart)
+{
+    write_pin(4, TO(0) | 0x40 | LEVEL);
+    write_pin(5, TO(0) | 0x50 | LEVEL);
+    virtx_ioapic_set_irq(&ioapic, 4, true);
+    virtx_ioapic_set_irq(&ioapic, 5, true);
+    virtx_ioapic_set_irq(&ioapic, 4, false);
+    ck_assert_int_eq(virtx_lapic_take(&lapic[0]), 0x50);
+    eoi(0);
+    ck_assert_int_eq(virtx_lapic_take(&lapic[0]), 0x50); /* asserted again, before 40's turn */
+    virtx_ioapic_set_irq(&ioapic, 5, false);
+    eoi(0);
+    ck_assert_int_eq(virtx_lapic_take(&lapic[0]), 0x40);
+    eoi(0);
+    ck_assert_int_eq(virtx_lapic_pending(&lapic[0]), VIRTX_IRQ_NONE);
+}
+END_TEST
+
+/* Lowest priority is a level too; every I/O APIC hears of the EOI. */
+START_TEST(level_by_lowest_priority)
+{
+    static struct virtx_ioapic second;
+    struct virtx_ioapic_config config = {
+        .size = sizeof(config), .version = 0x20, .id = 15, .bus = &bus};
+
+    ck_assert(virtx_ioapic_init(&second, &config));
+    ck_assert(virtx_apic_bus_add_ioapic(&bus, &second));
+    write_pin(6, TO(0x0f) | LOGICAL | 1u << 8 | LEVEL | 0x77);
+    virtx_ioapic_set_irq(&ioapic, 6, true);
+    ck_assert_uint_eq(read_pin(6), LOGICAL | 1u << 8 | LEVEL | REMOTE_IRR | 0x77);
+    for (unsigned i = 0; i < CPUS; i++) {
+        if (virtx_lapic_pending(&lapic[i]) == 0x77) {
+            ck_assert_int_eq(virtx_lapic_take(&lapic[i]), 0x77);
+            virtx_ioapic_set_irq(&ioapic, 6, false);
+            eoi(i);
+        }
+    }
+    ck_assert_uint_eq(read_pin(6), LOGICAL | 1u << 8 | LEVEL | 0x77);
+}
+END_TEST
+
+/* The bus has so many places, and each ID once. */
+START_TEST(the_bus_is_full)
+{
+    static struct virtx_lapic other;
+    struct virtx_lapic_config config = lapic[0].config;
+
+    config.id = 9;
+    ck_assert(virtx_lapic_init(&other, &config));
+    ck_assert(!virtx_apic_bus_add_lapic(&bus, &other));
+    bus.count = 3;
+    ck_assert(!virtx_apic_bus_add_lapic(&bus, &lapic[1]));
+    ck_assert(virtx_apic_bus_add_lapic(&bus, &other));
+    virtx_lapic_mmio_write(&other, 0xf0, 4, 0x1ff, 0);
+    ck_assert_uint_eq(virtx_msi_deliver(&bus, 0xfee09000, 0x41), 1);
+    ck_assert_uint_eq(virtx_msi_deliver(&bus, 0xfee03000, 0x41), 0);
+}
+END_TEST
+
+/* Intel SDM, "Message Signalled Interrupts": address and data, and who gets what. */
+START_TEST(msi_formats)
+{
+    static const struct {
+        uint64_t address;
+        uint32_t data;
+        uint8_t delivery, destination;
+        bool good, logical, level;
+    } rows[] = {
+        {0xfee01000, 0x0041, VIRTX_APIC_FIXED, 1, true, false, false},
+        {0xfee01000, 0x4041, VIRTX_APIC_FIXED, 1, true, false, false}, /* edges ignore "assert" */
+        {0xfee01000, 0xc041, VIRTX_APIC_FIXED, 1, true, false, true},
+        {0xfee01000, 0x8041, 0, 0, false, false, false}, /* a level that is de-asserted */
+        {0xfee01004, 0x0041, VIRTX_APIC_FIXED, 1, true, true, false},
+        {0xfee01008, 0x0041, VIRTX_APIC_FIXED, 1, true, false, false}, /* a hint, but physical */
+        {0xfee0300c, 0x0041, VIRTX_APIC_LOWEST_PRIORITY, 3, true, true, false},
+        {0xfee0300c, 0x0441, VIRTX_APIC_NMI, 3, true, true, false}, /* the hint is of fixed ones */
+        {0xfee03004, 0x0141, VIRTX_APIC_LOWEST_PRIORITY, 3, true, true, false},
+        {0xfee02000, 0x0241, VIRTX_APIC_SMI, 2, true, false, false},
+        {0xfee02000, 0x0541, VIRTX_APIC_INIT, 2, true, false, false},
+        {0xfee02000, 0x0741, VIRTX_APIC_EXTINT, 2, true, false, false},
+        {0xfeeff000, 0x0041, VIRTX_APIC_FIXED, 255, true, false, false},
+        {0xfed01000, 0x0041, 0, 0, false, false, false},
+        {0xfee01000ull << 4, 0x0041, 0, 0, false, false, false},
+        {0x1fee01000, 0x0041, 0, 0, false, false, false},
+    };
+
+    for (unsigned i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        struct virtx_apic_message m;
+
+        ck_assert(virtx_msi_decode(rows[i].address, rows[i].data, &m) == rows[i].good);
+        if (!rows[i].good) {
+            ck_assert_uint_eq(virtx_msi_deliver(&bus, rows[i].address, rows[i].data), 0);
+            continue;
+        }
+        ck_assert_uint_eq(m.delivery, rows[i].delivery);
+        ck_assert_uint_eq(m.destination, rows[i].destination);
+        ck_assert_uint_eq(m.vector, 0x41);
+        ck_assert_uint_eq(m.source, VIRTX_APIC_NO_SOURCE);
+        ck_assert(m.logical == rows[i].logical && m.level == rows[i].level && !m.wide);
+    }
+}
+END_TEST
+
 START_TEST(msi)
 {
     struct virtx_apic_message m;
@@ -441,6 +575,11 @@ int main(void)
     tcase_add_test(tc, eoi_register);
     tcase_add_test(tc, nobody_accepts);
     tcase_add_test(tc, delivery_modes);
+    tcase_add_test(tc, edges_of_the_register_file);
+    tcase_add_test(tc, lines_are_kept_apart);
+    tcase_add_test(tc, level_by_lowest_priority);
+    tcase_add_test(tc, the_bus_is_full);
+    tcase_add_test(tc, msi_formats);
     tcase_add_test(tc, msi);
     tcase_add_test(tc, narrow_messages_to_x2apic);
     tcase_add_test(tc, saved_and_restored);
