@@ -39,12 +39,29 @@ static void on_wake(struct bare_frame *frame, void *ctx)
     bare_eoi();
 }
 
+/* A guest that has ended in the image's own panic tells what it was. */
+static void show_registers(struct virtx_vcpu *vcpu, const struct virtx_exit *exit)
+{
+    struct virtx_state state;
+
+    if (virtx_vcpu_get(vcpu, VIRTX_STATE_ALL, &state) != VIRTX_OK)
+        return;
+    bare_printf(
+        "  RSP %lx RFLAGS %lx IDTR %lx GDTR %lx CR0 %lx CR2 %lx CR3 %lx TR %x interruptibility "
+        "%x\n",
+        state.gpr[VIRTX_RSP], state.rflags, state.idtr.base, state.gdtr.base, state.cr0, state.cr2,
+        state.cr3, state.seg[VIRTX_TR].selector, state.interruptibility);
+    if (exit->reason == VIRTX_EXIT_IO && exit->io.string && exit->io.access == VIRTX_WRITE)
+        bare_printf("  %.*s\n", (int)exit->io.count, (const char *)(uintptr_t)state.gpr[VIRTX_RSI]);
+}
+
 static void give_up_one(struct crew_seat *seat, const struct virtx_exit *exit)
 {
     char text[120];
 
     describe_exit(text, sizeof(text), exit);
     bare_printf("vcpu %u: unexpected exit: %s at 0x%lx\n", seat->number, text, exit->rip);
+    show_registers(seat->vcpu, exit);
     seat->done = seat->failed = true;
 }
 

@@ -648,7 +648,8 @@ static void fault_deliveries(unsigned vcpus, unsigned hosts)
         for (uint64_t kind = 0; kind < KINDS; kind++)
             CHECK_EQUAL(mine[i].got[kind_vectors[kind]], kinds_left_out >> kind & 1 ? 0 : rounds);
         virtx_vcpu_stats(crew_seats[i].vcpu, &stats);
-        CHECK(stats.faults_mapped >= rounds * (KINDS - 2));
+        /* Shadow paging maps neighbours too. */
+        CHECK(stats.faults_mapped >= (paging_is_nested() ? rounds * (KINDS - 2) : rounds));
     }
     bare_handler_set(1, NULL, NULL);
     end();
@@ -835,6 +836,10 @@ static void guest_own(uint64_t self)
     uint64_t from = VECTOR + before(self);
 
     bare_irq_disable();
+    /* The way to the handlers is mapped from here on. Bochs' SVM forgets the vector when a nested
+     * fault interrupts the delivery of a physical interrupt. */
+    __asm__ volatile("int %0" : : "i"(TIMER) : "memory");
+    m->got[TIMER] = 0;
     meet(1);
     bare_out32(PORT_NOTE, 0);
     apic_write(REG_DIVIDE, 3);

@@ -409,6 +409,43 @@ START_TEST(kick_only_from_elsewhere)
 }
 END_TEST
 
+static unsigned wakes;
+
+static void count_wake(void *ctx, struct virtx_vcpu *v)
+{
+    (void)ctx;
+    ck_assert_ptr_eq(v, &vcpu);
+    ck_assert(atomic_load(&vcpu.requests) & VIRTX_REQUEST_EVENT); /* who wakes finds it */
+    wakes++;
+}
+
+/* Whoever is not in run may sleep, and is woken each time: who left the request before may have
+ * found nobody asleep. A host without a way to wake gets the CPU kicked. */
+START_TEST(sleepers_are_woken)
+{
+    here = 4;
+    wakes = 0;
+    host.ops.wake = count_wake;
+    atomic_store(&vcpu.running, false);
+    ck_assert_uint_eq(virtx_msi_deliver(&bus, 0xfee01000, 0x41), 1);
+    ck_assert_uint_eq(virtx_msi_deliver(&bus, 0xfee01000, 0x42), 1);
+    ck_assert_uint_eq(wakes, 2);
+    ck_assert_int_eq(hard_kicks, 0);
+    atomic_store(&vcpu.running, true);
+    ck_assert_uint_eq(virtx_msi_deliver(&bus, 0xfee01000, 0x43), 1);
+    ck_assert_int_eq(hard_kicks, 0); /* the request stands there already */
+    atomic_store(&vcpu.requests, 0);
+    ck_assert_uint_eq(virtx_msi_deliver(&bus, 0xfee01000, 0x44), 1);
+    ck_assert_int_eq(hard_kicks, 1);
+    ck_assert_uint_eq(wakes, 2);
+    host.ops.wake = NULL;
+    atomic_store(&vcpu.running, false);
+    atomic_store(&vcpu.requests, 0);
+    ck_assert_uint_eq(virtx_msi_deliver(&bus, 0xfee01000, 0x45), 1);
+    ck_assert_int_eq(hard_kicks, 2);
+}
+END_TEST
+
 /* An NMI, INIT and SIPI become the vcpu's; an SMI has no effect. */
 START_TEST(signals)
 {
@@ -577,6 +614,7 @@ int main(void)
     tcase_add_test(tc, page_reads_are_the_models);
     tcase_add_test(tc, page_and_source);
     tcase_add_test(tc, kick_only_from_elsewhere);
+    tcase_add_test(tc, sleepers_are_woken);
     tcase_add_test(tc, signals);
     tcase_add_test(tc, msrs);
     tcase_add_test(tc, relocation);

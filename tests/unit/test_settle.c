@@ -12,6 +12,7 @@
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 static struct virtx *virtx;
 static struct virtx_vm *vm;
@@ -89,6 +90,42 @@ START_TEST(steps)
     ck_assert_int_eq(virtx_vm_destroy(vm), VIRTX_OK);
     fake_close(virtx);
     free(memory);
+}
+END_TEST
+
+static void *next_generation(void *arg)
+{
+    (void)arg;
+    virtx_generation_next(vm);
+    return NULL;
+}
+
+/* The number and the requests come in one piece for who holds the page lock, as the pool does when
+ * it asks whether a page may be used again. */
+START_TEST(generations_wait_for_the_page_lock)
+{
+    struct timespec moment = {.tv_nsec = 100000000};
+    struct virtx_vcpu *a;
+    pthread_t thread;
+    uint64_t before;
+
+    virtx = fake_open();
+    vm = fake_vm(virtx);
+    a = fake_vcpu(vm, 0);
+    before = virtx_vm_generation(vm);
+    virtx_backend_requests(a, UINT32_MAX);
+    virtx_lock(&vm->page_lock);
+    ck_assert_int_eq(pthread_create(&thread, NULL, next_generation, NULL), 0);
+    nanosleep(&moment, NULL);
+    ck_assert_uint_eq(virtx_vm_generation(vm), before);
+    ck_assert_uint_eq(a->requests, 0);
+    virtx_unlock(&vm->page_lock);
+    pthread_join(thread, NULL);
+    ck_assert_uint_eq(virtx_vm_generation(vm), before + 1);
+    ck_assert_uint_eq(a->requests, VIRTX_REQUEST_MEMORY);
+    ck_assert_int_eq(virtx_vcpu_destroy(a), VIRTX_OK);
+    ck_assert_int_eq(virtx_vm_destroy(vm), VIRTX_OK);
+    fake_close(virtx);
 }
 END_TEST
 
@@ -224,7 +261,8 @@ static void interrupt_comes(struct virtx_vcpu *vcpu)
     virtx_vcpu_irq_changed(vcpu);
 }
 
-/* A vcpu whose thread sleeps is put by somebody else, who wants its place: what comes meanwhile wakes it. */
+/* A vcpu whose thread sleeps is put by somebody else, who wants its place: what comes meanwhile
+ * wakes it. */
 START_TEST(evicted_in_its_sleep)
 {
     struct virtx_host_ops ops = fake_ops;
@@ -445,6 +483,7 @@ int main(void)
     TCase *tests = fake_case(suite, "settle");
 
     tcase_add_test(tests, steps);
+    tcase_add_test(tests, generations_wait_for_the_page_lock);
     tcase_add_test(tests, tables_outlive_their_readers);
     tcase_add_test(tests, pages_wait_for_their_generation);
     tcase_add_test(tests, evicted_in_its_sleep);
