@@ -147,6 +147,10 @@ struct virtx_backend {
      *  slots' logs by virtx_backend_dirty(). Any CPU, vcpus run; the VM's lock is held. From vcpus that are not in
      *  run nothing is left behind. NULL: the hardware logs nothing. */
     void (*drain_dirty)(struct virtx_vm *vm);
+    /** The CPUID table of the VM (vcpu NULL), or what a vcpu has otherwise, has changed while vcpus exist; the VM's
+     *  lock is held. As intercept_changed. NULL: this backend reads it once, when a vcpu is created, and later
+     *  changes answer ::VIRTX_E_BUSY. */
+    enum virtx_status (*cpuid_changed)(struct virtx_vm *vm, struct virtx_vcpu *vcpu);
 };
 
 /** @name What the objects offer to a backend. */

@@ -107,10 +107,31 @@ struct virtx_cpuid_entry {
 enum virtx_status virtx_vm_cpuid_get(struct virtx_vm *vm, uint32_t leaf, uint32_t subleaf,
                                      struct virtx_cpuid_entry *entry);
 
-/** @brief Replaces or adds an entry, before the first vcpu is created.
- *  @return ::VIRTX_E_BUSY afterwards; ::VIRTX_E_UNSUPPORTED for a feature bit that cannot work,
- *   ::VIRTX_E_NO_MEMORY when the table (of 64 entries) is full */
+/**
+ * @brief Replaces or adds an entry of the VM's table. Any CPU, at any time, also from intercept handlers.
+ *
+ * A vcpu obeys from its next entry on, with all that follows from its CPUID: which bits of CR4, EFER and XCR0
+ * it may set, which MSRs and instructions it has. What it has set already stays: the registers of a guest that
+ * uses a feature when it is hidden keep their bits until it writes them, and cannot be set to the same values with
+ * virtx_vcpu_set(). Once a vcpu exists some things stay as they are: vendor, width of physical addresses, 1-GiB
+ * pages, and the components of XSAVE.
+ * @return ::VIRTX_E_UNSUPPORTED for a feature bit that cannot work, ::VIRTX_E_BUSY for what stays,
+ *   ::VIRTX_E_NO_MEMORY when the table (of 64 entries) is full or the host has no page; all is as before then
+ */
 enum virtx_status virtx_vm_cpuid_set(struct virtx_vm *vm, const struct virtx_cpuid_entry *entry);
+
+struct virtx_vcpu;
+
+/** @brief The same for one vcpu: an entry of its own, which goes before the VM's of this leaf and subleaf. */
+enum virtx_status virtx_vcpu_cpuid_set(struct virtx_vcpu *vcpu,
+                                       const struct virtx_cpuid_entry *entry);
+
+/** @brief The vcpu's own entries are gone: it has the VM's table again. As virtx_vcpu_cpuid_set(). */
+enum virtx_status virtx_vcpu_cpuid_reset(struct virtx_vcpu *vcpu);
+
+/** @brief As virtx_vm_cpuid_get(), with the vcpu's own entries. Any CPU. */
+enum virtx_status virtx_vcpu_cpuid_get(struct virtx_vcpu *vcpu, uint32_t leaf, uint32_t subleaf,
+                                       struct virtx_cpuid_entry *entry);
 
 /** @brief Counters of a VM or vcpu; always on. They only grow. */
 struct virtx_stats {

@@ -107,7 +107,7 @@
 
 /* ---- The table ---- */
 
-static bool has_subleaves(uint32_t leaf)
+bool virtx_cpuid_has_subleaves(uint32_t leaf)
 {
     switch (leaf) {
     case 0x4:
@@ -135,14 +135,17 @@ static bool has_subleaves(uint32_t leaf)
     }
 }
 
-static const struct virtx_cpuid_entry *find(const struct cpuid_table *table, uint32_t leaf,
+static const struct virtx_cpuid_entry *find(const struct cpuid_view *view, uint32_t leaf,
                                             uint32_t subleaf)
 {
-    if (!has_subleaves(leaf))
+    const struct cpuid_table *const tables[] = {view->own, view->vms};
+
+    if (!virtx_cpuid_has_subleaves(leaf))
         subleaf = 0;
-    for (uint32_t i = 0; i < table->count; i++)
-        if (table->entry[i].leaf == leaf && table->entry[i].subleaf == subleaf)
-            return &table->entry[i];
+    for (unsigned t = 0; t < ARRAY_SIZE(tables); t++)
+        for (uint32_t i = 0; tables[t] && i < tables[t]->count; i++)
+            if (tables[t]->entry[i].leaf == leaf && tables[t]->entry[i].subleaf == subleaf)
+                return &tables[t]->entry[i];
     return NULL;
 }
 
@@ -152,9 +155,9 @@ static bool vendor_is_amd(uint32_t ebx)
 }
 
 /* The leaf that answers; with `*zero` set the answer is zeros. */
-static uint32_t resolve(const struct cpuid_table *table, uint32_t leaf, bool *zero)
+static uint32_t resolve(const struct cpuid_view *view, uint32_t leaf, bool *zero)
 {
-    const struct virtx_cpuid_entry *basic = find(table, 0, 0), *one = find(table, 1, 0);
+    const struct virtx_cpuid_entry *basic = find(view, 0, 0), *one = find(view, 1, 0);
     const struct virtx_cpuid_entry *limit = NULL;
     uint32_t group = leaf & 0xffff0000;
 
@@ -162,9 +165,9 @@ static uint32_t resolve(const struct cpuid_table *table, uint32_t leaf, bool *ze
     if (group == 0)
         limit = basic;
     else if (group == EXTENDED)
-        limit = find(table, EXTENDED, 0);
+        limit = find(view, EXTENDED, 0);
     else if (group == HYPERVISOR && one && (one->ecx & LEAF1_ECX_HYPERVISOR))
-        limit = find(table, HYPERVISOR, 0);
+        limit = find(view, HYPERVISOR, 0);
     if (limit && leaf <= limit->eax)
         return leaf;
     /* Out of range: Intel's highest basic leaf answers; AMD's answer is zeros, and ours in the
@@ -173,14 +176,14 @@ static uint32_t resolve(const struct cpuid_table *table, uint32_t leaf, bool *ze
     return *zero ? leaf : basic->eax;
 }
 
-static void lookup(const struct cpuid_table *table, uint32_t leaf, uint32_t subleaf,
-                   struct virtx_cpuid_entry *out)
+void virtx_cpuid_answer(struct cpuid_view view, uint32_t leaf, uint32_t subleaf,
+                        struct virtx_cpuid_entry *out)
 {
     const struct virtx_cpuid_entry *entry;
     bool zero;
-    uint32_t answers = resolve(table, leaf, &zero);
+    uint32_t answers = resolve(&view, leaf, &zero);
 
-    entry = zero ? NULL : find(table, answers, subleaf);
+    entry = zero ? NULL : find(&view, answers, subleaf);
     if (entry) {
         *out = *entry;
     } else {
@@ -191,12 +194,6 @@ static void lookup(const struct cpuid_table *table, uint32_t leaf, uint32_t subl
             out->ecx = subleaf & 0xff;
     }
     out->subleaf = subleaf;
-}
-
-void virtx_cpuid_lookup(const struct virtx_vm *vm, uint32_t leaf, uint32_t subleaf,
-                        struct virtx_cpuid_entry *out)
-{
-    lookup(&vm->cpuid, leaf, subleaf, out);
 }
 
 /* ---- The default policy ---- */
@@ -455,7 +452,7 @@ static void extended_leaves(struct policy *p)
     }
 }
 
-static void fill(const struct virtx_vm *vm, struct cpuid_table *table)
+void virtx_cpuid_fill(const struct virtx_vm *vm, struct cpuid_table *table)
 {
     struct policy p;
 
@@ -468,10 +465,12 @@ static void fill(const struct virtx_vm *vm, struct cpuid_table *table)
 
 void virtx_cpuid_default(struct virtx_vm *vm)
 {
-    fill(vm, &vm->cpuid);
+    virtx_cpuid_fill(vm, &vm->cpuid_first);
+    vm->cpuid_first.version = vm->cpuid_version = 1;
+    atomic_store(&vm->cpuid, &vm->cpuid_first);
 }
 
-/* ---- The calls ---- */
+/* ---- What may be changed ---- */
 
 /* Registers of the leaves that hold feature bits, and the bits that may be set though the default
  * policy leaves them clear: what a LAPIC provides, and what says nothing about the processor. */
@@ -495,80 +494,27 @@ static const struct features {
 };
 
 /* The feature bits of an entry that neither the default policy nor the list above grants. */
-static uint64_t cannot_work(const struct virtx_vm *vm, const struct virtx_cpuid_entry *wanted)
+uint64_t virtx_cpuid_cannot_work(const struct virtx_vm *vm, const struct virtx_cpuid_entry *wanted)
 {
     struct cpuid_table table;
     struct virtx_cpuid_entry has;
 
-    fill(vm, &table);
-    lookup(&table, wanted->leaf, wanted->subleaf, &has);
+    virtx_cpuid_fill(vm, &table);
+    virtx_cpuid_answer((struct cpuid_view){NULL, &table}, wanted->leaf, wanted->subleaf, &has);
     if (has.leaf != wanted->leaf)
         memset(&has, 0, sizeof(has));
     for (unsigned i = 0; i < ARRAY_SIZE(features); i++) {
         const struct features *f = &features[i];
 
-        if (f->leaf != wanted->leaf || (has_subleaves(f->leaf) && f->subleaf != wanted->subleaf))
+        if (f->leaf != wanted->leaf ||
+            (virtx_cpuid_has_subleaves(f->leaf) && f->subleaf != wanted->subleaf))
             continue;
         return (uint64_t)(wanted->ecx & f->ecx & ~(has.ecx | f->more_ecx)) << 32 |
                (wanted->eax & f->eax & ~has.eax) | (wanted->ebx & f->ebx & ~has.ebx) |
                (wanted->edx & f->edx & ~(has.edx | f->more_edx));
     }
+    /* Where the processor puts a component in the XSAVE area, and how large it is. */
+    if (wanted->leaf == 0xd)
+        return (wanted->eax ^ has.eax) | (wanted->ebx ^ has.ebx);
     return 0;
-}
-
-/* [lock] */
-static enum virtx_status set(struct virtx_vm *vm, const struct virtx_cpuid_entry *entry)
-{
-    struct cpuid_table *table = &vm->cpuid;
-    struct virtx_cpuid_entry value = *entry;
-    uint64_t offending;
-
-    if (vm->vcpus)
-        return virtx_fail(&vm->error, VIRTX_E_BUSY, "VM", "has no vcpu yet", vm->vcpu_count);
-    offending = cannot_work(vm, entry);
-    if (offending)
-        return virtx_fail(&vm->error, VIRTX_E_UNSUPPORTED, "entry",
-                          "has only features that the processor has and the library virtualizes",
-                          offending);
-    if (value.leaf == EXTENDED + 8 && (value.eax & 0xff) > vm->virtx->caps.guest_physical_bits)
-        return virtx_fail(&vm->error, VIRTX_E_UNSUPPORTED, "entry.eax",
-                          "has no wider physical addresses than can be mapped", value.eax & 0xff);
-    if (!has_subleaves(value.leaf))
-        value.subleaf = 0;
-    for (uint32_t i = 0; i < table->count; i++)
-        if (table->entry[i].leaf == value.leaf && table->entry[i].subleaf == value.subleaf) {
-            table->entry[i] = value;
-            return VIRTX_OK;
-        }
-    if (table->count == VIRTX_CPUID_ENTRIES)
-        return virtx_fail(&vm->error, VIRTX_E_NO_MEMORY, "entry", "finds room among 64 entries",
-                          value.leaf);
-    table->entry[table->count++] = value;
-    return VIRTX_OK;
-}
-
-enum virtx_status virtx_vm_cpuid_set(struct virtx_vm *vm, const struct virtx_cpuid_entry *entry)
-{
-    enum virtx_status status;
-    uint64_t flags;
-
-    if (!entry)
-        return virtx_fail(&vm->error, VIRTX_E_INVALID, "entry", "is not NULL", 0);
-    flags = virtx_vm_lock(vm);
-    status = set(vm, entry);
-    virtx_vm_unlock(vm, flags);
-    return status;
-}
-
-enum virtx_status virtx_vm_cpuid_get(struct virtx_vm *vm, uint32_t leaf, uint32_t subleaf,
-                                     struct virtx_cpuid_entry *entry)
-{
-    uint64_t flags;
-
-    if (!entry)
-        return virtx_fail(&vm->error, VIRTX_E_INVALID, "entry", "is not NULL", 0);
-    flags = virtx_vm_lock(vm);
-    virtx_cpuid_lookup(vm, leaf, subleaf, entry);
-    virtx_vm_unlock(vm, flags);
-    return VIRTX_OK;
 }

@@ -131,7 +131,11 @@ struct rule_table {
 
 #define VIRTX_CPUID_ENTRIES 64
 
+/* Immutable once a vcpu can see it, as the slot table is. A vcpu's own has the entries alone that differ
+ * from the VM's. */
 struct cpuid_table {
+    struct retired retired;
+    uint64_t version; /* no two tables of a VM have the same */
     uint32_t count;
     struct virtx_cpuid_entry entry[VIRTX_CPUID_ENTRIES];
 };
@@ -167,7 +171,9 @@ struct virtx_vm {
     uint64_t pool_used;   /* [page_lock] in translation tables */
     uint64_t pool_target; /* [page_lock] free pages worth keeping */
 
-    struct cpuid_table cpuid; /* [const] once a vcpu exists */
+    _Atomic(struct cpuid_table *) cpuid; /* published under the lock */
+    struct cpuid_table cpuid_first;      /* what it points to until it is changed while vcpus exist */
+    uint64_t cpuid_version;              /* [lock] of the newest table */
 
     const struct virtx_paging *paging; /* [lock], and no vcpu in run: exchange.c */
     void *paging_data, *paging_base;   /* two places side by side, the engine's is one of them */
@@ -206,6 +212,7 @@ struct virtx_vcpu {
     struct virtx_exit exit;    /* [vcpu] */
     _Atomic(struct rule_table *)
         rules; /* this vcpu's own, NULL if none; published under the lock */
+    _Atomic(struct cpuid_table *) cpuid; /* likewise */
 
     struct rule_found found[VIRTX_FOUND_LINES]; /* [vcpu] emptied with each look at the requests */
 
@@ -409,12 +416,38 @@ static inline const struct rule *virtx_rule_find(struct virtx_vcpu *vcpu, uint32
 bool virtx_rule_any(struct virtx_vcpu *vcpu, uint32_t kind, uint64_t first, uint64_t last,
                     uint32_t access);
 
-/* cpuid.c: the answer of the VM's table, by the rules of CPUID for leaves out of range; the fields
- * that vary are not filled in. `out->leaf` is the leaf that answers: an Intel processor answers
- * leaves out of range with its highest basic leaf. */
-void virtx_cpuid_lookup(const struct virtx_vm *vm, uint32_t leaf, uint32_t subleaf,
+/* cpuid.c: the tables by which a vcpu's CPUID is answered; its own (NULL: none) goes first. */
+struct cpuid_view {
+    const struct cpuid_table *own, *vms;
+};
+static inline struct cpuid_view virtx_cpuid_vm(const struct virtx_vm *vm)
+{
+    return (struct cpuid_view){NULL, atomic_load_explicit(&vm->cpuid, memory_order_acquire)};
+}
+/* On the vcpu's thread, or under the VM's lock. */
+static inline struct cpuid_view virtx_cpuid_vcpu(const struct virtx_vcpu *vcpu)
+{
+    return (struct cpuid_view){atomic_load_explicit(&vcpu->cpuid, memory_order_acquire),
+                               atomic_load_explicit(&vcpu->vm->cpuid, memory_order_acquire)};
+}
+/* The answer of the tables, by the rules of CPUID for leaves out of range; the fields that vary are not
+ * filled in. `out->leaf` is the leaf that answers: an Intel processor answers leaves out of range with
+ * its highest basic leaf. */
+void virtx_cpuid_answer(struct cpuid_view view, uint32_t leaf, uint32_t subleaf,
                         struct virtx_cpuid_entry *out);
-void virtx_cpuid_default(struct virtx_vm *vm); /* fills the table with the default policy */
+static inline void virtx_cpuid_lookup(const struct virtx_vcpu *vcpu, uint32_t leaf,
+                                      uint32_t subleaf, struct virtx_cpuid_entry *out)
+{
+    virtx_cpuid_answer(virtx_cpuid_vcpu(vcpu), leaf, subleaf, out);
+}
+bool virtx_cpuid_has_subleaves(uint32_t leaf);
+void virtx_cpuid_fill(const struct virtx_vm *vm, struct cpuid_table *table); /* the default policy */
+/* The feature bits of an entry that this processor and library cannot make work. */
+uint64_t virtx_cpuid_cannot_work(const struct virtx_vm *vm, const struct virtx_cpuid_entry *wanted);
+void virtx_cpuid_default(struct virtx_vm *vm); /* gives a new VM its table */
+/* cpuid_set.c: [lock] the vcpu has no tables of its own any more. */
+void virtx_cpuid_drop(struct virtx_vcpu *vcpu);
+void virtx_cpuid_destroy(struct virtx_vm *vm); /* at the end of a VM */
 /* Whether the answer has fields that vary with the vcpu or its registers, which src/hw fills in:
  * APIC ID, OSXSAVE, OSPKE, XSAVE sizes. */
 static inline bool virtx_cpuid_varies(uint32_t leaf, uint32_t subleaf)

@@ -25,7 +25,7 @@ static __attribute__((noinline)) uint32_t read_pkru(struct virtx_vcpu *vcpu)
     uint64_t present;
     uint32_t pkru;
 
-    virtx_cpuid_lookup(vcpu->vm, LEAF_XSAVE, PKRU_COMPONENT, &entry);
+    virtx_cpuid_lookup(vcpu, LEAF_XSAVE, PKRU_COMPONENT, &entry);
     if (virtx_vcpu_fpu_size(vcpu) > sizeof(area) || entry.eax < sizeof(pkru) ||
         entry.ebx > sizeof(area) - sizeof(pkru) ||
         vcpu->virtx->backend->fpu_get(vcpu, area) != VIRTX_OK)
@@ -53,10 +53,10 @@ static enum virtx_status look(struct virtx_vcpu *vcpu, struct view *view)
     view->mode.efer = state.efer;
     view->mode.rflags = state.rflags;
     memcpy(view->mode.pdpte, state.pdpte, sizeof(view->mode.pdpte));
-    virtx_cpuid_lookup(vcpu->vm, LEAF_ADDRESSES, 0, &entry);
+    virtx_cpuid_lookup(vcpu, LEAF_ADDRESSES, 0, &entry);
     view->mode.physical_bits =
         entry.leaf == LEAF_ADDRESSES && (entry.eax & 0xff) ? (uint8_t)(entry.eax & 0xff) : 36;
-    virtx_cpuid_lookup(vcpu->vm, LEAF_EXTENDED, 0, &entry);
+    virtx_cpuid_lookup(vcpu, LEAF_EXTENDED, 0, &entry);
     view->mode.no_1g = !(entry.edx >> 26 & 1);
     if (state.cr4 & CR4_PKE)
         view->mode.pkru = read_pkru(vcpu);

@@ -167,6 +167,7 @@ enum virtx_status virtx_vcpu_destroy(struct virtx_vcpu *vcpu)
         vm->paging->vcpu_destroy(vcpu);
     unlink_vcpu(vm, vcpu);
     virtx_intercepts_drop(vm, vcpu);
+    virtx_cpuid_drop(vcpu);
     virtx_reap(vm);
     virtx_vm_unlock(vm, flags);
     vcpu_free(vcpu);

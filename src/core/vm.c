@@ -59,6 +59,7 @@ static void vm_free(struct virtx_vm *vm)
     struct virtx *virtx = vm->virtx;
 
     virtx_slots_destroy(vm);
+    virtx_cpuid_destroy(vm);
     virtx_pool_destroy(vm);
     virtx_small_destroy(vm);
     while (vm->retired) {

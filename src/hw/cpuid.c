@@ -25,7 +25,7 @@ static uint32_t xsave_bytes(struct hw_vcpu *hv, uint64_t components)
 
         if (!(components >> i & 1))
             continue;
-        virtx_cpuid_lookup(hv->vcpu->vm, 0xd, i, &entry);
+        virtx_cpuid_lookup(hv->vcpu, 0xd, i, &entry);
         if (entry.ebx + entry.eax > bytes)
             bytes = entry.ebx + entry.eax;
     }
@@ -42,7 +42,7 @@ static uint32_t xsave_compact_bytes(struct hw_vcpu *hv, uint64_t components)
 
         if (!(components >> i & 1))
             continue;
-        virtx_cpuid_lookup(hv->vcpu->vm, 0xd, i, &entry);
+        virtx_cpuid_lookup(hv->vcpu, 0xd, i, &entry);
         if (entry.ecx & 2)
             bytes = (bytes + 63) & ~63u;
         bytes += entry.eax;
@@ -56,7 +56,7 @@ bool hw_cpuid_fill(struct hw_vcpu *hv, struct hw_cpuid_line *line, uint32_t leaf
     const struct virtx_state *state;
     uint32_t id = hv->vcpu->id;
 
-    virtx_cpuid_lookup(hv->vcpu->vm, leaf, subleaf, &entry);
+    virtx_cpuid_lookup(hv->vcpu, leaf, subleaf, &entry);
     line->leaf = leaf;
     /* Every subleaf gets its own line: which leaves have them is the table's business. */
     line->subleaf_mask = UINT32_MAX;
@@ -111,7 +111,7 @@ bool hw_cpuid_fill(struct hw_vcpu *hv, struct hw_cpuid_line *line, uint32_t leaf
 static void leaf(struct hw_vcpu *hv, uint32_t number, uint32_t subleaf,
                  struct virtx_cpuid_entry *entry)
 {
-    virtx_cpuid_lookup(hv->vcpu->vm, number, subleaf, entry);
+    virtx_cpuid_lookup(hv->vcpu, number, subleaf, entry);
 }
 
 /* CR4 bits that come with a feature bit: those below are the ones that a guest may have. */
@@ -137,11 +137,44 @@ static uint64_t cr4_policy(const struct virtx_cpuid_entry *l1, const struct virt
     return cr4;
 }
 
+uint8_t hw_cpuid_lacks(struct cpuid_view view)
+{
+    struct virtx_cpuid_entry one, extended;
+    uint8_t lacks = 0;
+
+    virtx_cpuid_answer(view, 1, 0, &one);
+    virtx_cpuid_answer(view, 0x80000001, 0, &extended);
+    if (!(one.edx >> 11 & 1))
+        lacks |= HW_LACKS_SYSENTER;
+    if (!(extended.edx >> 29 & 1))
+        lacks |= HW_LACKS_LONG_MODE;
+    if (!(extended.edx >> 11 & 1) && (lacks & HW_LACKS_LONG_MODE))
+        lacks |= HW_LACKS_SYSCALL;
+    return lacks;
+}
+
+void hw_cpuid_follow(struct hw_vcpu *hv)
+{
+    struct cpuid_view view = virtx_cpuid_vcpu(hv->vcpu);
+
+    if (likely(hv->soft->cpuid_version == view.vms->version &&
+               hv->soft->cpuid_own_version == (view.own ? view.own->version : 0)))
+        return;
+    hw_cpuid_policy(hv);
+    hw_cpuid_forget(hv);
+    hw_switch_plan(hv);
+    hv->work |= HW_WORK_CONTROLS | HW_WORK_SWITCH;
+}
+
 void hw_cpuid_policy(struct hw_vcpu *hv)
 {
     struct hw_policy *policy = &hv->soft->policy;
+    struct cpuid_view view = virtx_cpuid_vcpu(hv->vcpu);
     struct virtx_cpuid_entry l0, l1, l7 = {0}, d0 = {0}, d1 = {0}, e0, e1, e8 = {0};
 
+    /* A table that is published meanwhile has a newer version than these. */
+    hv->soft->cpuid_version = view.vms->version;
+    hv->soft->cpuid_own_version = view.own ? view.own->version : 0;
     leaf(hv, 0, 0, &l0);
     leaf(hv, 1, 0, &l1);
     if (l0.eax >= 7)
@@ -176,6 +209,7 @@ void hw_cpuid_policy(struct hw_vcpu *hv)
     policy->has_mtrr = l1.edx >> 12 & 1;
     policy->has_mca = l1.edx >> 14 & 1;
     policy->has_pat = l1.edx >> 16 & 1;
+    policy->lacks = hw_cpuid_lacks(view);
     policy->physical_bits = (e8.eax & 0xff) ? (uint8_t)(e8.eax & 0xff) : 36;
     if (policy->physical_bits > 52)
         policy->physical_bits = 52;

@@ -161,7 +161,7 @@ static uint32_t standard_bytes(struct hw_vcpu *hv)
 
         if (!(components >> i & 1))
             continue;
-        virtx_cpuid_lookup(hv->vcpu->vm, 0xd, i, &entry);
+        virtx_cpuid_lookup(hv->vcpu, 0xd, i, &entry);
         if (entry.eax + entry.ebx > bytes)
             bytes = entry.eax + entry.ebx;
     }

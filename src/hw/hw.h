@@ -353,7 +353,7 @@ const struct insn *hw_insn(struct hw_vcpu *hv);
         .wake = hw_wake, .set = hw_set, .gpr = hw_gpr, .fpu_size = hw_fpu_size, .fpu_get = hw_fpu_get,              \
         .fpu_set = hw_fpu_set, .interpret = hw_interpret_always, .kick = hw_kick, .nmi_return = hw_nmi_return, .intercept_check = hw_intercept_check,             \
         .intercept_changed = hw_intercept_changed, .memory = hw_memory,                            \
-        .collect_dirty = hw_collect_dirty, .engine_changed = hw_engine_changed, .drain_dirty = hw_drain_dirty, .hw = hw_table,                                         \
+        .collect_dirty = hw_collect_dirty, .engine_changed = hw_engine_changed, .cpuid_changed = hw_intercept_changed, .drain_dirty = hw_drain_dirty, .hw = hw_table,                                         \
     }
 
 enum virtx_status hw_probe(struct virtx *virtx, uint64_t disable, struct virtx_caps *caps,

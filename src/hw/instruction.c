@@ -38,7 +38,7 @@ static bool guest_has(struct hw_vcpu *hv, uint32_t leaf, unsigned word, unsigned
     struct virtx_cpuid_entry entry;
     uint32_t words[3];
 
-    virtx_cpuid_lookup(hv->vcpu->vm, leaf, 0, &entry);
+    virtx_cpuid_lookup(hv->vcpu, leaf, 0, &entry);
     words[0] = entry.ebx;
     words[1] = entry.ecx;
     words[2] = entry.edx;

@@ -93,52 +93,59 @@ static enum virtx_status apply_ports(struct virtx_vm *vm, struct hw_vcpu *hv,
     return VIRTX_OK;
 }
 
+/* Whose MSR bitmap is made, and from what. */
+struct msr_owner {
+    struct virtx_vm *vm;
+    struct hw_vcpu *hv; /* NULL: the VM's */
+    const struct rule_table *own, *vms;
+    uint8_t lacks; /* enum hw_lacks */
+};
+
 /* The first MSR from `index` on that the guest has by default. */
-static uint64_t next_direct(uint64_t index)
+static uint64_t next_direct(const struct msr_owner *owner, uint64_t index)
 {
     uint64_t next = UINT64_MAX;
 
-    for (const uint32_t *direct = hw_msr_direct; *direct; direct++)
-        if (*direct >= index)
-            next = min_u64(next, *direct);
+    for (const struct hw_msr_direct *direct = hw_msr_direct; direct->index; direct++)
+        if (direct->index >= index && !(direct->without & owner->lacks))
+            next = min_u64(next, direct->index);
     return next;
 }
 
-static enum virtx_status apply_msr_range(struct virtx_vm *vm, struct hw_vcpu *hv,
-                                         const struct rule_table *own, const struct rule_table *vms,
-                                         uint32_t first, uint32_t last, uint32_t access)
+static enum virtx_status apply_msr_range(const struct msr_owner *owner, uint32_t first,
+                                         uint32_t last, uint32_t access)
 {
-    uint64_t at = first, direct = next_direct(first);
+    uint64_t at = first, direct = next_direct(owner, first);
 
     while (at <= last) {
         uint64_t end;
-        unsigned action = action_at(own, vms, VIRTX_INTERCEPT_MSR, at, access, &end);
+        unsigned action =
+            action_at(owner->own, owner->vms, VIRTX_INTERCEPT_MSR, at, access, &end);
 
         for (end = min_u64(end, last); at <= end; at++) {
             bool pass = action == VIRTX_ACTION_ALLOW ||
                         (action == VIRTX_ACTION_DEFAULT && at == direct);
             enum virtx_status status =
-                hw_ops(vm->virtx)->msr(vm, hv, (uint32_t)at, access, !pass);
+                hw_ops(owner->vm->virtx)->msr(owner->vm, owner->hv, (uint32_t)at, access, !pass);
 
             if (status != VIRTX_OK && status != VIRTX_E_UNSUPPORTED)
                 return status;
             if (at == direct)
-                direct = next_direct(at + 1);
+                direct = next_direct(owner, at + 1);
         }
     }
     return VIRTX_OK;
 }
 
-static enum virtx_status apply_msrs(struct virtx_vm *vm, struct hw_vcpu *hv,
-                                    const struct rule_table *own, const struct rule_table *vms)
+static enum virtx_status apply_msrs(const struct msr_owner *owner)
 {
     /* The ranges that the bitmaps of either vendor cover. */
     static const uint32_t ranges[] = {0, 0xc0000000, 0xc0010000};
 
     for (unsigned i = 0; i < ARRAY_SIZE(ranges); i++) {
         for (uint32_t access = VIRTX_READ; access <= VIRTX_WRITE; access <<= 1) {
-            enum virtx_status status = apply_msr_range(vm, hv, own, vms, ranges[i],
-                                                       ranges[i] + 0x1fff, access);
+            enum virtx_status status =
+                apply_msr_range(owner, ranges[i], ranges[i] + 0x1fff, access);
 
             if (status != VIRTX_OK)
                 return status;
@@ -147,7 +154,29 @@ static enum virtx_status apply_msrs(struct virtx_vm *vm, struct hw_vcpu *hv,
     return VIRTX_OK;
 }
 
-/* A vcpu without rules of its own for a kind uses the VM's bitmap, unless it once had some. */
+/* What the features that a guest lacks add to the signature of its rules for MSRs. */
+static uint64_t signature_lacks(uint8_t lacks)
+{
+    return (uint64_t)lacks << 60;
+}
+
+enum virtx_status hw_bitmaps_begin(struct virtx_vm *vm)
+{
+    struct hw_vm *data = vm->backend_data;
+    const struct msr_owner owner = {.vm = vm, .lacks = hw_cpuid_lacks(virtx_cpuid_vm(vm))};
+
+    data->msr_rules = signature_lacks(owner.lacks);
+    for (uint64_t at = next_direct(&owner, 0); at != UINT64_MAX; at = next_direct(&owner, at + 1)) {
+        enum virtx_status status =
+            hw_ops(vm->virtx)->msr(vm, NULL, (uint32_t)at, VIRTX_READ | VIRTX_WRITE, false);
+
+        if (status != VIRTX_OK && status != VIRTX_E_UNSUPPORTED)
+            return status;
+    }
+    return VIRTX_OK;
+}
+
+/* A vcpu without rules of its own for a kind uses the VM's bitmap, unless it once had some; or has another CPUID. */
 static enum virtx_status apply_vcpu(struct virtx_vm *vm, struct virtx_vcpu *vcpu)
 {
     struct hw_vcpu *hv = hw_of(vcpu);
@@ -157,6 +186,7 @@ static enum virtx_status apply_vcpu(struct virtx_vm *vm, struct virtx_vcpu *vcpu
                          ? (own * 31) ^ signature(vms, VIRTX_INTERCEPT_PORT) ^ 1
                          : 0;
     uint64_t msrs;
+    struct msr_owner owner = {.vm = vm, .hv = hv, .own = rules, .vms = vms};
     enum virtx_status status;
 
     if (ports != hv->port_rules) {
@@ -167,10 +197,13 @@ static enum virtx_status apply_vcpu(struct virtx_vm *vm, struct virtx_vcpu *vcpu
         hv->port_rules = ports;
     }
     own = signature(rules, VIRTX_INTERCEPT_MSR);
-    msrs = own || hv->msr_rules ? (own * 31) ^ signature(vms, VIRTX_INTERCEPT_MSR) ^ 1 : 0;
+    owner.lacks = hw_cpuid_lacks(virtx_cpuid_vcpu(vcpu));
+    msrs = own || hv->msr_rules || owner.lacks != hw_cpuid_lacks(virtx_cpuid_vm(vm))
+               ? (own * 31) ^ signature(vms, VIRTX_INTERCEPT_MSR) ^ 1 ^ signature_lacks(owner.lacks)
+               : 0;
     if (msrs != hv->msr_rules) {
         hv->msr_rules = UNKNOWN;
-        status = apply_msrs(vm, hv, rules, vms);
+        status = apply_msrs(&owner);
         if (status != VIRTX_OK)
             return status;
         hv->msr_rules = msrs;
@@ -182,6 +215,7 @@ enum virtx_status hw_intercept_changed(struct virtx_vm *vm, struct virtx_vcpu *v
 {
     struct hw_vm *data = vm->backend_data;
     const struct rule_table *rules = virtx_vm_rules(vm);
+    struct msr_owner owner = {.vm = vm, .vms = rules};
     uint64_t now;
     enum virtx_status status;
 
@@ -195,10 +229,11 @@ enum virtx_status hw_intercept_changed(struct virtx_vm *vm, struct virtx_vcpu *v
             return status;
         data->port_rules = now;
     }
-    now = signature(rules, VIRTX_INTERCEPT_MSR);
+    owner.lacks = hw_cpuid_lacks(virtx_cpuid_vm(vm));
+    now = signature(rules, VIRTX_INTERCEPT_MSR) ^ signature_lacks(owner.lacks);
     if (now != data->msr_rules) {
         data->msr_rules = UNKNOWN;
-        status = apply_msrs(vm, NULL, NULL, rules);
+        status = apply_msrs(&owner);
         if (status != VIRTX_OK)
             return status;
         data->msr_rules = now;
@@ -309,10 +344,10 @@ static void add_own(struct hw_vcpu *hv, struct hw_controls *c)
     c->cr0_mask |= CR0_PG | CR0_CD | CR0_NW;
     c->cr4_mask |= ~policy->cr4 | CR4_MCE | CR4_OSXSAVE | CR4_PKE | CR4_VMXE | CR4_SMXE;
     c->instructions |= 1ull << VIRTX_INSN_RDPMC | 1ull << VIRTX_INSN_XSETBV | 1ull << VIRTX_INSN_INVD;
-    virtx_cpuid_lookup(hv->vcpu->vm, 1, 0, &l1);
+    virtx_cpuid_lookup(hv->vcpu, 1, 0, &l1);
     if (!(l1.ecx >> 3 & 1))
         c->instructions |= 1ull << VIRTX_INSN_MONITOR | 1ull << VIRTX_INSN_MWAIT;
-    virtx_cpuid_lookup(hv->vcpu->vm, 7, 0, &l7);
+    virtx_cpuid_lookup(hv->vcpu, 7, 0, &l7);
     if (!(l7.ebx >> 10 & 1))
         c->instructions |= 1ull << VIRTX_INSN_INVPCID;
     if (!policy->has_tsc_aux)

@@ -202,7 +202,7 @@ static bool guest_has_rdpid(struct hw_vcpu *hv)
 {
     struct virtx_cpuid_entry entry;
 
-    virtx_cpuid_lookup(hv->vcpu->vm, 7, 0, &entry);
+    virtx_cpuid_lookup(hv->vcpu, 7, 0, &entry);
     return entry.ecx >> 22 & 1;
 }
 

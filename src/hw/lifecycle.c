@@ -40,14 +40,10 @@ enum virtx_status hw_vm_create(struct virtx_vm *vm)
     status = ops->vm_create(vm, data);
     if (status != VIRTX_OK)
         return status;
-    for (const uint32_t *index = hw_msr_direct; *index; index++) {
-        status = ops->msr(vm, NULL, *index, VIRTX_READ | VIRTX_WRITE, false);
-        if (status != VIRTX_OK && status != VIRTX_E_UNSUPPORTED) {
-            ops->vm_destroy(vm, data);
-            return status;
-        }
-    }
-    return VIRTX_OK;
+    status = hw_bitmaps_begin(vm);
+    if (status != VIRTX_OK)
+        ops->vm_destroy(vm, data);
+    return status;
 }
 
 void hw_vm_destroy(struct virtx_vm *vm)

@@ -4,24 +4,24 @@
  */
 #include "hw/service.h"
 
-#define MSR_FLUSH_CMD         0x10b
-#define MSR_MTRR_LAST_VARIABLE (MSR_MTRR_PHYSBASE0 + 2 * HW_MTRR_VARIABLE - 1)
-#define MSR_SYSCFG            0xc0010010
-#define MSR_HWCR              0xc0010015
-#define MSR_NB_CFG            0xc001001f
-#define MSR_INT_PENDING       0xc0010055
-#define MSR_MMIO_CONF_BASE    0xc0010058
-#define MSR_PATCH_LOADER      0xc0010020
-#define MSR_VM_CR             0xc0010114
-#define MSR_VM_IGNNE          0xc0010115
-#define MSR_SMM_CTL           0xc0010116
-#define MSR_VM_HSAVE_PA       0xc0010117
-#define MSR_LS_CFG            0xc0011020
-#define MSR_IC_CFG            0xc0011021
-#define MSR_DC_CFG            0xc0011022
-#define MSR_BU_CFG            0xc0011023
-#define MSR_DE_CFG            0xc0011029
-#define MSR_BU_CFG2           0xc001102a
+#define MSR_FLUSH_CMD            0x10b
+#define MSR_MTRR_LAST_VARIABLE   (MSR_MTRR_PHYSBASE0 + 2 * HW_MTRR_VARIABLE - 1)
+#define MSR_SYSCFG               0xc0010010
+#define MSR_HWCR                 0xc0010015
+#define MSR_NB_CFG               0xc001001f
+#define MSR_INT_PENDING          0xc0010055
+#define MSR_MMIO_CONF_BASE       0xc0010058
+#define MSR_PATCH_LOADER         0xc0010020
+#define MSR_VM_CR                0xc0010114
+#define MSR_VM_IGNNE             0xc0010115
+#define MSR_SMM_CTL              0xc0010116
+#define MSR_VM_HSAVE_PA          0xc0010117
+#define MSR_LS_CFG               0xc0011020
+#define MSR_IC_CFG               0xc0011021
+#define MSR_DC_CFG               0xc0011022
+#define MSR_BU_CFG               0xc0011023
+#define MSR_DE_CFG               0xc0011029
+#define MSR_BU_CFG2              0xc001102a
 
 #define MISC_ENABLE_FAST_STRINGS 1ull
 #define MISC_ENABLE_NO_BTS_PEBS  (3ull << 11)
@@ -30,10 +30,28 @@
 
 /* What the guest reads and writes without an exit: registers of its own that mean nothing to the
  * host while the guest's values are in them, and that entry, exit, load and put exchange. */
-const uint32_t hw_msr_direct[] = {
-    MSR_FS_BASE, MSR_GS_BASE,     MSR_KERNEL_GS_BASE, MSR_STAR,         MSR_LSTAR, MSR_CSTAR,
-    MSR_FMASK,   MSR_SYSENTER_CS, MSR_SYSENTER_ESP,   MSR_SYSENTER_EIP, 0,
+const struct hw_msr_direct hw_msr_direct[] = {
+    {MSR_FS_BASE, HW_LACKS_LONG_MODE},
+    {MSR_GS_BASE, HW_LACKS_LONG_MODE},
+    {MSR_KERNEL_GS_BASE, HW_LACKS_LONG_MODE},
+    {MSR_STAR, HW_LACKS_SYSCALL},
+    {MSR_LSTAR, HW_LACKS_LONG_MODE},
+    {MSR_CSTAR, HW_LACKS_LONG_MODE},
+    {MSR_FMASK, HW_LACKS_LONG_MODE},
+    {MSR_SYSENTER_CS, HW_LACKS_SYSENTER},
+    {MSR_SYSENTER_ESP, HW_LACKS_SYSENTER},
+    {MSR_SYSENTER_EIP, HW_LACKS_SYSENTER},
+    {0, 0},
 };
+
+/* One of those that the guest's CPUID hides. */
+static bool direct_hidden(struct hw_vcpu *hv, uint32_t index)
+{
+    for (const struct hw_msr_direct *direct = hw_msr_direct; direct->index; direct++)
+        if (direct->index == index)
+            return direct->without & hv->soft->policy.lacks;
+    return false;
+}
 
 static const uint16_t mtrr_fixed_index[HW_MTRR_FIXED] = {
     0x250, 0x258, 0x259, 0x268, 0x269, 0x26a, 0x26b, 0x26c, 0x26d, 0x26e, 0x26f,
@@ -42,8 +60,8 @@ static const uint16_t mtrr_fixed_index[HW_MTRR_FIXED] = {
 void hw_msr_reset(struct hw_vcpu *hv, bool init)
 {
     struct hw_soft *soft = hv->soft;
-    struct virtx_state *state = hw_change(hv, VIRTX_STATE_MSR | VIRTX_STATE_SYSCALL |
-                                                  VIRTX_STATE_TSC);
+    struct virtx_state *state =
+        hw_change(hv, VIRTX_STATE_MSR | VIRTX_STATE_SYSCALL | VIRTX_STATE_TSC);
 
     if (init)
         return;
@@ -116,8 +134,7 @@ static enum hw_msr mtrr_write(struct hw_vcpu *hv, uint32_t index, uint64_t value
     else if (index & 1) /* mask */
         valid = !(value & (hv->soft->policy.reserved | 0x7ff));
     else
-        valid = !(value & (hv->soft->policy.reserved | 0xf00)) &&
-                memory_type_valid(value & 0xff);
+        valid = !(value & (hv->soft->policy.reserved | 0xf00)) && memory_type_valid(value & 0xff);
     if (!valid)
         return HW_MSR_FAULT;
     *slot = value;
@@ -217,10 +234,53 @@ static enum hw_msr amd_write(struct hw_vcpu *hv, uint32_t index, uint64_t value)
     }
 }
 
+/* What a guest uses without an exit, where the processor has no MSR bitmap or an intercept is set.
+ */
+static enum hw_msr direct_read(struct hw_vcpu *hv, uint32_t index, uint64_t *value)
+{
+    if (direct_hidden(hv, index))
+        return HW_MSR_FAULT;
+    switch (index) {
+    case MSR_SYSENTER_CS:
+        *value = hw_state(hv, VIRTX_STATE_SYSCALL)->sysenter_cs;
+        return HW_MSR_OK;
+    case MSR_SYSENTER_ESP:
+        *value = hw_state(hv, VIRTX_STATE_SYSCALL)->sysenter_esp;
+        return HW_MSR_OK;
+    case MSR_SYSENTER_EIP:
+        *value = hw_state(hv, VIRTX_STATE_SYSCALL)->sysenter_eip;
+        return HW_MSR_OK;
+    case MSR_STAR:
+        *value = hw_state(hv, VIRTX_STATE_SYSCALL)->star;
+        return HW_MSR_OK;
+    case MSR_LSTAR:
+        *value = hw_state(hv, VIRTX_STATE_SYSCALL)->lstar;
+        return HW_MSR_OK;
+    case MSR_CSTAR:
+        *value = hw_state(hv, VIRTX_STATE_SYSCALL)->cstar;
+        return HW_MSR_OK;
+    case MSR_FMASK:
+        *value = hw_state(hv, VIRTX_STATE_SYSCALL)->fmask;
+        return HW_MSR_OK;
+    case MSR_KERNEL_GS_BASE:
+        *value = hw_state(hv, VIRTX_STATE_SYSCALL)->kernel_gs_base;
+        return HW_MSR_OK;
+    case MSR_FS_BASE:
+        *value = hw_state(hv, VIRTX_STATE_SEG)->seg[VIRTX_FS].base;
+        return HW_MSR_OK;
+    case MSR_GS_BASE:
+        *value = hw_state(hv, VIRTX_STATE_SEG)->seg[VIRTX_GS].base;
+        return HW_MSR_OK;
+    default:
+        return HW_MSR_UNKNOWN;
+    }
+}
+
 enum hw_msr hw_msr_read(struct hw_vcpu *hv, uint32_t index, uint64_t *value)
 {
     const struct hw_policy *policy = &hv->soft->policy;
     const uint64_t *slot;
+    enum hw_msr result;
 
     switch (index) {
     case MSR_EFER:
@@ -251,36 +311,6 @@ enum hw_msr hw_msr_read(struct hw_vcpu *hv, uint32_t index, uint64_t *value)
         if (policy->amd)
             return HW_MSR_FAULT;
         *value = hw_state(hv, VIRTX_STATE_MSR)->misc_enable;
-        return HW_MSR_OK;
-    case MSR_SYSENTER_CS:
-        *value = hw_state(hv, VIRTX_STATE_SYSCALL)->sysenter_cs;
-        return HW_MSR_OK;
-    case MSR_SYSENTER_ESP:
-        *value = hw_state(hv, VIRTX_STATE_SYSCALL)->sysenter_esp;
-        return HW_MSR_OK;
-    case MSR_SYSENTER_EIP:
-        *value = hw_state(hv, VIRTX_STATE_SYSCALL)->sysenter_eip;
-        return HW_MSR_OK;
-    case MSR_STAR:
-        *value = hw_state(hv, VIRTX_STATE_SYSCALL)->star;
-        return HW_MSR_OK;
-    case MSR_LSTAR:
-        *value = hw_state(hv, VIRTX_STATE_SYSCALL)->lstar;
-        return HW_MSR_OK;
-    case MSR_CSTAR:
-        *value = hw_state(hv, VIRTX_STATE_SYSCALL)->cstar;
-        return HW_MSR_OK;
-    case MSR_FMASK:
-        *value = hw_state(hv, VIRTX_STATE_SYSCALL)->fmask;
-        return HW_MSR_OK;
-    case MSR_KERNEL_GS_BASE:
-        *value = hw_state(hv, VIRTX_STATE_SYSCALL)->kernel_gs_base;
-        return HW_MSR_OK;
-    case MSR_FS_BASE:
-        *value = hw_state(hv, VIRTX_STATE_SEG)->seg[VIRTX_FS].base;
-        return HW_MSR_OK;
-    case MSR_GS_BASE:
-        *value = hw_state(hv, VIRTX_STATE_SEG)->seg[VIRTX_GS].base;
         return HW_MSR_OK;
     case MSR_DEBUGCTL:
         *value = hw_state(hv, VIRTX_STATE_DR)->debugctl;
@@ -327,6 +357,9 @@ enum hw_msr hw_msr_read(struct hw_vcpu *hv, uint32_t index, uint64_t *value)
     default:
         break;
     }
+    result = direct_read(hv, index, value);
+    if (result != HW_MSR_UNKNOWN)
+        return result;
     slot = mtrr_slot(hv->soft, index);
     if (slot) {
         if (!policy->has_mtrr)
@@ -361,8 +394,10 @@ static enum hw_msr command(uint32_t index, bool present, uint64_t value)
         return HW_MSR_OK;                                                                          \
     } while (0)
 
-static enum hw_msr syscall_write(struct hw_vcpu *hv, uint32_t index, uint64_t value)
+static enum hw_msr direct_write(struct hw_vcpu *hv, uint32_t index, uint64_t value)
 {
+    if (direct_hidden(hv, index))
+        return HW_MSR_FAULT;
     switch (index) {
     case MSR_SYSENTER_CS:
         hw_change(hv, VIRTX_STATE_SYSCALL)->sysenter_cs = (uint32_t)value;
@@ -400,7 +435,8 @@ static enum hw_msr tsc_write(struct hw_vcpu *hv, uint32_t index, uint64_t value)
 
     if (index == MSR_TSC) {
         delta = value - guest_tsc(hv);
-        hv->state.tsc_adjust += delta; /* Intel SDM "IA32_TSC_ADJUST MSR": it records writes of the TSC */
+        hv->state.tsc_adjust +=
+            delta; /* Intel SDM "IA32_TSC_ADJUST MSR": it records writes of the TSC */
     } else {
         if (!hv->soft->policy.has_tsc_adjust)
             return HW_MSR_FAULT;
@@ -494,7 +530,7 @@ enum hw_msr hw_msr_write(struct hw_vcpu *hv, uint32_t index, uint64_t value)
     default:
         break;
     }
-    result = syscall_write(hv, index, value);
+    result = direct_write(hv, index, value);
     if (result != HW_MSR_UNKNOWN)
         return result;
     result = mtrr_write(hv, index, value);

@@ -91,6 +91,7 @@ static enum hw_next prepare(struct hw_vcpu *hv)
         hv->ops->set_root(hv, hv->root);
     }
     if (hv->work & HW_WORK_CONTROLS) { /* which depend on the root (hw_fault_bits()) */
+        hw_cpuid_follow(hv);
         hv->work &= ~(uint32_t)HW_WORK_CONTROLS;
         hw_controls_compute(hv);
         hv->ops->controls(hv);

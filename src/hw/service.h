@@ -27,6 +27,13 @@ struct hw_cpuid_line {
 #define HW_MTRR_VARIABLE 8u
 #define HW_MTRR_FIXED    11u
 
+/* Features without which a guest has none of some registers that it uses without exits. */
+enum hw_lacks {
+    HW_LACKS_SYSENTER = 1u << 0,
+    HW_LACKS_SYSCALL = 1u << 1,
+    HW_LACKS_LONG_MODE = 1u << 2,
+};
+
 /* What the guest's CPUID lets it use, worked out once. */
 struct hw_policy {
     uint64_t cr4;      /* bits that may be 1 */
@@ -38,6 +45,7 @@ struct hw_policy {
     bool has_ibpb, has_l1d_flush, has_arch_capabilities, has_tsc_adjust, has_tsc_aux;
     bool has_xsaves, has_misaligned_sse;
     bool has_mtrr, has_pat, has_mca;
+    uint8_t lacks; /* enum hw_lacks */
     bool amd, no_1g;
     uint8_t physical_bits;
 };
@@ -81,6 +89,7 @@ struct hw_string {
 struct hw_soft {
     struct hw_cpuid_line cpuid[HW_CPUID_LINES];
     struct hw_policy policy;
+    uint64_t cpuid_version, cpuid_own_version; /* of the tables that `policy` was made from */
     uint64_t mtrr_variable[2 * HW_MTRR_VARIABLE];
     uint64_t mtrr_fixed[HW_MTRR_FIXED];
     uint64_t mtrr_def_type;
@@ -182,6 +191,9 @@ void hw_events_reset(struct hw_vcpu *hv);
 bool hw_cpuid_fill(struct hw_vcpu *hv, struct hw_cpuid_line *line, uint32_t leaf, uint32_t subleaf);
 void hw_cpuid_forget(struct hw_vcpu *hv);
 void hw_cpuid_policy(struct hw_vcpu *hv);
+/* Takes note of a change of the tables. Whatever judges registers by the policy outside run calls it first. */
+void hw_cpuid_follow(struct hw_vcpu *hv);
+uint8_t hw_cpuid_lacks(struct cpuid_view view); /* enum hw_lacks */
 static inline struct hw_cpuid_line *hw_cpuid_answer(struct hw_vcpu *hv, uint32_t leaf,
                                                     uint32_t subleaf)
 {
@@ -208,7 +220,12 @@ enum hw_msr { HW_MSR_OK, HW_MSR_FAULT, HW_MSR_UNKNOWN };
 enum hw_msr hw_msr_read(struct hw_vcpu *hv, uint32_t index, uint64_t *value);
 enum hw_msr hw_msr_write(struct hw_vcpu *hv, uint32_t index, uint64_t value);
 void hw_msr_reset(struct hw_vcpu *hv, bool init);
-extern const uint32_t hw_msr_direct[]; /* passed through by default; ends with 0 */
+/* Passed through by default to guests that lack none of `without`; ends with 0. */
+struct hw_msr_direct {
+    uint32_t index;
+    uint8_t without; /* enum hw_lacks */
+};
+extern const struct hw_msr_direct hw_msr_direct[];
 bool hw_pat_valid(uint64_t pat);
 
 /* cr.c: false: an exception has been raised instead. */
@@ -357,6 +374,7 @@ void hw_debug_unload(struct hw_vcpu *hv);
 
 /* intercepts.c */
 void hw_controls_compute(struct hw_vcpu *hv);
+enum virtx_status hw_bitmaps_begin(struct virtx_vm *vm); /* everything exits: lets the defaults through */
 
 /* tpr.c */
 void hw_tpr_follow(struct hw_vcpu *hv);

@@ -226,10 +226,12 @@ static void set_effects(struct hw_vcpu *hv, const struct controls *old, uint32_t
 enum virtx_status hw_set(struct virtx_vcpu *vcpu, uint32_t groups, const struct virtx_state *state)
 {
     struct hw_vcpu *hv = hw_of(vcpu);
-    enum virtx_status status = check_state(hv, state, groups);
+    enum virtx_status status;
     struct controls old;
     uint64_t flags;
 
+    hw_cpuid_follow(hv);
+    status = check_state(hv, state, groups);
     if (status != VIRTX_OK)
         return status;
     flags = x86_irq_save();
@@ -302,7 +304,7 @@ static void preset_registers(struct hw_vcpu *hv, enum virtx_preset preset)
     switch (preset) {
     case VIRTX_PRESET_RESET:
     case VIRTX_PRESET_INIT:
-        virtx_cpuid_lookup(hv->vcpu->vm, 1, 0, &signature);
+        virtx_cpuid_lookup(hv->vcpu, 1, 0, &signature);
         s->gpr[VIRTX_RDX] = signature.eax;
         s->rip = 0xfff0;
         s->cr0 = CR0_ET | (preset == VIRTX_PRESET_INIT ? cache : CR0_CD | CR0_NW);

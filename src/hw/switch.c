@@ -87,8 +87,9 @@ void hw_switch_plan(struct hw_vcpu *hv)
     if (policy->xcr0)
         wanted |= SHARED_XSS;
     hv->soft->shared = wanted & present();
+    /* What holds the guest's value has to be given back, though a change of its CPUID has hidden it. */
     for (unsigned i = 0; i < ARRAY_SIZE(shared); i++)
-        if (hv->soft->shared & shared[i].bit)
+        if ((hv->soft->shared | hv->soft->shared_loaded) & shared[i].bit)
             ours |= shared[i].profile;
     if (policy->xcr0 >> 9 & 1)
         ours |= VIRTX_HOST_PKRU;
@@ -193,7 +194,7 @@ uint32_t hw_guest_pkru(struct hw_vcpu *hv)
         x86_write_cr4(cr4);
         return value;
     }
-    virtx_cpuid_lookup(hv->vcpu->vm, 0xd, 9, &entry);
+    virtx_cpuid_lookup(hv->vcpu, 0xd, 9, &entry);
     memcpy(&present_components, (uint8_t *)hv->fpu_area + 512, sizeof(present_components));
     if (present_components >> 9 & 1)
         memcpy(&value, (uint8_t *)hv->fpu_area + entry.ebx, sizeof(value));

@@ -217,7 +217,10 @@ static void cpuid_policy(void)
     CHECK_OK(virtx_vm_create(machine.virtx, NULL, &machine.vm));
     CHECK_OK(virtx_vm_cpuid_set(machine.vm, &entry));
     machine.vcpu = vcpu_make(machine.vm, 0);
-    CHECK_STATUS(virtx_vm_cpuid_set(machine.vm, &entry), VIRTX_E_BUSY);
+    struct virtx_cpuid_entry vendor;
+    CHECK_OK(virtx_vm_cpuid_get(machine.vm, 0, 0, &vendor));
+    vendor.ebx++;
+    CHECK_STATUS(virtx_vm_cpuid_set(machine.vm, &vendor), VIRTX_E_BUSY);
     memset(&entry, 0, sizeof(entry));
     CHECK_OK(virtx_vm_cpuid_get(machine.vm, 0x40000000, 0, &entry));
     CHECK_EQUAL(entry.ebx, 0x74726976);

@@ -1437,7 +1437,65 @@ static void refused(void)
     CHECK_STATUS(virtx_vm_intercept(machine.vm, &small, &set), VIRTX_E_SIZE);
 }
 
-GUEST_CASES({"port-boundaries", ports}, {"port-handler", port_handler}, {"string-io", string_io},
+/* ---- CPUID that changes while the guest runs ---- */
+
+enum { FEATURE_PGE = 1 << 13, FEATURE_SEP = 1 << 11, CR4_BIT_PGE = 1 << 7 };
+static volatile struct {
+    uint32_t edx;
+    int cr4, sysenter;
+} live_seen;
+
+/* Looks, and says so, for ever. */
+static void guest_live_cpuid(uint64_t argument)
+{
+    uint64_t cr4 = bare_read_cr4() & ~(uint64_t)CR4_BIT_PGE;
+
+    (void)argument;
+    for (;;) {
+        live_seen.edx = bare_cpuid(1, 0).edx;
+        live_seen.cr4 = GUEST_TRY("movq %0, %%cr4", : "r"(cr4 | CR4_BIT_PGE));
+        __asm__ volatile("movq %0, %%cr4" : : "r"(cr4));
+        live_seen.sysenter = GUEST_TRY("rdmsr", : "c"(MSR_SYSENTER_CS) : "rax", "rdx");
+        __asm__ volatile("outb %%al, $0x80" : : "a"(0));
+    }
+}
+
+/* Lets the guest look, and compares. */
+static void live_look(bool pge, bool sep)
+{
+    CHECK(EXPECT_EXIT(VIRTX_EXIT_IO));
+    CHECK_OK(virtx_vcpu_complete(machine.vcpu, NULL));
+    CHECK_EQUAL(!!(live_seen.edx & FEATURE_PGE), pge);
+    CHECK_EQUAL(live_seen.cr4, pge ? -1 : 13);
+    CHECK_EQUAL(!!(live_seen.edx & FEATURE_SEP), sep);
+    CHECK_EQUAL(live_seen.sysenter, sep ? -1 : 13);
+}
+
+static void cpuid_live(void)
+{
+    struct virtx_cpuid_entry one, less;
+
+    machine_open();
+    CHECK_OK(virtx_vm_cpuid_get(machine.vm, 1, 0, &one));
+    guest_prepare(guest_live_cpuid, 0);
+    live_look(true, true);
+    less = one;
+    less.edx &= ~(uint32_t)FEATURE_PGE;
+    CHECK_OK(virtx_vm_cpuid_set(machine.vm, &less)); /* the VM's */
+    live_look(false, true);
+    less.edx = one.edx & ~(uint32_t)FEATURE_SEP; /* one vcpu's goes before it */
+    CHECK_OK(virtx_vcpu_cpuid_set(machine.vcpu, &less));
+    live_look(true, false);
+    CHECK_OK(virtx_vcpu_cpuid_reset(machine.vcpu));
+    live_look(false, true);
+    CHECK_OK(virtx_vm_cpuid_set(machine.vm, &one));
+    live_look(true, true);
+    less.ecx ^= 1u << 26; /* XSAVE stays as it is */
+    CHECK_STATUS(virtx_vcpu_cpuid_set(machine.vcpu, &less),
+                 one.ecx & 1u << 26 ? VIRTX_E_BUSY : VIRTX_E_UNSUPPORTED);
+}
+
+GUEST_CASES({"cpuid-live", cpuid_live}, {"port-boundaries", ports}, {"port-handler", port_handler}, {"string-io", string_io},
             {"string-io-fault-in-the-middle", string_fault}, {"unknown-msrs-exit", msrs_unknown},
             {"msr-reads-and-writes-apart", msrs_apart}, {"handler-verdicts", verdicts},
             {"cpuid-and-owners", cpuid}, {"two-vms-two-policies", two_policies},

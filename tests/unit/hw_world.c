@@ -37,6 +37,7 @@ void mock_interrupt(unsigned vector);
 WORLD_LOCAL bool world_xsaves, world_misaligned_sse;
 WORLD_LOCAL uint64_t world_host_xss;
 WORLD_LOCAL uint32_t world_hide_edx;
+WORLD_LOCAL uint64_t world_features;
 
 /* An Intel processor of some age, with XSAVE and AVX. */
 struct cpuid_regs mock_cpuid(uint32_t leaf, uint32_t subleaf)
@@ -187,7 +188,8 @@ static enum virtx_status probe(struct virtx *virtx, uint64_t disable, struct vir
     (void)virtx;
     (void)error;
     caps->hardware = VIRTX_FEATURE_NESTED_PAGING | VIRTX_FEATURE_UNPAGED_GUEST |
-                     VIRTX_FEATURE_TLB_TAGS | VIRTX_FEATURE_TPR_SHADOW | VIRTX_FEATURE_MSR_BITMAP | VIRTX_FEATURE_IO_BITMAP;
+                     VIRTX_FEATURE_TLB_TAGS | VIRTX_FEATURE_TPR_SHADOW | VIRTX_FEATURE_MSR_BITMAP | VIRTX_FEATURE_IO_BITMAP |
+                     world_features;
     caps->features = caps->hardware & ~disable;
     caps->tlb_tags = 3;
     caps->physical_bits = 48; /* host addresses are those of this program */

@@ -74,6 +74,7 @@ extern const struct virtx_paging world_engine;
 extern WORLD_LOCAL bool world_xsaves, world_misaligned_sse;
 extern WORLD_LOCAL uint32_t world_hide_edx; /* features of leaf 1 that the processor lacks */
 extern WORLD_LOCAL uint64_t world_host_xss;
+extern WORLD_LOCAL uint64_t world_features; /* hardware features beyond those of all worlds */
 
 /* Makes a world with RAM at GPA 0, a vcpu in a flat 32-bit start state, and clears what that cost. */
 void world_begin(const struct virtx_host_profile *profile);

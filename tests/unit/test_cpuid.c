@@ -144,7 +144,7 @@ static void begin(const struct leaf *table, size_t count, uint32_t vcpus, uint64
     fake.cpuid = recorded;
     virtx = fake_open();
     ck_assert_int_eq(virtx_vm_create(virtx, &config, &vm), VIRTX_OK);
-    ck_assert_uint_lt(vm->cpuid.count, VIRTX_CPUID_ENTRIES - 16); /* room for the embedder's */
+    ck_assert_uint_lt(virtx_cpuid_vm(vm).vms->count, VIRTX_CPUID_ENTRIES - 16); /* room for the embedder's */
 }
 
 static void end(void)
@@ -481,7 +481,7 @@ START_TEST(changes)
     ck_assert_int_eq(virtx_vm_cpuid_set(vm, &entry), VIRTX_OK);
     is(0x40000000, 0, 1, 2, 3, 0); /* the highest basic leaf */
 
-    free_entries = VIRTX_CPUID_ENTRIES - vm->cpuid.count;
+    free_entries = VIRTX_CPUID_ENTRIES - virtx_cpuid_vm(vm).vms->count;
     for (unsigned i = 0; i < free_entries; i++)
         ck_assert_int_eq(set(0x40000080 + i, 0, i, 0, 0, 0), VIRTX_OK);
     ck_assert_int_eq(set(0x400000ff, 0, 0, 0, 0, 0), VIRTX_E_NO_MEMORY);

@@ -250,6 +250,21 @@ static enum virtx_status call_vcpu_intercept(void)
     return virtx_vcpu_intercept(vcpu, &wanted, &made);
 }
 
+static enum virtx_status call_vm_cpuid(void)
+{
+    return virtx_vm_cpuid_set(vm, &(struct virtx_cpuid_entry){.leaf = 0x80000002});
+}
+
+/* Without SYSENTER the vcpu's MSR bitmap is its own, where the vendor has one. */
+static enum virtx_status call_vcpu_cpuid(void)
+{
+    struct virtx_cpuid_entry one;
+
+    ck_assert_int_eq(virtx_vcpu_cpuid_get(vcpu, 1, 0, &one), VIRTX_OK);
+    one.edx &= ~(1u << 11);
+    return virtx_vcpu_cpuid_set(vcpu, &one);
+}
+
 static enum virtx_status call_pool_fill(void)
 {
     return virtx_vm_pool_fill(vm, 40);
@@ -300,6 +315,8 @@ static const struct call calls[] = {
     {"intercept_remove", call_intercept_remove, 0, false}, /* no rule is left: no table */
     {"vcpu_intercept", call_vcpu_intercept, 1, false},
     {"intercept_remove, a vcpu's", call_intercept_remove, 0, false},
+    {"vm_cpuid_set", call_vm_cpuid, 1, false},
+    {"vcpu_cpuid_set", call_vcpu_cpuid, 1, false},
     {"pool_fill", call_pool_fill, 3, true},
 };
 

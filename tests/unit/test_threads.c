@@ -44,6 +44,7 @@ static struct player {
     uint8_t *tlb[PAGES];   /* NULL: no translation */
     uint8_t in_service[8]; /* what the guest's handlers will end, in the order of delivery */
     unsigned serving;
+    bool asked; /* CPUID, and has not looked at the answer */
     _Atomic uint64_t tickets;  /* drawn before a kick … */
     _Atomic uint64_t served;   /* … and seen by the loop after run has returned for one */
     _Atomic uint64_t returns;  /* … of run with VIRTX_EXIT_KICK */
@@ -133,6 +134,16 @@ static bool touch(struct player *p, unsigned page)
     return true;
 }
 
+/* The leaf that changes all the time has the same in all registers, whoever changes it. */
+#define CHANGING_LEAF 0x80000002u
+static void check_cpuid(struct player *p, const uint64_t *gpr)
+{
+    if (p->asked && (gpr[VIRTX_RAX] != gpr[VIRTX_RBX] || gpr[VIRTX_RAX] != gpr[VIRTX_RCX] ||
+                     gpr[VIRTX_RAX] != gpr[VIRTX_RDX]))
+        wrong("half of a CPUID leaf");
+    p->asked = false;
+}
+
 static uint32_t enter(struct hw_vcpu *hv)
 {
     struct player *p = virtx_vcpu_user(hv->vcpu);
@@ -142,6 +153,7 @@ static uint32_t enter(struct hw_vcpu *hv)
 
     hv->dirty = 0;
     hv->vcpu->exit.rip = hv->state.rip;
+    check_cpuid(p, hv->state.gpr);
     serve(p);
     for (unsigned i = 0; !atomic_load(&pending[world.this_cpu]); i++) {
         unsigned page = (i + (unsigned)mood) % PAGES;
@@ -158,7 +170,11 @@ static uint32_t enter(struct hw_vcpu *hv)
                 world.window_interrupt = false;
                 return leave(hv, HW_EXIT_WINDOW, 0);
             }
-            return mood % 8 == 5 ? leave(hv, VIRTX_EXIT_HLT, 1) : leave(hv, VIRTX_EXIT_CPUID, 2);
+            if (mood % 8 == 5)
+                return leave(hv, VIRTX_EXIT_HLT, 1);
+            hv->state.gpr[VIRTX_RAX] = CHANGING_LEAF;
+            p->asked = true;
+            return leave(hv, VIRTX_EXIT_CPUID, 2);
         }
         if (i % 64 == 63)
             sched_yield();
@@ -372,6 +388,7 @@ static void *mortal_thread(void *arg)
         uint64_t age = some(&p->random) % 8;
 
         memset(p->tlb, 0, sizeof(p->tlb));
+        p->asked = false;
         if (virtx_vcpu_create(vm, MORTAL, &p->vcpu) != VIRTX_OK)
             wrong("vcpu_create");
         virtx_vcpu_set_user(p->vcpu, p);
@@ -504,6 +521,19 @@ static void remove_slot(unsigned page)
     slots[page] = NULL;
 }
 
+/* The VM's table, and what the first player has otherwise. */
+static void change_cpuid(void)
+{
+    static uint32_t n;
+    struct virtx_cpuid_entry entry = {.leaf = CHANGING_LEAF};
+
+    entry.eax = entry.ebx = entry.ecx = entry.edx = ++n;
+    if (n % 4 == 3 ? virtx_vcpu_cpuid_reset(players[0].vcpu) != VIRTX_OK
+        : n % 2    ? virtx_vcpu_cpuid_set(players[0].vcpu, &entry) != VIRTX_OK
+                   : virtx_vm_cpuid_set(vm, &entry) != VIRTX_OK)
+        wrong("a change of CPUID");
+}
+
 static void *slots_thread(void *arg)
 {
     uint64_t random = 3, bits;
@@ -519,6 +549,7 @@ static void *slots_thread(void *arg)
             remove_slot(page);
         else if (virtx_memslot_harvest(slots[page], &bits, 1, NULL) != VIRTX_OK)
             wrong("harvest");
+        change_cpuid();
         sched_yield();
     }
     return NULL;
