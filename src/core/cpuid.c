@@ -149,11 +149,6 @@ static const struct virtx_cpuid_entry *find(const struct cpuid_view *view, uint3
     return NULL;
 }
 
-static bool vendor_is_amd(uint32_t ebx)
-{
-    return ebx == 0x68747541 || ebx == 0x6f677948; /* AuthenticAMD, HygonGenuine */
-}
-
 /* The leaf that answers; with `*zero` set the answer is zeros. */
 static uint32_t resolve(const struct cpuid_view *view, uint32_t leaf, bool *zero)
 {
@@ -172,7 +167,7 @@ static uint32_t resolve(const struct cpuid_view *view, uint32_t leaf, bool *zero
         return leaf;
     /* Out of range: Intel's highest basic leaf answers; AMD's answer is zeros, and ours in the
      * range of hypervisors. */
-    *zero = !basic || vendor_is_amd(basic->ebx) || (group == HYPERVISOR && limit);
+    *zero = !basic || virtx_cpuid_is_amd(basic->ebx) || (group == HYPERVISOR && limit);
     return *zero ? leaf : basic->eax;
 }
 
@@ -227,7 +222,7 @@ static void gather(struct policy *p, const struct virtx_vm *vm, struct cpuid_tab
     p->vm = vm;
     p->table = table;
     table->count = 0;
-    p->amd = vendor_is_amd(zero.ebx);
+    p->amd = virtx_cpuid_is_amd(zero.ebx);
     p->vcpus = vm->config.max_vcpus;
     while (p->vcpus > 1u << p->id_bits)
         p->id_bits++;

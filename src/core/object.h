@@ -440,6 +440,11 @@ static inline void virtx_cpuid_lookup(const struct virtx_vcpu *vcpu, uint32_t le
 {
     virtx_cpuid_answer(virtx_cpuid_vcpu(vcpu), leaf, subleaf, out);
 }
+/* By EBX of leaf 0. */
+static inline bool virtx_cpuid_is_amd(uint32_t ebx)
+{
+    return ebx == 0x68747541 || ebx == 0x6f677948; /* AuthenticAMD, HygonGenuine */
+}
 bool virtx_cpuid_has_subleaves(uint32_t leaf);
 void virtx_cpuid_fill(const struct virtx_vm *vm, struct cpuid_table *table); /* the default policy */
 /* The feature bits of an entry that this processor and library cannot make work. */

@@ -58,6 +58,8 @@ static enum virtx_status look(struct virtx_vcpu *vcpu, struct view *view)
         entry.leaf == LEAF_ADDRESSES && (entry.eax & 0xff) ? (uint8_t)(entry.eax & 0xff) : 36;
     virtx_cpuid_lookup(vcpu, LEAF_EXTENDED, 0, &entry);
     view->mode.no_1g = !(entry.edx >> 26 & 1);
+    virtx_cpuid_lookup(vcpu, 0, 0, &entry);
+    view->mode.amd = virtx_cpuid_is_amd(entry.ebx);
     if (state.cr4 & CR4_PKE)
         view->mode.pkru = read_pkru(vcpu);
     view->long_mode = state.efer & EFER_LMA;

@@ -35,6 +35,7 @@ static void code_state(struct hw_vcpu *hv, struct code *code)
     code->walk.pkru = 0;
     code->walk.physical_bits = hv->soft->policy.physical_bits;
     code->walk.no_1g = hv->soft->policy.no_1g;
+    code->walk.amd = hv->soft->policy.amd;
     if (!(state->efer & EFER_LMA))
         memcpy(code->walk.pdpte, state->pdpte, sizeof(code->walk.pdpte));
     code->flags = hw_cpl(hv) == 3 ? WALK_USER : 0;

@@ -189,7 +189,7 @@ void hw_cpuid_policy(struct hw_vcpu *hv)
     }
 
     memset(policy, 0, sizeof(*policy));
-    policy->amd = l0.ebx == 0x68747541 || l0.ebx == 0x6f677948; /* Auth…, Hygo… */
+    policy->amd = virtx_cpuid_is_amd(l0.ebx);
     policy->cr4 = cr4_policy(&l1, &l7);
     policy->efer = 0;
     if (e1.edx >> 11 & 1)

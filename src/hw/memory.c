@@ -18,6 +18,7 @@ void hw_walk_mode(struct hw_vcpu *hv, struct walk_mode *mode)
     mode->pkru = state->cr4 & CR4_PKE ? hw_guest_pkru(hv) : 0;
     mode->physical_bits = hv->soft->policy.physical_bits;
     mode->no_1g = hv->soft->policy.no_1g;
+    mode->amd = hv->soft->policy.amd;
 }
 
 enum hw_access_result hw_translate(struct hw_vcpu *hv, uint64_t linear, uint32_t access,

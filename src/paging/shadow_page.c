@@ -261,6 +261,8 @@ static uint64_t relevant_bits(uint32_t role)
     if (role & ROLE_32)
         return bits | 0xfffff000;
     bits |= SPTE_ADDRESS | GPTE_NX | SPTE_KEY;
+    if (level == 4)
+        bits |= GPTE_G; /* reserved on AMD's processors */
     return role & ROLE_PAE ? bits | bits_mask(62, 52) : bits;
 }
 

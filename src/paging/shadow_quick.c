@@ -109,6 +109,8 @@ static __attribute__((noinline)) enum way find_way(struct quick *q, struct shado
             table = page->guest;
         } else {
             page = NULL;
+            if (level == 4 && (entry & GPTE_G)) /* reserved on some: the walk knows */
+                return WAY_UNKNOWN;
             table = unknown_table(q, entry);
         }
     }

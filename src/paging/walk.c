@@ -16,6 +16,7 @@
 #define ENTRY_A      BIT(5)
 #define ENTRY_D      BIT(6)
 #define ENTRY_PS     BIT(7)
+#define ENTRY_G      BIT(8)
 #define ENTRY_NX     BIT(63)
 
 #define ADDRESS      0x000ffffffffff000ull
@@ -234,6 +235,8 @@ walk_quick(struct virtx_vm *vm, const struct walk_mode *mode, uint64_t gva, uint
 
     entry = read_entry((const uint8_t *)(near.host + root), gva, 39);
     all = any = entry;
+    if (unlikely(entry & ENTRY_G)) /* some reserve it */
+        return false;
     if (!near_read(&near, entry, gva, 30, &entry))
         return false;
     all &= entry;
@@ -269,7 +272,8 @@ static enum virtx_status walk_4level(struct virtx_vm *vm, const struct walk_mode
         if (!find_table(vm, slots, entry & ADDRESS, &table))
             return VIRTX_E_NOT_FOUND;
         entry = read_entry(table, gva, shifts[i]);
-        if ((entry & reserved) != ENTRY_P)
+        /* AMD APM "Long-Mode Page Translation": a PML4E has no G bit. Intel ignores it. */
+        if ((entry & reserved) != ENTRY_P || (i == 0 && mode->amd && (entry & ENTRY_G)))
             goto fault;
         path->entry[i] = entry;
         path->count = (uint8_t)(i + 1);

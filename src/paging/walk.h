@@ -17,6 +17,7 @@ struct walk_mode {
     uint64_t pdpte[4]; /* with PAE paging outside long mode */
     uint32_t pkru;
     uint8_t physical_bits; /* the guest's MAXPHYADDR: bits above are reserved */
+    bool amd;              /* the guest's CPUID is an AMD processor's: bit 8 of a PML4E is reserved */
     bool no_1g;            /* the guest's CPUID has no 1-GByte pages: PS in a PDPTE is reserved */
 };
 

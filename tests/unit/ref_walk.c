@@ -221,7 +221,7 @@ static struct ref_result walk_4level(struct ref_memory *memory, const struct ref
             return page_fault(result, s, false, false, false);
         if (reserved_bits(r, s, value, 51))
             return page_fault(result, s, true, true, false);
-        if (level == 4 && bit(value, 7))
+        if (level == 4 && (bit(value, 7) || (r->amd && bit(value, 8))))
             return page_fault(result, s, true, true, false);
         if (level == 3 && bit(value, 7)) {
             if (!r->page1gb || bits(value, 29, 13))

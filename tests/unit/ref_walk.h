@@ -21,6 +21,7 @@ struct ref_registers {
     uint64_t cr0, cr3, cr4, efer, rflags, pdpte[4];
     uint32_t pkru;
     unsigned maxphyaddr;
+    bool amd; /* bit 8 of a PML4E is reserved */
     bool page1gb;
 };
 

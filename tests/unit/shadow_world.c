@@ -210,6 +210,7 @@ static struct ref_registers registers(const struct walk_mode *mode)
         .pkru = mode->pkru,
         .maxphyaddr = mode->physical_bits,
         .page1gb = !mode->no_1g,
+        .amd = mode->amd,
     };
 
     memcpy(r.pdpte, mode->pdpte, sizeof(r.pdpte));
@@ -448,7 +449,7 @@ void world_begin(unsigned vcpus, uint64_t pool_limit, unsigned physical_bits, bo
         world.vcpu[i].next = i ? &world.vcpu[i - 1] : NULL;
         world.hv[i].vcpu = &world.vcpu[i];
         world.hv[i].work = HW_WORK_ROOT;
-        world.mode[i] = (struct walk_mode){.cr0 = CR0_PE, .physical_bits = 40};
+        world.mode[i] = (struct walk_mode){.cr0 = CR0_PE, .physical_bits = 40, .amd = !filter};
         ck_assert_int_eq(virtx_paging_shadow.vcpu_create(&world.vcpu[i]), VIRTX_OK);
         world.vm.vcpus = &world.vcpu[i];
         world.vm.vcpu_count = i + 1;

@@ -709,6 +709,43 @@ START_TEST(test_way)
 }
 END_TEST
 
+/* Bit 8 of a PML4E, which AMD reserves and Intel ignores, appears in an entry that is in use. */
+START_TEST(test_pml4e_bit_8)
+{
+    const struct ref_access read = {0};
+    uint64_t hpa;
+
+    filter = _i;
+    begin(1, POOL_PAGES, 46);
+    cpu = 0;
+    set_format(FOUR_LEVEL);
+    world.mode[0].cr0 |= CR0_WP;
+    world.mode[0].cr4 &= ~(CR4_SMAP | CR4_PKE);
+    ck_assert(world.mode[0].amd == !_i);
+    for (uint64_t frame = 10; frame < 30; frame++)
+        memset(world_ram(frame * PAGE), 0, PAGE);
+    entry(10, 0, 11);
+    entry(11, 0, 12);
+    entry(12, 0, 13);
+    entry(13, 2, 31);
+    world.mode[0].cr3 = 10 * PAGE;
+    changed(true);
+    ck_assert_int_eq(world_access(0, 2 * PAGE, &read, &hpa), DONE);
+    world_ram(10 * PAGE)[1] |= 1;
+    virtx_paging_shadow.written(&world.vm, 10 * PAGE, 8);
+    cr3_loaded();
+    ck_assert_int_eq(world_access(0, 2 * PAGE, &read, &hpa), _i ? DONE : FAULTED);
+    world_ram(10 * PAGE)[1] &= 0xfe;
+    virtx_paging_shadow.written(&world.vm, 10 * PAGE, 8);
+    cr3_loaded();
+    ck_assert_int_eq(world_access(0, 2 * PAGE, &read, &hpa), DONE);
+    ck_assert_uint_eq(hpa, world_hpa(31 * PAGE));
+    world_audit();
+    world_end();
+    filter = false;
+}
+END_TEST
+
 /* A page table that the guest's flush did not look at, as no root in use led to it, and then one
  * does. */
 START_TEST(test_put_off)
@@ -810,6 +847,7 @@ int main(int argc, char **argv)
     tcase_add_test(c, test_no_reserved_bits);
     tcase_add_test(c, test_two_vcpus);
     tcase_add_test(c, test_way);
+    tcase_add_loop_test(c, test_pml4e_bit_8, 0, 2);
     tcase_add_test(c, test_put_off);
     tcase_add_test(c, test_rounds);
     suite_add_tcase(suite, c);

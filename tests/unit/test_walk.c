@@ -190,6 +190,7 @@ static struct walk_mode random_mode(void)
         .pkru = (uint32_t)random_bits(),
         .physical_bits = widths[below(ARRAY_SIZE(widths))],
         .no_1g = one_in(3),
+        .amd = one_in(2),
         .cr3 = random_table() | (random_bits() & 0xfff),
     };
     if (!one_in(4)) {
@@ -216,6 +217,7 @@ static struct ref_registers ref_registers(const struct walk_mode *mode)
         .pkru = mode->pkru,
         .maxphyaddr = mode->physical_bits,
         .page1gb = !mode->no_1g,
+        .amd = mode->amd,
     };
     memcpy(r.pdpte, mode->pdpte, sizeof(r.pdpte));
     return r;
