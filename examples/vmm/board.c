@@ -289,6 +289,8 @@ enum virtx_status board_init(struct board *board, struct virtx_vm *vm, uint64_t 
     uart_init(&board->uart, transmit, com1_line, board);
     virtx_apic_bus_init(&board->bus, board->lapic_table, BOARD_CPUS);
     virtx_pic_init(&board->pic, pic_output, board);
+    board->pic_reset.size = sizeof(board->pic_reset);
+    virtx_pic_save(&board->pic, &board->pic_reset);
     if (!virtx_ioapic_init(&board->ioapic, &ioapic) ||
         !virtx_apic_bus_add_ioapic(&board->bus, &board->ioapic))
         return VIRTX_E_INVALID;
@@ -296,6 +298,27 @@ enum virtx_status board_init(struct board *board, struct virtx_vm *vm, uint64_t 
     if (!status)
         status = virtx_ioapic_attach(&board->ioapic, vm, VIRTX_IOAPIC_DEFAULT_BASE);
     return status;
+}
+
+enum virtx_status board_reset(struct board *board)
+{
+    for (unsigned i = 0; i < 16; i++)
+        set_line(board, i, false);
+    pci_init(&board->pci, board->ata.disk != NULL);
+    fwcfg_select(&board->fwcfg, 0);
+    board->pm = (struct acpi_pm){.tsc_hz = board->tsc_hz};
+    pit_init(&board->pit, board->tsc_hz);
+    i8042_init(&board->keyboard);
+    uart_init(&board->uart, transmit, com1_line, board);
+    ata_init(&board->ata, board->ata.disk, board->disk_bytes);
+    virtx_ioapic_reset(&board->ioapic);
+    for (uint32_t i = 0; i < board->bus.count; i++)
+        virtx_lapic_reset(&board->lapic[i], false);
+    virtx_lapic_virtual_wire(&board->lapic[0]);
+    board->end = BOARD_RUNNING;
+    if (!virtx_pic_restore(&board->pic, &board->pic_reset))
+        return VIRTX_E_INVALID;
+    return board->has_firmware ? firmware_map(&board->firmware, pci_pam(&board->pci)) : VIRTX_OK;
 }
 
 enum virtx_status board_add_cpu(struct board *board, struct virtx_vcpu *vcpu)

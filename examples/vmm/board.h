@@ -38,12 +38,14 @@ struct board {
     struct virtx_lapic lapic[BOARD_CPUS];
     struct virtx_ioapic ioapic;
     struct virtx_pic pic;
+    struct virtx_pic_state pic_reset; /* its state after a reset */
     struct uart uart;
     struct pit pit;
     struct rtc rtc;
     struct acpi_pm pm;
     struct i8042 keyboard;
     struct ata ata;
+    uint64_t disk_bytes;
     bool has_firmware; /* then it decides what is below 1 MiB */
     bool show_debug;   /* what the firmware says at the debug port goes to the log */
     struct firmware firmware;
@@ -61,6 +63,9 @@ struct board {
 
 enum virtx_status board_init(struct board *board, struct virtx_vm *vm, uint64_t tsc_hz,
                              uint64_t memory_bytes);
+/* Puts all devices into their state after a reset; the clock, CMOS memory and the disk's content stay. While
+ * no vcpu is in run. */
+enum virtx_status board_reset(struct board *board);
 /* Gives a vcpu its local APIC. */
 enum virtx_status board_add_cpu(struct board *board, struct virtx_vcpu *vcpu);
 

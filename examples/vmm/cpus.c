@@ -439,9 +439,17 @@ static void loop(void *arg)
     bare_irq_disable();
 }
 
-enum virtx_status cpus_add(struct board *board, struct virtx_vcpu *vcpu)
+static enum virtx_status wait_for_sipi(struct virtx_vcpu *vcpu)
 {
     struct virtx_state state;
+    enum virtx_status status = virtx_vcpu_get(vcpu, VIRTX_STATE_INTR, &state);
+
+    state.activity = VIRTX_WAIT_FOR_SIPI;
+    return status ? status : virtx_vcpu_set(vcpu, VIRTX_STATE_INTR, &state);
+}
+
+enum virtx_status cpus_add(struct board *board, struct virtx_vcpu *vcpu)
+{
     struct guest_cpu *guest = &guests[guest_count];
     enum virtx_status status = board_add_cpu(board, vcpu);
 
@@ -450,11 +458,21 @@ enum virtx_status cpus_add(struct board *board, struct virtx_vcpu *vcpu)
     *guest = (struct guest_cpu){.vcpu = vcpu, .host = guest_count % bare_cpu_count()};
     virtx_vcpu_set_user(vcpu, guest);
     guest_count++;
-    if (guest == &guests[0])
-        return VIRTX_OK;
-    status = virtx_vcpu_get(vcpu, VIRTX_STATE_INTR, &state);
-    state.activity = VIRTX_WAIT_FOR_SIPI;
-    return status ? status : virtx_vcpu_set(vcpu, VIRTX_STATE_INTR, &state);
+    return guest == &guests[0] ? VIRTX_OK : wait_for_sipi(vcpu);
+}
+
+enum virtx_status cpus_reset(void)
+{
+    enum virtx_status status = VIRTX_OK;
+
+    for (uint32_t i = 0; !status && i < guest_count; i++) {
+        guests[i].halted = guests[i].parked = false;
+        status = virtx_vcpu_reset(guests[i].vcpu, VIRTX_PRESET_RESET);
+        if (!status && i)
+            status = wait_for_sipi(guests[i].vcpu);
+    }
+    __atomic_store_n(&ended, false, __ATOMIC_RELEASE);
+    return status;
 }
 
 struct cpus_end cpus_run(struct virtx *virtx, struct board *board)

@@ -25,6 +25,10 @@ enum virtx_status cpus_add(struct board *board, struct virtx_vcpu *vcpu);
 void cpus_exchange(struct virtx_vm *vm, uint64_t every);
 uint64_t cpus_exchanges(void); /* how often that was done */
 
+/* After a reset of the guest: all but the first wait for a start-up IPI again, and cpus_run() can be
+ * called again. Nothing runs meanwhile. */
+enum virtx_status cpus_reset(void);
+
 /* Runs them all, each on a processor of the host's own as long as there are enough, until the guest
  * ends. On processor 0, with interrupts off. */
 struct cpus_end cpus_run(struct virtx *virtx, struct board *board);

@@ -2,7 +2,7 @@
 /*
  * A bare virtual machine monitor: boots Linux and multiboot kernels in a little PC.
  *
- * Command line: memory=256M cpus=1 paging=nested hide=xsavec stats debugcon. Modules, by the first
+ * Command line: memory=256M cpus=1 paging=nested hide=xsavec reboots=0 stats debugcon. Modules, by the first
  * word of their strings: "kernel NAME ARGUMENTS" and "module NAME ARGUMENTS", or "firmware NAME";
  * "disk NAME". How the guest ended is told in one line of the log,
  * which tools/virtx-run turns into an exit status.
@@ -95,9 +95,12 @@ static bool find_files(struct guest_image *image)
     return true;
 }
 
-static const char *load(const struct guest_ram *ram, const struct guest_image *image,
+static const char *load(const struct guest_ram *ram, struct guest_image *image, unsigned cpus,
                         struct guest_start *start)
 {
+    guest_bios_data(ram->low);
+    mptable_build(ram->low, GUEST_MP_TABLE, cpus);
+    image->rsdp = acpi_build(ram->low, ACPI_TABLES, cpus);
     if (!image->kernel.data)
         return "no kernel given";
     if (linux_is(&image->kernel))
@@ -110,7 +113,8 @@ static const char *load(const struct guest_ram *ram, const struct guest_image *i
 /* ---- Machine ---- */
 
 /* Memory below and above the hole for a screen and option ROMs, and above 4 GiB. With a firmware, the
- * hole goes on to 1 MiB: the firmware decides what is there. */
+ * hole goes on to 1 MiB: the firmware decides what is there. Called again it replaces them, so that the library
+ * forgets what it knows of their content. */
 static enum virtx_status add_slots(struct virtx_vm *vm, const struct guest_ram *ram,
                                    uint64_t hole_end)
 {
@@ -121,7 +125,7 @@ static enum virtx_status add_slots(struct virtx_vm *vm, const struct guest_ram *
         {hole_end, ram->low_bytes - hole_end, hole_end},
         {GUEST_HIGH, ram->high_bytes, ram->low_bytes},
     };
-    struct virtx_memslot *unused;
+    static struct virtx_memslot *slots[3];
     enum virtx_status status = VIRTX_OK;
 
     for (unsigned i = 0; !status && i < sizeof(parts) / sizeof(parts[0]); i++) {
@@ -130,8 +134,11 @@ static enum virtx_status add_slots(struct virtx_vm *vm, const struct guest_ram *
             .type = VIRTX_MEMORY_WB, .gpa = parts[i].gpa, .bytes = parts[i].bytes,
             .memory = ram->low + parts[i].offset,
         };
-        if (slot.bytes)
-            status = virtx_memslot_add(vm, &slot, &unused);
+        if (slots[i])
+            status = virtx_memslot_remove(slots[i], NULL);
+        slots[i] = NULL;
+        if (!status && slot.bytes)
+            status = virtx_memslot_add(vm, &slot, &slots[i]);
     }
     return status;
 }
@@ -221,6 +228,12 @@ static const struct virtx_paging *engine(const char *name)
     return NULL;
 }
 
+/* A PC's processor that shuts down is reset by the board. */
+static bool is_reset(const struct cpus_end *how)
+{
+    return !how->error && (after(how->outcome, "reset") || after(how->outcome, "triple-fault"));
+}
+
 int bare_main(void)
 {
     static const struct virtx_backend *const backends[] = {&virtx_vmx, &virtx_svm, NULL};
@@ -239,6 +252,7 @@ int bare_main(void)
     struct virtx_error error;
     struct virtx *virtx;
     struct virtx_vm *vm;
+    struct virtx_vcpu *first = NULL;
     struct cpus_end how;
     const char *why;
     uint64_t cpus = bare_option_u64("cpus", 1);
@@ -262,31 +276,41 @@ int bare_main(void)
     board.show_debug = bare_option("debugcon") != NULL;
     pci_init(&board.pci, image.disk.data != NULL);
     fwcfg_init(&board.fwcfg, (unsigned)cpus, bytes);
-    if (image.firmware.data) {
+    if (image.firmware.data)
         why = add_firmware(vm, &ram, &image, (unsigned)cpus);
-    } else {
-        guest_bios_data(ram.low);
-        mptable_build(ram.low, GUEST_MP_TABLE, (unsigned)cpus);
-        image.rsdp = acpi_build(ram.low, ACPI_TABLES, (unsigned)cpus);
-        why = load(&ram, &image, &start);
-    }
+    else
+        why = load(&ram, &image, (unsigned)cpus, &start);
     if (why)
         return finish("error", 0, why);
     if (board_init(&board, vm, vm_config.tsc_hz, bytes))
         return failed("board_init", virtx_vm_last_error(vm));
     /* The module is the VMM's own memory: the guest writes there. */
+    board.disk_bytes = image.disk.bytes;
     ata_init(&board.ata, (uint8_t *)(uintptr_t)image.disk.data, image.disk.bytes);
     for (uint32_t i = 0; i < cpus; i++) {
         struct virtx_vcpu *vcpu;
 
         if (virtx_vcpu_create(vm, i, &vcpu))
             return failed("virtx_vcpu_create", virtx_vm_last_error(vm));
+        if (i == 0)
+            first = vcpu;
         if (cpus_add(&board, vcpu) || (i == 0 && set_start(vcpu, &start)))
             return failed("set-up", virtx_vcpu_last_error(vcpu));
     }
     if (bare_option("paging") && after(bare_option("paging"), "exchange"))
         cpus_exchange(vm, 200);
-    how = cpus_run(virtx, &board);
+    for (uint64_t left = bare_option_u64("reboots", 0);; left--) {
+        how = cpus_run(virtx, &board);
+        if (!left || !is_reset(&how))
+            break;
+        if (board_reset(&board) || cpus_reset())
+            return finish("error", 0, "the machine cannot be reset");
+        why = image.firmware.data ? NULL : load(&ram, &image, (unsigned)cpus, &start);
+        if (!why && !image.firmware.data && add_slots(vm, &ram, GUEST_FIRMWARE))
+            why = "the memory's content cannot be replaced";
+        if (why || set_start(first, &start))
+            return finish("error", 0, why ? why : "the guest cannot be started again");
+    }
     if (how.error)
         failed(how.outcome, how.error);
     else

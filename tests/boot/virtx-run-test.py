@@ -128,6 +128,8 @@ class Command(unittest.TestCase):
             self.usage(*kernel, "--timeout=" + timeout, says="timeout")
         for cpus in ("0", "-1", "x", "100"):
             self.usage(*kernel, "--cpus=" + cpus, says="cpus")
+        for reboots in ("", "-1", "x", "1.5"):
+            self.usage(*kernel, "--reboots=" + reboots, says="reboots")
         for machine in ("", "bochs", "bochs:", "vmware:x"):
             self.usage(*kernel, "--machine=" + machine, says="machine")
         self.usage(*kernel, "--paging=soft", says="paging")
@@ -152,6 +154,10 @@ class Command(unittest.TestCase):
         modules = [words[i + 1].partition("=")[2] for i, w in enumerate(words) if w == "--module"]
         self.assertEqual(modules, [f"kernel {self.kernel} x=1 y", f"module {odd} m=1,2"])
         self.assertEqual(words[words.index("--timeout") + 1], "7.0")
+
+    def test_reboots(self):
+        self.run_tool("--kernel", self.kernel, "--reboots", "3")
+        self.assertIn("memory=262144K cpus=1 paging=auto reboots=3", self.seen())
 
     def test_no_timeout_is_none(self):
         self.run_tool("--kernel", self.kernel)
