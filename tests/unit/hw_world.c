@@ -590,7 +590,7 @@ static void kick_cpu(void *ctx, uint32_t cpu)
     world.kicks++;
 }
 
-static const struct virtx_host_ops host_ops = {
+const struct virtx_host_ops world_host = {
     .size = sizeof(struct virtx_host_ops),
     .pages_alloc = pages_alloc,
     .pages_free = pages_free,
@@ -620,7 +620,7 @@ void world_begin(const struct virtx_host_profile *profile)
     static const struct virtx_paging *const engines[] = {&world_engine, NULL};
     struct virtx_config config = {.size = sizeof(config),
                                   .max_cpus = 2,
-                                  .ops = &host_ops,
+                                  .ops = &world_host,
                                   .profile = profile,
                                   .backends = backends,
                                   .paging = engines};

@@ -69,6 +69,7 @@ void world_processor(void);
 /* For a test that plays the processor itself and changes only some of this. */
 extern const struct virtx_hw world_vendor;
 extern const struct virtx_paging world_engine;
+extern const struct virtx_host_ops world_host;
 
 /* The processor of worlds begun from now on has XSAVES, or misaligned SSE mode; the host's IA32_XSS. */
 extern WORLD_LOCAL bool world_xsaves, world_misaligned_sse;

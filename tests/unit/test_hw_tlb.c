@@ -205,12 +205,6 @@ static uint64_t virt_to_phys(void *ctx, const void *va)
     return FRAMES | machines[page / (SLOTS * EACH)].frame[page / EACH % SLOTS][page % EACH] << 12;
 }
 
-static void *phys_to_virt(void *ctx, uint64_t hpa)
-{
-    (void)ctx;
-    return (void *)(uintptr_t)hpa;
-}
-
 static uint32_t this_cpu(void *ctx)
 {
     (void)ctx;
@@ -222,16 +216,6 @@ static void kick_cpu(void *ctx, uint32_t cpu)
     (void)ctx;
     cpus[cpu].ipi = true;
 }
-
-static const struct virtx_host_ops host_ops = {
-    .size = sizeof(struct virtx_host_ops),
-    .pages_alloc = pages_alloc,
-    .pages_free = pages_free,
-    .virt_to_phys = virt_to_phys,
-    .phys_to_virt = phys_to_virt,
-    .this_cpu = this_cpu,
-    .kick_cpu = kick_cpu,
-};
 
 /* ---- What the guest-physical space is ---- */
 
@@ -878,13 +862,20 @@ static void begin(struct virtx_hw *vendor, struct virtx_backend *backend)
 {
     static const struct virtx_backend *backends[2];
     static const struct virtx_paging *const engines[] = {&virtx_paging_nested, NULL};
+    static struct virtx_host_ops host;
     struct virtx_config config = {.size = sizeof(config),
                                   .max_cpus = CPUS,
-                                  .ops = &host_ops,
+                                  .ops = &host,
                                   .profile = &virtx_profile_bare,
                                   .backends = backends,
                                   .paging = engines};
 
+    host = world_host;
+    host.pages_alloc = pages_alloc;
+    host.pages_free = pages_free;
+    host.virt_to_phys = virt_to_phys;
+    host.this_cpu = this_cpu;
+    host.kick_cpu = kick_cpu;
     *vendor = world_vendor;
     vendor->nested = is_svm() ? &svm_npt : &vmx_ept;
     vendor->probe = probe;

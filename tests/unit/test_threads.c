@@ -217,37 +217,6 @@ static enum virtx_fault_result engine_fault(struct virtx_vcpu *vcpu, struct virt
 
 /* ---- Host ---- */
 
-static void *pages_alloc(void *ctx, size_t count)
-{
-    (void)ctx;
-    return aligned_alloc(VIRTX_PAGE_SIZE, count * VIRTX_PAGE_SIZE);
-}
-
-static void pages_free(void *ctx, void *pages, size_t count)
-{
-    (void)ctx;
-    (void)count;
-    free(pages);
-}
-
-static uint64_t virt_to_phys(void *ctx, const void *va)
-{
-    (void)ctx;
-    return (uintptr_t)va;
-}
-
-static void *phys_to_virt(void *ctx, uint64_t hpa)
-{
-    (void)ctx;
-    return (void *)(uintptr_t)hpa;
-}
-
-static uint32_t this_cpu(void *ctx)
-{
-    (void)ctx;
-    return world.this_cpu;
-}
-
 static void kick_cpu(void *ctx, uint32_t cpu)
 {
     (void)ctx;
@@ -267,17 +236,6 @@ static void wake(void *ctx, struct virtx_vcpu *vcpu)
     pthread_cond_signal(&p->alarm);
     pthread_mutex_unlock(&p->bed);
 }
-
-static const struct virtx_host_ops host_ops = {
-    .size = sizeof(struct virtx_host_ops),
-    .pages_alloc = pages_alloc,
-    .pages_free = pages_free,
-    .virt_to_phys = virt_to_phys,
-    .phys_to_virt = phys_to_virt,
-    .this_cpu = this_cpu,
-    .kick_cpu = kick_cpu,
-    .wake = wake,
-};
 
 /* ---- The embedder's loop ---- */
 
@@ -629,16 +587,20 @@ static void make_machine(void)
     static struct virtx_hw vendor;
     static struct virtx_backend backend;
     static struct virtx_paging engine;
+    static struct virtx_host_ops host;
     static const struct virtx_backend *const backends[] = {&backend, NULL};
     static const struct virtx_paging *const engines[] = {&engine, NULL};
     struct virtx_ioapic_config io = {.size = sizeof(io), .version = 0x11, .bus = &bus};
     struct virtx_config config = {.size = sizeof(config),
                                   .max_cpus = CPUS,
-                                  .ops = &host_ops,
+                                  .ops = &host,
                                   .backends = backends,
                                   .paging = engines,
                                   .disable = VIRTX_FEATURE_TPR_SHADOW};
 
+    host = world_host;
+    host.kick_cpu = kick_cpu;
+    host.wake = wake;
     vendor = world_vendor;
     vendor.enter = enter;
     vendor.flush = flush;
