@@ -39,7 +39,7 @@ static void receive(void)
         if (receiver_halts)
             __asm__ volatile("sti; hlt; cli" : : : "memory");
         else
-            __asm__ volatile("sti; pause; cli" : : : "memory");
+            __asm__ volatile("sti; nop; nop; cli" : : : "memory");
     }
 }
 
