@@ -261,6 +261,8 @@ int bare_main(void)
         return finish("error", 0, "memory= must be at least 4M");
     if (cpus < 1 || cpus > BOARD_CPUS)
         return finish("error", 0, "cpus= must be 1 to 8");
+    if (bare_option("sync"))
+        vm_config.table_sync = (uint8_t)bare_option_u64("sync", 0);
     vm_config.paging = engine(bare_option("paging"));
     if (!find_files(&image))
         return finish("error", 0, "too many modules");

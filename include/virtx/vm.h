@@ -19,6 +19,18 @@ struct virtx_vm;
 struct virtx_paging;
 struct virtx_error;
 
+/** @brief What shadow paging does when the guest writes its own page tables, which are write-protected
+ *  once they are in use. What the guest sees is the same; the exits are not. */
+enum virtx_table_sync {
+    VIRTX_TABLE_SYNC_ON_FLUSH, /**< The first write of a table is let through, and all that follow without an exit, until
+                                    the guest flushes its TLB; then the table is compared. */
+    VIRTX_TABLE_SYNC_EACH_WRITE, /**< Each write exits and is executed by the library, if it is a simple instruction, and the
+                                    table stays in sync: flushes compare nothing. A table written again and
+                                    again without being used is let alone until a flush. */
+    VIRTX_TABLE_SYNC_DROP,     /**< What was made of a table is thrown away with the first write, and made
+                                    again when the table is used. */
+};
+
 /** @brief How to make a VM. Zeroes are good defaults everywhere but in `size`. */
 struct virtx_vm_config {
     uint32_t size;                     /**< sizeof(struct virtx_vm_config). */
@@ -37,7 +49,8 @@ struct virtx_vm_config {
                                             with the host; virtx_host_ops::kick_cpu sends an NMI, and the host's
                                             NMI handler uses virtx_nmi_return(). Needs nested paging and
                                             ::VIRTX_FEATURE_UNPAGED_GUEST. */
-    uint8_t pad[5];                    /**< Zero. */
+    uint8_t table_sync;                /**< ::virtx_table_sync; of use with shadow paging only. */
+    uint8_t pad[4];                    /**< Zero. */
 };
 
 /**

@@ -27,6 +27,9 @@ static enum virtx_status check_config(const struct virtx_vm_config *config,
 static enum virtx_status check_interrupts(struct virtx *virtx, const struct virtx_vm_config *config,
                                           const struct virtx_paging *engine)
 {
+    if (config->table_sync > VIRTX_TABLE_SYNC_DROP)
+        return virtx_fail(&virtx->error, VIRTX_E_INVALID, "config.table_sync",
+                          "is one of enum virtx_table_sync", config->table_sync);
     if (config->interrupts_to_guest &&
         (!engine || !engine->nested || !(virtx->caps.features & VIRTX_FEATURE_UNPAGED_GUEST)))
         return virtx_fail(&virtx->error, VIRTX_E_UNSUPPORTED, "config.interrupts_to_guest",

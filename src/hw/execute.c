@@ -663,6 +663,40 @@ bool hw_execute(struct hw_vcpu *hv, enum virtx_status *status)
     return hw_emulation_exit(hv, fetch.bytes, fetch.got);
 }
 
+/* Instructions by which tables are written. */
+static bool is_plain_write(enum insn_op op)
+{
+    switch (op) {
+    case INSN_OP_MOV:
+    case INSN_OP_XCHG:
+    case INSN_OP_CMPXCHG:
+    case INSN_OP_CMPXCHG8B:
+    case INSN_OP_XADD:
+    case INSN_OP_BTS:
+    case INSN_OP_BTR:
+    case INSN_OP_BTC:
+    case INSN_OP_ADD:
+    case INSN_OP_SUB:
+    case INSN_OP_OR:
+    case INSN_OP_AND:
+    case INSN_OP_XOR:
+        return true;
+    default:
+        return false;
+    }
+}
+
+bool hw_can_execute_write(struct hw_vcpu *hv)
+{
+    struct hw_fetch fetch;
+    const struct hw_line *line;
+
+    if (hv->has_reinject) /* it was not the instruction that wrote */
+        return false;
+    line = hw_code(hv, &fetch);
+    return line && line->result == INSN_OK && is_plain_write(line->insn.op);
+}
+
 /* ---- Events ---- */
 
 static struct insn_event delivered(const struct virtx_event *event)

@@ -322,6 +322,9 @@ uint64_t hw_rdmsr_trapped(uint32_t index, bool *trapped);
 struct walk_mode;
 void hw_walk_mode(struct hw_vcpu *hv, struct walk_mode *mode);
 void hw_owe(struct hw_vcpu *hv, uint32_t debts);
+/* execute.c: whether the guest's write that has just faulted can be executed by the library:
+ * VIRTX_FAULT_EXECUTE. On the vcpu's thread. */
+bool hw_can_execute_write(struct hw_vcpu *hv);
 /* Page faults without any of these bits in their error code are the guest's, and need no exit
  * with VIRTX_FEATURE_FAULT_FILTER. 0: all exit. */
 static inline void hw_fault_bits(struct hw_vcpu *hv, uint32_t bits)

@@ -318,6 +318,8 @@ void shadow_sync_leaves(struct shadow_vm *sv, const struct shadow_page *root);
 void shadow_sync_rounds(struct shadow_vm *sv);
 /* The guest writes to a frame in which there are tables. */
 void shadow_table_written(struct shadow_vm *sv, uint64_t gfn);
+/* It was written by the library. */
+void shadow_table_told(struct shadow_vm *sv, uint64_t gfn);
 /* The guest's entry that shadow entry `index` is made from. Its table is in memory. */
 uint64_t shadow_guest_entry(const struct shadow_page *page, unsigned index);
 

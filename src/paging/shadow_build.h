@@ -75,6 +75,14 @@ void shadow_map_ahead(struct shadow_vm *sv, const struct walk_mode *mode,
                       const struct slot_entry *slot, struct shadow_page *page, unsigned index,
                       uint64_t key);
 
+/* A write to a table that stays in sync: the library executes it, and the engine hears of it by
+ * virtx_paging.written. */
+static inline bool shadow_executes(const struct shadow_vm *sv, struct virtx_vcpu *vcpu)
+{
+    return unlikely(sv->vm->config.table_sync == VIRTX_TABLE_SYNC_EACH_WRITE) &&
+           hw_can_execute_write(hw_of(vcpu));
+}
+
 /* shadow_fault.c: the whole of it, where shadow_quick.c finds something unusual. */
 enum virtx_fault_result shadow_fault_walk(struct virtx_vcpu *vcpu, struct virtx_page_fault *fault);
 /* The processor faults again although nothing had to be changed. */

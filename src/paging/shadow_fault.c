@@ -217,6 +217,9 @@ static enum virtx_fault_result map(struct build *b, struct virtx_vcpu *vcpu,
     hpa = virtx_hpa(b->vm->virtx, b->slot->memory + ((b->gpa & SPTE_ADDRESS) - b->slot->gpa));
     if (!shadow_usable(b->sv, hpa))
         return VIRTX_FAULT_FORBIDDEN;
+    if (b->write && (b->rights & ROLE_W) && shadow_is_protected(b->sv, b->gpa >> 12) &&
+        shadow_executes(b->sv, vcpu))
+        return VIRTX_FAULT_EXECUTE;
     page = reach(b, vcpu, 0, &index, &level, &step, &hpa);
     if (!page)
         return shadow_no_memory(b->sv);

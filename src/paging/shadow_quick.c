@@ -232,6 +232,10 @@ static inline bool map(struct quick *q, struct shadow_page *page, unsigned index
         return false;
     if ((q->rights & ROLE_W) && shadow_is_protected(sv, gfn)) {
         if (q->fault->access == VIRTX_WRITE) {
+            if (shadow_executes(sv, q->vcpu)) {
+                *result = VIRTX_FAULT_EXECUTE;
+                return true;
+            }
             page->stamp = sv->stamp;
             shadow_table_written(sv, gfn);
         } else {

@@ -112,8 +112,6 @@ void shadow_written(struct virtx_vm *vm, uint64_t gpa, uint64_t bytes)
     uint64_t flags = virtx_lock_irq(&sv->lock);
 
     for (uint64_t gfn = gpa >> 12; gfn <= (gpa + bytes - 1) >> 12; gfn++)
-        for (struct shadow_page *page = shadow_table_find(sv, gfn); page;
-             page = shadow_table_next(page))
-            shadow_unsync(sv, page);
+        shadow_table_told(sv, gfn);
     virtx_unlock_irq(&sv->lock, flags);
 }

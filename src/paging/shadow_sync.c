@@ -18,6 +18,9 @@
  * - A table that is written between any two flushes is left unprotected for some of them.
  * - A table that nothing points to, or that the processor has not used for some writes, is dropped:
  *   it is about to become something else, or is being torn down.
+ * That is VIRTX_TABLE_SYNC_ON_FLUSH. With VIRTX_TABLE_SYNC_EACH_WRITE the library executes the
+ * writes and compares at once; with VIRTX_TABLE_SYNC_DROP nothing is let out of sync that can be
+ * dropped.
  * - With several vcpus a table cannot be protected at once, as others may have translations that
  *   still allow writes. It is compared at each flush until all vcpus have flushed since its
  * protection, which takes a generation; many tables share one. A write meanwhile faults, and takes
@@ -244,6 +247,24 @@ static bool is_idle(struct shadow_vm *sv, struct shadow_page *page)
     return page->idle >= IDLE_MAX;
 }
 
+static bool to_be_dropped(const struct shadow_vm *sv, const struct shadow_page *page)
+{
+    return sv->vm->config.table_sync == VIRTX_TABLE_SYNC_DROP && !page->pins &&
+           page->stamp != sv->stamp;
+}
+
+void shadow_table_told(struct shadow_vm *sv, uint64_t gfn)
+{
+    for (struct shadow_page *page = shadow_table_find(sv, gfn); page;
+         page = shadow_table_next(page)) {
+        if (sv->vm->config.table_sync != VIRTX_TABLE_SYNC_EACH_WRITE || page->unsync ||
+            is_idle(sv, page))
+            shadow_unsync(sv, page);
+        else
+            shadow_compare(sv, page);
+    }
+}
+
 void shadow_table_written(struct shadow_vm *sv, uint64_t gfn)
 {
     struct shadow_page *page = shadow_table_find(sv, gfn), *next;
@@ -252,7 +273,7 @@ void shadow_table_written(struct shadow_vm *sv, uint64_t gfn)
         next = shadow_table_next(page);
         if (page->unsync && !page->closing)
             continue;
-        if (is_idle(sv, page)) {
+        if (is_idle(sv, page) || to_be_dropped(sv, page)) {
             shadow_page_drop(sv, page);
             continue;
         }

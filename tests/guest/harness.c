@@ -16,6 +16,7 @@ const struct virtx_host_profile *harness_profile;
 const struct virtx_host_ops *harness_ops;
 bool harness_exit_on_interrupt, harness_interrupts_to_guest, harness_no_watchdog;
 uint32_t harness_memory_flags;
+enum virtx_table_sync harness_table_sync;
 
 /* ---- Verdicts ---- */
 
@@ -309,6 +310,7 @@ static struct virtx_vm *make_vm(struct virtx_memslot **image, struct virtx_memsl
         .size = sizeof(config),
         .exit_on_interrupt = harness_exit_on_interrupt,
         .interrupts_to_guest = harness_interrupts_to_guest,
+        .table_sync = (uint8_t)harness_table_sync,
     };
     struct virtx_vm *vm = NULL;
 
@@ -665,6 +667,7 @@ static bool run_case(const struct guest_case *test)
     harness_profile = NULL;
     harness_ops = NULL;
     harness_memory_flags = 0;
+    harness_table_sync = VIRTX_TABLE_SYNC_ON_FLUSH;
     harness_exit_on_interrupt = harness_interrupts_to_guest = harness_no_watchdog = false;
     guest_reset();
     watchdog_begin();

@@ -118,6 +118,7 @@ extern const struct virtx_host_profile *harness_profile; /* default: virtx_profi
 extern const struct virtx_host_ops *harness_ops;         /* default: bare_virtx_ops */
 extern bool harness_exit_on_interrupt;
 extern bool harness_interrupts_to_guest;
+extern enum virtx_table_sync harness_table_sync;
 extern uint32_t harness_memory_flags; /* of the slot at GUEST_MEMORY */
 extern bool harness_no_watchdog; /* the case needs the host's timer, or exact counts */
 void machine_open(void);

@@ -121,6 +121,40 @@ static void edits_tables(void)
     CHECK_EQUAL(guest_trap.error, 0); /* not present, read, supervisor */
 }
 
+/* How shadow paging keeps up with that is a policy, of which the guest sees nothing. */
+static void edits_tables_three_ways(void)
+{
+    enum { EDITS = 500 };
+    static const char *const names[] = {"on flush", "each write", "drop"};
+    uint64_t exits[3], executed[3];
+
+    if (paging_is_nested()) {
+        bare_printf("not shown: table-sync-policies: paging is nested\n");
+        return;
+    }
+    for (unsigned i = 0; i < 3; i++) {
+        struct virtx_stats before, after;
+
+        harness_table_sync = (enum virtx_table_sync)i;
+        machine_open();
+        GUEST_RESULT(guest_edits_tables, EDITS);
+        virtx_vcpu_stats(machine.vcpu, &before);
+        exits[i] = guest_exits();
+        GUEST_CONTINUE();
+        exits[i] = guest_exits() - exits[i];
+        virtx_vcpu_stats(machine.vcpu, &after);
+        executed[i] = after.instructions - before.instructions;
+        CHECK_EQUAL(zero_exits_sum, EDITS / 2 + EDITS / 2 * 2 + EDITS);
+        bare_printf("  %s: %lu exits and %lu executed writes for %u edits\n", names[i], exits[i],
+                    executed[i], 2 * EDITS);
+        machine_close();
+    }
+    CHECK_EQUAL(executed[VIRTX_TABLE_SYNC_ON_FLUSH], 0);
+    CHECK_EQUAL(executed[VIRTX_TABLE_SYNC_DROP], 0);
+    CHECK(executed[VIRTX_TABLE_SYNC_EACH_WRITE] >= EDITS); /* but those that nobody waits for */
+    CHECK(exits[0] != exits[1] && exits[0] != exits[2]);
+}
+
 /* ---- The guest's own page faults under shadow paging ---- */
 
 #define ABSENT 0x70000000ul
@@ -1269,6 +1303,7 @@ static void exchange_engines(void)
 GUEST_CASES({"gva-2000-gpa-50000", g1}, {"exchange-of-the-engine", exchange_engines},
             {"guest-reads-its-tables-and-cr3", reads_tables},
             {"guest-edits-tables-without-exits", edits_tables},
+            {"table-sync-policies", edits_tables_three_ways},
             {"own-faults-without-exits", own_faults}, {"ring-3-reads-a-kernel-page", kernel_page},
             {"mmio-sizes", mmio_sizes}, {"mmio-instruction-forms", mmio_forms},
             {"ram-then-mmio-in-one-access", straddle},

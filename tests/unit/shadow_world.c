@@ -187,6 +187,12 @@ static void kick(struct virtx_vcpu *vcpu)
     (void)vcpu;
 }
 
+bool hw_can_execute_write(struct hw_vcpu *hv)
+{
+    (void)hv;
+    return world.executes;
+}
+
 /* ---- The processor ---- */
 
 /*
@@ -419,7 +425,8 @@ void world_slots(bool high, uint32_t rights, bool logging)
     atomic_store(&world.vm.slots, slots_of(slots_now));
 }
 
-void world_begin(unsigned vcpus, uint64_t pool_limit, unsigned physical_bits, bool filter)
+void world_begin(unsigned vcpus, uint64_t pool_limit, unsigned physical_bits, bool filter,
+                 enum virtx_table_sync sync)
 {
     memset(&world, 0, sizeof(world));
     memset(page_state, 0, sizeof(page_state));
@@ -437,6 +444,7 @@ void world_begin(unsigned vcpus, uint64_t pool_limit, unsigned physical_bits, bo
     world.virtx.ops.virt_to_phys = virt_to_phys;
     world.virtx.ops.phys_to_virt = phys_to_virt;
     world.vm.virtx = &world.virtx;
+    world.vm.config.table_sync = (uint8_t)sync;
     world.vm.config.pool_pages = pool_limit;
     world.vm.paging_data = calloc(1, virtx_paging_shadow.vm_bytes);
     world_slots(true, 7, false);

@@ -39,11 +39,13 @@ struct world {
     uint64_t pool_limit, pool_used;
     uint64_t log[RAM_PAGES / 64]; /* dirty log of the slot at HIGH, when it keeps one */
     bool logging;
+    bool executes; /* what the library would make of the instruction that writes */
     uint64_t operations, faults, reflected, devices, executed, direct;
 };
 extern struct world world;
 
-void world_begin(unsigned vcpus, uint64_t pool_limit, unsigned physical_bits, bool filter);
+void world_begin(unsigned vcpus, uint64_t pool_limit, unsigned physical_bits, bool filter,
+                 enum virtx_table_sync sync);
 void world_end(void);
 /* Publishes the slots; `without`: the slot at HIGH is gone; `narrow`: it may only be read. */
 void world_slots(bool high, uint32_t rights, bool logging);
@@ -71,8 +73,9 @@ enum outcome world_access(unsigned cpu, uint64_t gva, const struct ref_access *a
 void world_audit(void);
 /* What holds after the guest has flushed its TLB: nothing is older than the guest's tables. */
 void world_audit_fresh(unsigned cpu);
-/* What holds of a processor's TLB after the guest has flushed it on that vcpu, all of it or one page,
- * and the vcpu has been entered: nothing is older than the guest's tables, whoever has seen to them. */
+/* What holds of a processor's TLB after the guest has flushed it on that vcpu, all of it or one
+ * page, and the vcpu has been entered: nothing is older than the guest's tables, whoever has seen
+ * to them. */
 #define WORLD_ALL UINT64_MAX
 void world_audit_tlb(unsigned cpu, uint64_t gva);
 

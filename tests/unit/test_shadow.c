@@ -28,6 +28,7 @@ static uint64_t table_frame(unsigned n)
 }
 
 static unsigned cpu;
+static enum virtx_table_sync sync_policy;
 static bool high = true, logging; /* the slot at HIGH */
 static uint32_t high_rights = 7;
 static uint64_t touched; /* operations that changed something, for a test that must not be idle */
@@ -288,12 +289,22 @@ static void access_at(uint64_t gva)
                (guest.kind == REF_OK && (access.write || access.fetch)));
         break;
     case EXECUTED:
-        EXPECT(guest.kind == REF_OK && access.write && !access.cpl3);
-        EXPECT(!(world.mode[cpu].cr0 & CR0_WP));
+        EXPECT(guest.kind == REF_OK && access.write);
+        EXPECT((!access.cpl3 && !(world.mode[cpu].cr0 & CR0_WP)) ||
+               (sync_policy == VIRTX_TABLE_SYNC_EACH_WRITE && world.executes &&
+                shadow_table_find(shadow_vm_of(&world.vm), guest.address / PAGE)));
         break;
     default:
         break;
     }
+}
+
+/* The library writes for the guest. */
+static void execute(uint64_t gpa, uint64_t value, unsigned bytes)
+{
+    memcpy(world_ram(gpa), &value, bytes);
+    virtx_paging_shadow.written(&world.vm, gpa, bytes);
+    touched++;
 }
 
 /* The guest writes a table entry through a linear address that leads there; if it has none, the
@@ -317,10 +328,18 @@ static void write_entry(void)
         guest = world_guest(cpu, gva, &access);
         if (guest.kind != REF_OK || guest.address != gpa)
             continue;
-        if (world_access(cpu, gva, &access, &hpa) == DONE && hpa == world_hpa(gpa)) {
+        switch (world_access(cpu, gva, &access, &hpa)) {
+        case DONE:
+            if (hpa != world_hpa(gpa))
+                continue;
             memcpy(world_ram(gpa), &value, bytes);
             touched++;
             return;
+        case EXECUTED:
+            execute(gpa, value, bytes);
+            return;
+        default:
+            break;
         }
     }
     memcpy(world_ram(gpa), &value, bytes);
@@ -392,9 +411,18 @@ static void write_at(uint64_t gpa, uint64_t value)
 
     if (guest.kind != REF_OK || guest.address != gpa)
         return; /* an edit has destroyed it */
-    if (world_access(cpu, pipe_gva(gpa), &access, &hpa) == DONE && hpa == world_hpa(gpa)) {
+    switch (world_access(cpu, pipe_gva(gpa), &access, &hpa)) {
+    case DONE:
+        if (hpa != world_hpa(gpa))
+            break;
         memcpy(world_ram(gpa), &value, bytes);
         touched++;
+        break;
+    case EXECUTED:
+        execute(gpa, value, bytes);
+        break;
+    default:
+        break;
     }
 }
 
@@ -527,6 +555,7 @@ static void operation(void)
     unsigned what = world_below(1000);
 
     world.operations++;
+    world.executes = world_below(8);
     cpu = world.vm.vcpu_count > 1 ? world_below(world.vm.vcpu_count) : 0;
     if (what < 500)
         access_at(some_gva());
@@ -567,7 +596,7 @@ static void begin(unsigned vcpus, uint64_t pool, unsigned physical_bits)
     logging = false;
     high_rights = 7;
     touched = 0;
-    world_begin(vcpus, pool, physical_bits, filter);
+    world_begin(vcpus, pool, physical_bits, filter, sync_policy);
 }
 
 START_TEST(test_random)
@@ -598,6 +627,25 @@ START_TEST(test_mixed)
         new_format((enum format)world_below(FORMATS));
         audit_run(operations / 4 / 64, 251);
     }
+    world_end();
+}
+END_TEST
+
+/* The other ways to keep up with the guest's writes to its tables. */
+START_TEST(test_policies)
+{
+    sync_policy = (enum virtx_table_sync)_i;
+    begin(_i & 1 ? 2 : 1, POOL_PAGES, 46);
+    cpu = 0;
+    for (unsigned round = 0; round < 16; round++) {
+        for (cpu = 0; cpu < world.vm.vcpu_count; cpu++)
+            new_format((enum format)(world.vm.vcpu_count > 1 ? FOUR_LEVEL : world_below(FORMATS)));
+        cpu = 0;
+        audit_run(operations / 4 / 16, 251);
+    }
+    EXPECT(touched > world.operations / 100);
+    EXPECT(sync_policy == VIRTX_TABLE_SYNC_EACH_WRITE ? world.executed > world.operations / 100
+                                                      : 1);
     world_end();
 }
 END_TEST
@@ -842,6 +890,7 @@ int main(int argc, char **argv)
     tcase_set_timeout(c, 0);
     tcase_add_loop_test(c, test_random, 0, FORMATS);
     tcase_add_test(c, test_mixed);
+    tcase_add_loop_test(c, test_policies, VIRTX_TABLE_SYNC_EACH_WRITE, VIRTX_TABLE_SYNC_DROP + 1);
     tcase_add_test(c, test_all_faults_exit);
     tcase_add_test(c, test_little_memory);
     tcase_add_test(c, test_no_reserved_bits);

@@ -45,6 +45,9 @@ START_TEST(refusals)
     config = vm_config();
     config.pad[3] = 1;
     refused(&config, VIRTX_E_INVALID, "config.pad");
+    config.pad[3] = 0;
+    config.table_sync = VIRTX_TABLE_SYNC_DROP + 1;
+    refused(&config, VIRTX_E_INVALID, "config.table_sync");
     config = vm_config();
     config.paging = &stranger;
     refused(&config, VIRTX_E_INVALID, "config.paging");
