@@ -135,18 +135,25 @@ bool virtx_cpuid_has_subleaves(uint32_t leaf)
     }
 }
 
+static inline const struct virtx_cpuid_entry *find_in(const struct cpuid_table *table,
+                                                      uint32_t leaf, uint32_t subleaf)
+{
+    for (uint32_t i = 0; i < table->count; i++)
+        if (table->entry[i].leaf == leaf && table->entry[i].subleaf == subleaf)
+            return &table->entry[i];
+    return NULL;
+}
+
 static const struct virtx_cpuid_entry *find(const struct cpuid_view *view, uint32_t leaf,
                                             uint32_t subleaf)
 {
-    const struct cpuid_table *const tables[] = {view->own, view->vms};
+    const struct virtx_cpuid_entry *entry = NULL;
 
     if (!virtx_cpuid_has_subleaves(leaf))
         subleaf = 0;
-    for (unsigned t = 0; t < ARRAY_SIZE(tables); t++)
-        for (uint32_t i = 0; tables[t] && i < tables[t]->count; i++)
-            if (tables[t]->entry[i].leaf == leaf && tables[t]->entry[i].subleaf == subleaf)
-                return &tables[t]->entry[i];
-    return NULL;
+    if (view->own)
+        entry = find_in(view->own, leaf, subleaf);
+    return entry ? entry : find_in(view->vms, leaf, subleaf);
 }
 
 /* The leaf that answers; with `*zero` set the answer is zeros. */

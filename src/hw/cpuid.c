@@ -206,6 +206,8 @@ void hw_cpuid_policy(struct hw_vcpu *hv)
     policy->xss = (d1.eax >> 3 & 1) ? ((uint64_t)d1.edx << 32 | d1.ecx) : 0;
     policy->has_xsaves = d1.eax >> 3 & 1;
     policy->has_misaligned_sse = e1.ecx >> 7 & 1;
+    policy->has_monitor = l1.ecx >> 3 & 1;
+    policy->has_invpcid = l7.ebx >> 10 & 1;
     policy->has_mtrr = l1.edx >> 12 & 1;
     policy->has_mca = l1.edx >> 14 & 1;
     policy->has_pat = l1.edx >> 16 & 1;

@@ -339,16 +339,13 @@ static void own_page_faults(const struct hw_vcpu *hv, struct hw_controls *c)
 static void add_own(struct hw_vcpu *hv, struct hw_controls *c)
 {
     const struct hw_policy *policy = &hv->soft->policy;
-    struct virtx_cpuid_entry l1, l7;
 
     c->cr0_mask |= CR0_PG | CR0_CD | CR0_NW;
     c->cr4_mask |= ~policy->cr4 | CR4_MCE | CR4_OSXSAVE | CR4_PKE | CR4_VMXE | CR4_SMXE;
     c->instructions |= 1ull << VIRTX_INSN_RDPMC | 1ull << VIRTX_INSN_XSETBV | 1ull << VIRTX_INSN_INVD;
-    virtx_cpuid_lookup(hv->vcpu, 1, 0, &l1);
-    if (!(l1.ecx >> 3 & 1))
+    if (!policy->has_monitor)
         c->instructions |= 1ull << VIRTX_INSN_MONITOR | 1ull << VIRTX_INSN_MWAIT;
-    virtx_cpuid_lookup(hv->vcpu, 7, 0, &l7);
-    if (!(l7.ebx >> 10 & 1))
+    if (!policy->has_invpcid)
         c->instructions |= 1ull << VIRTX_INSN_INVPCID;
     if (!policy->has_tsc_aux)
         c->instructions |= 1ull << VIRTX_INSN_RDTSCP;

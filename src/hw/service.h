@@ -44,7 +44,7 @@ struct hw_policy {
     uint64_t spec_ctrl; /* bits of IA32_SPEC_CTRL; 0: no such MSR */
     bool has_ibpb, has_l1d_flush, has_arch_capabilities, has_tsc_adjust, has_tsc_aux;
     bool has_xsaves, has_misaligned_sse;
-    bool has_mtrr, has_pat, has_mca;
+    bool has_mtrr, has_pat, has_mca, has_monitor, has_invpcid;
     uint8_t lacks; /* enum hw_lacks */
     bool amd, no_1g;
     uint8_t physical_bits;
