@@ -114,8 +114,10 @@ void shadow_forget_all_absent(struct shadow_vm *sv)
 
 void shadow_entries_begin(const struct shadow_vm *sv, uint64_t *entries)
 {
-    for (unsigned i = 0; i < SHADOW_ENTRIES && sv->unknown; i++)
-        entries[i] = sv->unknown;
+    uint64_t count = SHADOW_ENTRIES;
+
+    if (sv->unknown)
+        __asm__ volatile("rep stosq" : "+D"(entries), "+c"(count) : "a"(sv->unknown) : "memory");
 }
 
 void shadow_page_empty(struct shadow_vm *sv, struct shadow_page *page)
