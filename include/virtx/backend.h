@@ -151,6 +151,9 @@ struct virtx_backend {
      *  lock is held. As intercept_changed. NULL: this backend reads it once, when a vcpu is created, and later
      *  changes answer ::VIRTX_E_BUSY. */
     enum virtx_status (*cpuid_changed)(struct virtx_vm *vm, struct virtx_vcpu *vcpu);
+    /** The page for the registers of a local APIC (::virtx_irq_apic), or NULL: the processor has no use for it.
+     *  Constant for a vcpu; any CPU. NULL for a backend without such pages. */
+    void *(*apic_page)(struct virtx_vcpu *vcpu);
 };
 
 /** @name What the objects offer to a backend. */

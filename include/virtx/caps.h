@@ -50,6 +50,7 @@ enum virtx_feature {
                                                      fall (V_INTR_PRIO); else CR8 writes exit meanwhile. */
     VIRTX_FEATURE_FAULT_FILTER = 1u << 31,      /**< Page faults exit by their error code: under shadow paging the
                                                      guest's own, on entries that are not present, need not. */
+    VIRTX_FEATURE_VIRTUAL_X2APIC = 1ull << 32,   /**< x2APIC registers without exits. */
 };
 
 /** @brief The capability record of an instance. */

@@ -41,6 +41,35 @@ struct virtx_event {
 };
 
 /**
+ * @brief What a local APIC does to let the processor help with its registers; see virtx_irq_source::apic.
+ *
+ * Where the processor has such help, the vcpu has a page for the controller's registers, arranged as those of
+ * an xAPIC (Intel SDM "APIC Register Address Map"). While they are there, TPR, IRR, ISR and TMR are nowhere
+ * else: the processor reads and writes them while the guest runs, the controller when it does not. The other
+ * registers are the controller's, and the page has what the guest reads of them. All calls are made on
+ * the vcpu's thread or while the vcpu is stopped.
+ */
+struct virtx_irq_apic {
+    /** TPR, IRR, ISR and TMR are in @p page from now on, and all registers can be read there; NULL: in the
+     *  controller's own memory again. The page holds anything before and is 4096 bytes. */
+    void (*move)(void *ctx, void *page);
+    /** IA32_APIC_BASE. A change of its mode or address is announced with virtx_vcpu_irq_changed(). */
+    uint64_t (*base)(void *ctx);
+    /** As virtx_irq_source::pending, of vectors that do not come from IRR (ExtINT) only: for while the
+     *  processor delivers those by itself. What others have posted is in IRR and TMR when it returns. */
+    int (*external)(void *ctx);
+    /** Whether IRR, ISR or TMR are not as the processor left them, or as they were when this was last asked.
+     *  Asked before each entry that events are looked at for, after `external`; what is not told so is not
+     *  delivered. */
+    bool (*changed)(void *ctx);
+    /** The guest has written the register at @p offset, and the value is in the page. In xAPIC mode the high
+     *  half of the ICR may have been written without notice. */
+    void (*written)(void *ctx, uint32_t offset);
+    /** The processor has ended interrupt @p vector, which TMR says is level triggered. */
+    void (*ended)(void *ctx, uint8_t vector);
+};
+
+/**
  * @brief A controller of external interrupts, as the event queue sees it.
  *
  * Hand-over has two phases: `pending` consumes nothing and may be asked any number of times; `take`
@@ -63,6 +92,9 @@ struct virtx_irq_source {
     uint8_t (*tpr_threshold)(void *ctx);
     /** The processor has taken an INIT: the controller takes it too. NULL: nothing to do. */
     void (*init)(void *ctx);
+    /** For a local APIC that lets the processor help: what it must do for that. NULL: all accesses
+     *  to its registers exit, and interrupts are taken with `take`. */
+    const struct virtx_irq_apic *apic;
 };
 
 #ifdef __cplusplus

@@ -135,7 +135,10 @@ struct virtx_lapic {
     struct virtx_vcpu *vcpu;         /**< Of virtx_lapic_attach(); NULL if detached. */
     struct virtx_intercept *page;    /**< Its intercept of the register page. */
     struct virtx_intercept *msrs[3]; /**< Its intercepts of MSRs. */
-    uint32_t own[0x280 / 4];         /**< See `regs`. */
+    const uint64_t *turns;  /**< Grows whenever the processor may write `regs`; NULL: that may be always. */
+    uint64_t turn;          /**< Its value when that was last looked at. */
+    bool unsaid;            /**< virtx_irq_apic::changed has not been asked since IRR, ISR or TMR were. */
+    uint32_t own[0x280 / 4]; /**< See `regs`. */
 };
 
 /**

@@ -85,6 +85,10 @@ struct virtx_paging {
     /** The library has written guest memory: for the guest, or for the embedder. Any thread. NULL: not
      *  wanted. */
     void (*written)(struct virtx_vm *vm, uint64_t gpa, uint64_t bytes);
+    /** Maps a page outside all slots, to be read and written by all vcpus; memory() with
+     *  ::VIRTX_MEMORY_REMOVED takes it away. The VM's lock is held. ::VIRTX_E_BUSY: a slot is there,
+     *  ::VIRTX_E_NO_MEMORY. NULL: the engine has no such pages. */
+    enum virtx_status (*map_page)(struct virtx_vm *vm, uint64_t gpa, uint64_t hpa);
 };
 
 /** @name What the objects offer to an engine. */

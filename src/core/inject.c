@@ -99,6 +99,16 @@ void virtx_vcpu_signal_sipi(struct virtx_vcpu *vcpu, uint8_t vector)
     virtx_request(vcpu, VIRTX_REQUEST_SIPI);
 }
 
+/* The registers of a local APIC stay in the processor's page as long as it is this vcpu's. */
+void virtx_irq_registers(struct virtx_vcpu *vcpu, bool to_page)
+{
+    const struct virtx_backend *backend = vcpu->virtx->backend;
+    void *page = backend->apic_page ? backend->apic_page(vcpu) : NULL;
+
+    if (page && vcpu->irq && vcpu->irq->apic)
+        vcpu->irq->apic->move(vcpu->irq_ctx, to_page ? page : NULL);
+}
+
 enum virtx_status virtx_vcpu_irq_source(struct virtx_vcpu *vcpu,
                                         const struct virtx_irq_source *source, void *ctx)
 {
@@ -112,8 +122,10 @@ enum virtx_status virtx_vcpu_irq_source(struct virtx_vcpu *vcpu,
     status = virtx_vcpu_claim(vcpu, &release);
     if (status != VIRTX_OK)
         return status;
+    virtx_irq_registers(vcpu, false);
     vcpu->irq = source;
     vcpu->irq_ctx = ctx;
+    virtx_irq_registers(vcpu, true);
     virtx_request_lazily(vcpu, VIRTX_REQUEST_EVENT);
     virtx_vcpu_release(vcpu, release);
     return VIRTX_OK;

@@ -43,9 +43,10 @@ const char *virtx_feature_name(uint64_t feature)
         "EFER switch",   "PAT switch",     "clean bits",         "RDTSCP",
         "INVPCID",       "XSAVES",
         "virtual-interrupt priority",          "page-fault filter",
+        "virtual x2APIC",
     };
 
-    _Static_assert(1u << (ARRAY_SIZE(names) - 1) == VIRTX_FEATURE_FAULT_FILTER, "one name a feature");
+    _Static_assert(1ull << (ARRAY_SIZE(names) - 1) == VIRTX_FEATURE_VIRTUAL_X2APIC, "one name a feature");
     for (unsigned i = 0; i < ARRAY_SIZE(names); i++)
         if (feature == BIT(i))
             return names[i];

@@ -267,6 +267,9 @@ static inline uint64_t virtx_hpa(const struct virtx *virtx, const void *va)
     return virtx->ops.virt_to_phys(virtx->ctx, va);
 }
 
+/* inject.c: a local APIC's registers go to the processor's page, if it has one, or back. [claimed] */
+void virtx_irq_registers(struct virtx_vcpu *vcpu, bool to_page);
+
 /* vm.c: the locks and errors of a VM. */
 static inline uint64_t virtx_vm_lock(struct virtx_vm *vm)
 {

@@ -3,7 +3,7 @@
 #include "core/object.h"
 
 #define MAX_CPUS     4096u
-#define ALL_FEATURES ((uint64_t)VIRTX_FEATURE_FAULT_FILTER * 2 - 1)
+#define ALL_FEATURES ((uint64_t)VIRTX_FEATURE_VIRTUAL_X2APIC * 2 - 1)
 
 static const struct virtx_error no_error = {VIRTX_OK, "", "", "", 0};
 

@@ -161,6 +161,7 @@ enum virtx_status virtx_vcpu_destroy(struct virtx_vcpu *vcpu)
         return status;
     }
     put_vcpu(vcpu);
+    virtx_irq_registers(vcpu, false);
     flags = virtx_vm_lock(vm);
     vcpu->virtx->backend->vcpu_destroy(vcpu);
     if (vm->paging)

@@ -144,6 +144,18 @@ static int interrupt_waiting(struct virtx_vcpu *vcpu)
     return -1;
 }
 
+/* The same, less what the processor delivers by itself. */
+static int software_waiting(struct hw_vcpu *hv)
+{
+    struct virtx_vcpu *vcpu = hv->vcpu;
+    int external;
+
+    if (!hv->soft->apic.delivery)
+        return interrupt_waiting(vcpu);
+    external = vcpu->irq->apic->external(vcpu->irq_ctx); /* asked in any case: it brings IRR up to date */
+    return vcpu->events.has_interrupt ? vcpu->events.interrupt.vector : external;
+}
+
 /* The entry that delivers it is certain now: takes the interrupt from where it waited. As inject(). */
 static bool inject_interrupt(struct hw_vcpu *hv)
 {
@@ -211,6 +223,23 @@ static inline bool event_waits(struct hw_vcpu *hv)
     return hv->has_reinject || queue->any || interrupt_waiting(hv->vcpu) >= 0;
 }
 
+/* The processor delivers what waits as soon as it is entered: then the guest has not halted. */
+static __attribute__((noinline)) bool processor_delivers(struct hw_vcpu *hv)
+{
+    struct virtx_vcpu *vcpu = hv->vcpu;
+    const struct virtx_irq_apic *apic;
+
+    if (hv->has_reinject || vcpu->events.any)
+        return false;
+    apic = vcpu->irq->apic;
+    if (apic->external(vcpu->irq_ctx) >= 0 || vcpu->irq->pending(vcpu->irq_ctx) < 0 ||
+        !hv->ops->can_interrupt(hv))
+        return false;
+    if (apic->changed(vcpu->irq_ctx))
+        hv->ops->apic_changed(hv);
+    return true;
+}
+
 /* Straight to the loop if nothing waits; what does is hw_events()'s to judge. */
 __attribute__((noinline)) bool hw_halt(struct hw_vcpu *hv)
 {
@@ -218,6 +247,8 @@ __attribute__((noinline)) bool hw_halt(struct hw_vcpu *hv)
     uint32_t work = hv->work;
 
     hv->ops->advance(hv);
+    if (unlikely(hv->soft->apic.delivery) && !work && processor_delivers(hv))
+        return true;
     hv->state.activity = VIRTX_HALTED;
     hv->work |= HW_WORK_HALTED;
     if (work | atomic_load_explicit(&hv->vcpu->requests, memory_order_relaxed) || event_waits(hv))
@@ -260,10 +291,15 @@ static enum hw_next decide(struct hw_vcpu *hv)
         }
         nmi_window = queue->nmis != 0;
     }
-    waiting = interrupt_waiting(vcpu) >= 0;
+    waiting = software_waiting(hv) >= 0;
     if (waiting && !hv->injected && good && hv->ops->can_interrupt(hv)) {
         good = inject_interrupt(hv);
-        waiting = interrupt_waiting(vcpu) >= 0;
+        waiting = software_waiting(hv) >= 0;
+    }
+    if (hv->soft->apic.delivery &&
+        (vcpu->irq->apic->changed(vcpu->irq_ctx) || hv->soft->apic_new)) {
+        hv->soft->apic_new = false;
+        hv->ops->apic_changed(hv);
     }
     if (unlikely(!good))
         return HW_LEAVE;
@@ -272,7 +308,7 @@ static enum hw_next decide(struct hw_vcpu *hv)
         hw_record(hv, VIRTX_EXIT_WINDOW);
         return HW_LEAVE;
     }
-    if (unlikely(hv->soft->cr8_shadow))
+    if (unlikely(hv->soft->cr8_shadow) || (hv->soft->apic.page && !hv->soft->apic.delivery))
         hw_tpr_threshold(hv);
     interrupt_window = waiting || queue->want_window;
     hv->soft->waiting = interrupt_window || nmi_window;

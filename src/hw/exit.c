@@ -213,6 +213,10 @@ static bool internal_exit(struct hw_vcpu *hv, enum virtx_status *status)
     case HW_EXIT_APIC:
         vcpu->stats.exits[VIRTX_EXIT_MEMORY]++;
         return hw_page_fault(hv, status);
+    case HW_EXIT_EOI:
+    case HW_EXIT_APIC_WRITE:
+        vcpu->stats.exits[VIRTX_EXIT_MEMORY]++;
+        return hw_apic_exit(hv);
     case HW_EXIT_EXECUTE:
         return hw_interpret(hv, status);
     case HW_EXIT_EXECUTE_FAULT:
@@ -220,7 +224,6 @@ static bool internal_exit(struct hw_vcpu *hv, enum virtx_status *status)
         return hw_interpret_fault(hv, status);
     case HW_EXIT_TIMER:
     case HW_EXIT_TABLES_LOG:
-    case HW_EXIT_EOI:
         vcpu->stats.exits[VIRTX_EXIT_NONE]++;
         return true;
     case HW_EXIT_ABORTED:

@@ -28,6 +28,7 @@ enum hw_exit_reason {
     HW_EXIT_TABLES_LOG,   /* page-modification log full; already drained by the vendor */
     HW_EXIT_APIC,         /* APIC access; hw_vcpu.fault.gpa says where */
     HW_EXIT_EOI,          /* virtualized EOI; qualification is the vector */
+    HW_EXIT_APIC_WRITE,   /* an APIC register was written, in the page; qualification is its offset */
     HW_EXIT_EXECUTE,      /* the guest has not been entered: the processor cannot run its state */
     HW_EXIT_EXECUTE_FAULT, /* an exception (exit.exception) that only the executor can judge */
     HW_EXIT_ABORTED,      /* there was no entry: a request came before it (virtx_hw.hold_nmi) */
@@ -66,7 +67,16 @@ enum hw_work {
 
 /* What the vcpu is to exit on, computed by src/hw from the intercepts, in neutral words. The
  * vendor adds what must always be intercepted. */
+struct hw_apic {
+    bool page;      /* the registers are in the page; the guest's CR8 is its TPR */
+    bool access;    /* at hw_vm.apic_gpa, the processor sees accesses to hw_vm.apic_page as such to registers */
+    bool x2apic;    /* so it does those to the MSRs */
+    bool registers; /* it serves reads of most registers, and tells of writes afterwards */
+    bool delivery;  /* it delivers from IRR, and ends what is in ISR */
+};
+
 struct hw_controls {
+    struct hw_apic apic;      /* what the processor does for a local APIC */
     uint32_t exceptions;      /* bit n: vector n exits (#DB and #AC always do) */
     uint32_t pf_mask, pf_match; /* with bit 14 of exceptions: only #PFs with (error & mask) == match;
                                  mask 0: all. A vendor without the filter lets all exit. */
@@ -100,6 +110,8 @@ struct hw_vm {
     uint64_t tsc_base;      /* host TSC at which the guest's counters were 0 */
     uint64_t port_rules;    /* signature of the rules that the port bitmap was made from */
     uint64_t msr_rules;     /* likewise for the MSR bitmap */
+    void *apic_page;        /* stands for the registers of all local APICs, or NULL */
+    uint64_t apic_gpa;      /* [lock] where the guest has it; 0: nowhere */
 };
 
 /*
@@ -231,6 +243,10 @@ struct virtx_hw {
     /* From the next entry on exit with HW_EXIT_TPR when it falls below this; 0: never. It is never above
      * the guest's CR8. Without controls.cr8_shadow there is none. */
     void (*cr8_threshold)(struct hw_vcpu *hv, uint8_t threshold);
+    /* The page for a local APIC's registers; NULL, the operation too: there is none. Any CPU. */
+    void *(*apic_page)(struct hw_vcpu *hv);
+    /* With controls.apic.delivery: IRR, ISR or TMR in the page may have been changed. */
+    void (*apic_changed)(struct hw_vcpu *hv);
     /* The guest's CR4 from now on is this: what kernels write twice to flush the TLB; or its CR0, of
      * which WP changes, under shadow paging only. False: more changes than PGE or WP, or more follows
      * from it than src/hw sees to (a flush, another root); nothing has been done. True under shadow paging: the
@@ -356,7 +372,7 @@ const struct insn *hw_insn(struct hw_vcpu *hv);
         .wake = hw_wake, .set = hw_set, .gpr = hw_gpr, .fpu_size = hw_fpu_size, .fpu_get = hw_fpu_get,              \
         .fpu_set = hw_fpu_set, .interpret = hw_interpret_always, .kick = hw_kick, .nmi_return = hw_nmi_return, .intercept_check = hw_intercept_check,             \
         .intercept_changed = hw_intercept_changed, .memory = hw_memory,                            \
-        .collect_dirty = hw_collect_dirty, .engine_changed = hw_engine_changed, .cpuid_changed = hw_intercept_changed, .drain_dirty = hw_drain_dirty, .hw = hw_table,                                         \
+        .collect_dirty = hw_collect_dirty, .engine_changed = hw_engine_changed, .cpuid_changed = hw_intercept_changed, .drain_dirty = hw_drain_dirty, .apic_page = hw_apic_page, .hw = hw_table,                                         \
     }
 
 enum virtx_status hw_probe(struct virtx *virtx, uint64_t disable, struct virtx_caps *caps,
@@ -392,5 +408,6 @@ void hw_memory(struct virtx_vm *vm, uint64_t gpa, uint64_t bytes, enum virtx_mem
 void hw_collect_dirty(struct virtx_vm *vm, uint64_t gpa, uint64_t bytes);
 void hw_engine_changed(struct virtx_vcpu *vcpu);
 void hw_drain_dirty(struct virtx_vm *vm);
+void *hw_apic_page(struct virtx_vcpu *vcpu);
 
 #endif

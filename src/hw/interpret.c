@@ -328,6 +328,7 @@ enum virtx_status hw_interpret_always(struct virtx_vcpu *vcpu, bool always)
 
     hv->soft->interpret = always;
     hv->confined = always || hv->soft->confined;
+    hv->work |= HW_WORK_EVENT;
     if (always)
         hv->work |= HW_WORK_EXECUTE;
     else

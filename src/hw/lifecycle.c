@@ -29,6 +29,15 @@ void hw_cpu_emergency_off(struct virtx *virtx, uint32_t cpu)
     hw_ops(virtx)->cpu_emergency_off(virtx, virtx_backend_cpu(virtx, cpu));
 }
 
+static void free_apic_page(struct virtx_vm *vm)
+{
+    struct hw_vm *data = virtx_backend_vm(vm);
+
+    if (data->apic_page)
+        virtx_pages_free(vm->virtx, data->apic_page, 1);
+    data->apic_page = NULL;
+}
+
 enum virtx_status hw_vm_create(struct virtx_vm *vm)
 {
     const struct virtx_hw *ops = hw_ops(vm->virtx);
@@ -37,18 +46,27 @@ enum virtx_status hw_vm_create(struct virtx_vm *vm)
 
     data->vm = vm;
     data->tsc_base = x86_rdtsc();
+    if (vm->virtx->caps.features & VIRTX_FEATURE_APIC_ACCESS) {
+        data->apic_page = virtx_pages_alloc(vm->virtx, 1);
+        if (!data->apic_page)
+            return virtx_fail(&vm->error, VIRTX_E_NO_MEMORY, "ops.pages_alloc",
+                              "the host has no page for the local APICs", 1);
+    }
     status = ops->vm_create(vm, data);
-    if (status != VIRTX_OK)
+    if (status != VIRTX_OK) {
+        free_apic_page(vm);
         return status;
+    }
     status = hw_bitmaps_begin(vm);
     if (status != VIRTX_OK)
-        ops->vm_destroy(vm, data);
+        hw_vm_destroy(vm);
     return status;
 }
 
 void hw_vm_destroy(struct virtx_vm *vm)
 {
     hw_ops(vm->virtx)->vm_destroy(vm, virtx_backend_vm(vm));
+    free_apic_page(vm);
 }
 
 enum virtx_status hw_vcpu_create(struct virtx_vcpu *vcpu)
@@ -146,7 +164,10 @@ void hw_engine_changed(struct virtx_vcpu *vcpu)
 {
     struct hw_vcpu *hv = hw_of(vcpu);
 
-    hv->work |= HW_WORK_ENGINE | HW_WORK_CONTROLS | HW_WORK_ROOT;
+    hv->work |= HW_WORK_ENGINE | HW_WORK_CONTROLS | HW_WORK_ROOT | HW_WORK_EVENT;
+    ((struct hw_vm *)virtx_backend_vm(vcpu->vm))->apic_gpa = 0;
+    hv->soft->apic_place = HW_APIC_UNKNOWN;
+    hv->soft->apic_base = 0;
     hw_owe(hv, HW_FLUSH_TAG | HW_FLUSH_NESTED);
 }
 

@@ -75,8 +75,10 @@ static enum hw_next prepare(struct hw_vcpu *hv)
     }
     if ((hv->work & HW_WORK_STARTUP) && hw_startup(hv) == HW_LEAVE)
         return HW_LEAVE;
-    if (hv->work & HW_WORK_EVENT)
+    if (hv->work & HW_WORK_EVENT) {
+        hw_apic_follow(hv);
         hw_tpr_follow(hv);
+    }
     if (unlikely(hv->work & HW_WORK_ENGINE)) {
         hv->work &= ~(uint32_t)HW_WORK_ENGINE;
         hw_change(hv, VIRTX_STATE_CR | VIRTX_STATE_SEG | VIRTX_STATE_RFLAGS | VIRTX_STATE_SYSCALL |

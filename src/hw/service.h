@@ -116,6 +116,12 @@ struct hw_soft {
     bool follow_cr8;   /* an interrupt source wants to know CR8 … */
     bool cr8_shadow;   /* … and the guest has a copy in the hardware */
     uint8_t cr8_exits, tpr_seen, cr8_threshold;
+    /* apic.c */
+    struct hw_apic apic; /* what is in use … */
+    uint64_t apic_base;  /* … for this IA32_APIC_BASE, 0: for no local APIC … */
+    bool apic_new;       /* not in use before: the processor knows nothing of the registers yet */
+    bool apic_confined;  /* … and this hw_vcpu.confined */
+    uint64_t apic_place; /* [lock] where the page must be for this vcpu to run, or one of those below */
     bool created;      /* hw_vcpu_create() is through */
     bool interpret;    /* everything goes through the executor */
     bool confined;     /* the vendor's part of hw_vcpu.confined */
@@ -382,7 +388,14 @@ void hw_tpr_exit(struct hw_vcpu *hv); /* CR8 was accessed, and exited */
 /* With hw_soft.cr8_shadow only: */
 void hw_tpr_pull(struct hw_vcpu *hv);
 void hw_tpr_push(struct hw_vcpu *hv);
+/* With that, or with the register in the page of a local APIC: */
 void hw_tpr_threshold(struct hw_vcpu *hv);
+
+/* apic.c */
+#define HW_APIC_UNKNOWN 0u /* it has not run yet */
+#define HW_APIC_NOWHERE 1u
+void hw_apic_follow(struct hw_vcpu *hv);
+bool hw_apic_exit(struct hw_vcpu *hv); /* HW_EXIT_EOI, HW_EXIT_APIC_WRITE; as hw_exit() */
 
 /* tags.c */
 void hw_tag_assign(struct hw_vcpu *hv, struct hw_cpu *cpu);

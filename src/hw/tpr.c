@@ -21,7 +21,8 @@ static const struct virtx_irq_source *source(const struct hw_vcpu *hv)
 void hw_tpr_follow(struct hw_vcpu *hv)
 {
     struct hw_soft *soft = hv->soft;
-    bool follow = source(hv) && source(hv)->set_tpr && source(hv)->tpr;
+    bool follow =
+        source(hv) && source(hv)->set_tpr && source(hv)->tpr && !soft->apic.page;
 
     if (likely(follow == soft->follow_cr8))
         return;
@@ -74,7 +75,7 @@ static uint8_t held_back(struct hw_vcpu *hv)
 {
     const struct virtx_irq_source *irq = source(hv);
     void *ctx = hv->vcpu->irq_ctx;
-    uint8_t tpr = hv->soft->tpr_seen;
+    uint8_t tpr = hv->soft->apic.page ? irq->tpr(ctx) : hv->soft->tpr_seen;
     int vector;
 
     if (tpr >> 4 == 0)

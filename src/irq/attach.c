@@ -64,10 +64,11 @@ static void lapic_event(void *ctx, enum virtx_apic_delivery kind, uint8_t vector
     /* There is no system-management mode to enter: an SMI ends here. */
 }
 
-/* The guest's access may have made something deliverable: a lower priority, an unmasked entry. */
+/* The guest's access may have made something deliverable: a lower priority, an unmasked entry. Of
+ * registers in its page the processor knows a summary, which may be another too. */
 static void announce(struct virtx_lapic *lapic)
 {
-    if (virtx_lapic_pending(lapic) >= 0)
+    if (virtx_lapic_pending(lapic) >= 0 || lapic_in_page(lapic))
         lapic_changed(lapic);
 }
 
@@ -81,6 +82,7 @@ serve_register(struct virtx_lapic *lapic, struct virtx_exit_mmio *mmio, uint32_t
         return VIRTX_HANDLED;
     }
     virtx_lapic_mmio_write(lapic, offset, mmio->size, mmio->value, now);
+    lapic_show(lapic);
     announce(lapic);
     return VIRTX_HANDLED;
 }
@@ -98,7 +100,7 @@ static enum virtx_verdict serve_page(struct virtx_vcpu *vcpu, struct virtx_exit 
         return VIRTX_DEFAULT;
     if (mmio->access == VIRTX_READ) {
         plain = lapic_plain_at(lapic, offset, mmio->size);
-        if (plain != NULL) {
+        if (plain != NULL && likely(!lapic_in_page(lapic))) {
             mmio->value = *plain;
             return VIRTX_HANDLED;
         }
@@ -175,6 +177,7 @@ static enum virtx_verdict serve_msr(struct virtx_vcpu *vcpu, struct virtx_exit *
     if (!virtx_lapic_msr_write(lapic, msr->index, __builtin_ia32_rdtsc(), msr->value))
         return general_protection(vcpu);
     base_written(lapic, base);
+    lapic_show(lapic);
     announce(lapic);
     return VIRTX_HANDLED;
 }
@@ -208,17 +211,22 @@ static enum virtx_status intercept_msrs(struct virtx_lapic *lapic)
     return VIRTX_OK;
 }
 
-/* As virtx_lapic_irq_source, with the time looked at. */
-static int attached_pending(void *ctx)
+static inline void look_at_time(struct virtx_lapic *lapic)
 {
-    struct virtx_lapic *lapic = ctx;
-
     if (lapic->deadline != VIRTX_LAPIC_NO_DEADLINE) {
         uint64_t now = __builtin_ia32_rdtsc();
 
         if (now >= lapic->deadline)
             lapic_timer_sync(lapic, now);
     }
+}
+
+/* As virtx_lapic_irq_source, with the time looked at. */
+static int attached_pending(void *ctx)
+{
+    struct virtx_lapic *lapic = ctx;
+
+    look_at_time(lapic);
     return virtx_lapic_pending(lapic);
 }
 
@@ -247,7 +255,55 @@ static void attached_init(void *ctx)
     virtx_lapic_reset((struct virtx_lapic *)ctx, true);
 }
 
+static void attached_move(void *ctx, void *page)
+{
+    lapic_move((struct virtx_lapic *)ctx, page);
+}
+
+static uint64_t attached_base(void *ctx)
+{
+    return ((const struct virtx_lapic *)ctx)->base;
+}
+
+static int attached_external(void *ctx)
+{
+    struct virtx_lapic *lapic = ctx;
+
+    look_at_time(lapic);
+    return lapic_external(lapic);
+}
+
+static bool attached_changed(void *ctx)
+{
+    return lapic_changed_page((struct virtx_lapic *)ctx);
+}
+
+/* What is deliverable the processor finds by itself, once it has been told of changes. */
+static void attached_written(void *ctx, uint32_t offset)
+{
+    struct virtx_lapic *lapic = ctx;
+
+    lapic_written(lapic, offset, __builtin_ia32_rdtsc());
+    if (lapic->unsaid)
+        lapic_changed(lapic);
+}
+
+static void attached_ended(void *ctx, uint8_t vector)
+{
+    lapic_ended((struct virtx_lapic *)ctx, vector);
+}
+
+static const struct virtx_irq_apic attached_apic = {
+    .move = attached_move,
+    .base = attached_base,
+    .external = attached_external,
+    .changed = attached_changed,
+    .written = attached_written,
+    .ended = attached_ended,
+};
+
 static const struct virtx_irq_source attached_source = {
+    .apic = &attached_apic,
     .pending = attached_pending,
     .take = attached_take,
     .tpr = attached_tpr,
@@ -260,6 +316,7 @@ static const struct virtx_irq_source attached_source = {
 static void lapic_restored(struct virtx_lapic *lapic, uint64_t old_base)
 {
     base_written(lapic, old_base);
+    lapic_show(lapic);
     measure_offset(lapic, lapic->vcpu);
     lapic_changed(lapic);
 }
@@ -278,6 +335,7 @@ enum virtx_status virtx_lapic_attach(struct virtx_lapic *lapic,
     if (!virtx_lapic_init(lapic, &own))
         return VIRTX_E_INVALID;
     lapic->vcpu = vcpu;
+    lapic->turns = &vcpu->stats.entries;
     lapic->restored = lapic_restored;
     status = intercept_page(lapic, &lapic->page);
     if (status == VIRTX_OK)

@@ -42,12 +42,15 @@ void virtx_lapic_connect(struct virtx_lapic *lapic,
     lapic->bus_ctx = ctx;
 }
 
+#define ICR_WORD (0x300 / 4)
+
 /* Everything but IA32_APIC_BASE and the wires, which no reset of the APIC changes. */
 void lapic_enter_reset_state(struct virtx_lapic *l)
 {
     memset(&l->regs[LAPIC_ISR], 0, 3 * LAPIC_SET_WORDS * 4 * sizeof(uint32_t));
     l->irr_max = 0;
     l->isr_max = 0;
+    l->unsaid = true;
     l->regs[LAPIC_TPR] = 0;
     l->icr = 0;
     l->esr = 0;
@@ -64,8 +67,11 @@ void lapic_enter_reset_state(struct virtx_lapic *l)
     for (unsigned i = 0; i < VIRTX_LAPIC_LVT_COUNT; i++)
         l->lvt[i] = LVT_MASKED;
     lapic_timer_reset(l);
+    if (lapic_in_page(l))
+        memset(&l->regs[ICR_WORD], 0, 8 * sizeof(uint32_t)); /* or it would be believed */
     lapic_update_ppr(l);
     lapic_update_lint(l);
+    lapic_show(l);
 }
 
 void virtx_lapic_reset(struct virtx_lapic *lapic, bool init)
@@ -188,6 +194,12 @@ static int extint_pending(const struct virtx_lapic *l)
     return l->config.extint->pending(l->config.extint_ctx);
 }
 
+int lapic_external(struct virtx_lapic *l)
+{
+    lapic_fold(l);
+    return extint_pending(l);
+}
+
 int virtx_lapic_pending(struct virtx_lapic *lapic)
 {
     int vector;
@@ -221,6 +233,7 @@ int virtx_lapic_take(struct virtx_lapic *lapic)
     lapic->irr_max = lapic_highest(lapic, LAPIC_IRR, vector);
     *lapic_word(lapic, LAPIC_ISR, vector) |= bit;
     lapic->isr_max = vector;
+    lapic->unsaid = true;
     lapic_update_ppr(lapic);
     return vector;
 }
@@ -237,7 +250,7 @@ uint8_t virtx_lapic_tpr_threshold(struct virtx_lapic *lapic)
 }
 
 /* A vector has left the in-service register: who asserts a level is told. */
-static void ended(struct virtx_lapic *lapic, uint8_t vector)
+void lapic_ended(struct virtx_lapic *lapic, uint8_t vector)
 {
     uint32_t *lint0 = &lapic->lvt[VIRTX_LAPIC_LVT_LINT0];
 
@@ -246,6 +259,7 @@ static void ended(struct virtx_lapic *lapic, uint8_t vector)
     if ((*lint0 & LVT_REMOTE_IRR) != 0 && (uint8_t)*lint0 == vector) {
         *lint0 &= ~LVT_REMOTE_IRR;
         lapic_update_lint(lapic);
+        lapic_show(lapic);
     }
     if ((lapic->svr & SVR_SUPPRESS_EOI) == 0)
         lapic->broadcast_eoi(lapic->bus_ctx, vector);
@@ -262,8 +276,9 @@ void virtx_lapic_eoi(struct virtx_lapic *lapic)
         return;
     *lapic_word(lapic, LAPIC_ISR, vector) &= ~lapic_bit(vector);
     lapic->isr_max = lapic_highest(lapic, LAPIC_ISR, vector);
+    lapic->unsaid = true;
     lapic_update_ppr(lapic);
-    ended(lapic, vector);
+    lapic_ended(lapic, vector);
 }
 
 /* Records errors; an unmasked error entry reports each kind once until the guest rearms it by
@@ -302,6 +317,7 @@ static void fold_inbox(struct virtx_lapic *l)
             continue;
         edge = __atomic_exchange_n(&l->inbox_edge[i], 0, __ATOMIC_ACQ_REL);
         level = __atomic_exchange_n(&l->inbox_level[i], 0, __ATOMIC_ACQ_REL);
+        l->unsaid = true;
         fold_word(&l->regs[8 * i], (uint32_t)edge, (uint32_t)level);
         fold_word(&l->regs[8 * i + 4], (uint32_t)(edge >> 32), (uint32_t)(level >> 32));
         if ((edge | level) != 0) {
@@ -322,11 +338,8 @@ void lapic_attend(struct virtx_lapic *l)
 {
     uint32_t attention = __atomic_load_n(&l->attention, __ATOMIC_RELAXED);
 
-    if (attention & LAPIC_IN_PAGE) {
-        l->irr_max = lapic_highest(l, LAPIC_IRR, 255);
-        l->isr_max = lapic_highest(l, LAPIC_ISR, 255);
-        lapic_update_ppr(l);
-    }
+    if (attention & LAPIC_IN_PAGE)
+        lapic_look(l);
     if (attention & LAPIC_POSTED)
         fold_inbox(l);
 }
@@ -409,6 +422,7 @@ void virtx_lapic_local_interrupt(struct virtx_lapic *lapic, enum virtx_lapic_lvt
     /* Intel SDM, "Generating an Interrupt on Overflow": delivery sets the mask bit. */
     if (entry == VIRTX_LAPIC_LVT_PMC)
         lapic->lvt[entry] |= LVT_MASKED;
+    lapic_show(lapic);
     lapic->config.changed(lapic->config.ctx);
 }
 
@@ -440,6 +454,7 @@ void lapic_update_lint(struct virtx_lapic *l)
     }
     *lint0 |= LVT_REMOTE_IRR;
     lapic_set_irr(l, (uint8_t)*lint0, true);
+    lapic_show(l);
 }
 
 /* The pin of an enabled LAPIC changed and its LVT entry is not ExtINT. */

@@ -67,6 +67,7 @@ static inline void lapic_set_irr(struct virtx_lapic *l, uint8_t vector, bool lev
         *lapic_word(l, LAPIC_TMR, vector) |= bit;
     else
         *lapic_word(l, LAPIC_TMR, vector) &= ~bit;
+    l->unsaid = true;
     if (vector > l->irr_max)
         l->irr_max = vector;
 }
@@ -87,7 +88,7 @@ static inline void lapic_fold(struct virtx_lapic *l)
 
 static inline bool lapic_in_page(const struct virtx_lapic *l)
 {
-    return (__atomic_load_n(&l->attention, __ATOMIC_RELAXED) & LAPIC_IN_PAGE) != 0;
+    return l->regs != l->own;
 }
 
 uint32_t lapic_version(const struct virtx_lapic_config *config);
@@ -116,6 +117,12 @@ static inline const uint32_t *lapic_plain_at(const struct virtx_lapic *l, uint32
 uint8_t lapic_highest(const struct virtx_lapic *l, unsigned set, uint8_t from);
 void lapic_move(struct virtx_lapic *l, uint32_t *page);
 void lapic_show(struct virtx_lapic *l);
+void lapic_look(struct virtx_lapic *l);
+bool lapic_changed_page(struct virtx_lapic *l);
+void lapic_ended(struct virtx_lapic *l, uint8_t vector);
+int lapic_external(struct virtx_lapic *l);
+void lapic_write(struct virtx_lapic *l, uint32_t reg, uint32_t value, uint64_t now);
+uint32_t lapic_logical_x2apic_id(uint32_t id);
 void lapic_written(struct virtx_lapic *l, uint32_t offset, uint64_t now);
 bool lapic_base_good(const struct virtx_lapic *l, uint64_t value);
 uint32_t lapic_lvt_writable(const struct virtx_lapic *l, int lvt);

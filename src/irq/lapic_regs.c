@@ -85,7 +85,7 @@ static uint8_t arbitration_priority(const struct virtx_lapic *l)
 
 /* In x2APIC mode the LDR follows from the ID (Intel SDM, "Deriving Logical x2APIC ID from the Local
  * x2APIC ID"). */
-static uint32_t logical_x2apic_id(uint32_t id)
+uint32_t lapic_logical_x2apic_id(uint32_t id)
 {
     return (id >> 4) << 16 | 1u << (id & 15);
 }
@@ -144,7 +144,7 @@ static inline bool read_register(struct virtx_lapic *l, uint32_t reg, bool x2api
         *value = 0;
         return true;
     case REG_LDR:
-        *value = x2apic ? logical_x2apic_id(l->id) : l->ldr;
+        *value = x2apic ? lapic_logical_x2apic_id(l->id) : l->ldr;
         return true;
     case REG_DFR:
         *value = l->dfr;
@@ -156,9 +156,11 @@ static inline bool read_register(struct virtx_lapic *l, uint32_t reg, bool x2api
         *value = l->esr;
         return true;
     case REG_ICR:
+        lapic_fold(l);
         *value = x2apic ? l->icr : (uint32_t)l->icr;
         return true;
     case REG_ICR_HIGH:
+        lapic_fold(l);
         *value = l->icr >> 32;
         return true;
     case REG_INITIAL_COUNT:
@@ -416,6 +418,15 @@ void virtx_lapic_mmio_write(struct virtx_lapic *lapic, uint32_t offset, unsigned
         return;
     if (!write_register(lapic, reg, (uint32_t)value, false, now) && !one_way(reg, true))
         lapic_error(lapic, ESR_ILLEGAL_REGISTER);
+}
+
+/* A register that the guest has written in the page, in either mode. */
+void lapic_write(struct virtx_lapic *l, uint32_t reg, uint32_t value, uint64_t now)
+{
+    bool x2apic = virtx_lapic_x2apic(l);
+
+    if (!write_register(l, reg, value, x2apic, now) && !x2apic && !one_way(reg, true))
+        lapic_error(l, ESR_ILLEGAL_REGISTER);
 }
 
 bool virtx_lapic_owns_msr(uint32_t msr)

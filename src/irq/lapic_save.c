@@ -128,7 +128,6 @@ bool virtx_lapic_restore(struct virtx_lapic *lapic, uint64_t now,
         return false;
     lapic_enter_reset_state(lapic);
     __atomic_store_n(&lapic->base, state->base, __ATOMIC_RELAXED);
-    lapic->icr = state->icr;
     for (unsigned i = 0; i < ARRAY_SIZE(state->irr); i++) {
         set_two_words(lapic, LAPIC_IRR, i, state->irr[i]);
         set_two_words(lapic, LAPIC_ISR, i, state->isr[i]);
@@ -144,8 +143,11 @@ bool virtx_lapic_restore(struct virtx_lapic *lapic, uint64_t now,
     lapic->esr_pending = state->esr_pending;
     __atomic_store_n(&lapic->lint_lines, state->lint_lines, __ATOMIC_RELAXED);
     __atomic_store_n(&lapic->extint_message, state->extint_message, __ATOMIC_RELAXED);
+    lapic->unsaid = true;
     virtx_lapic_set_tpr(lapic, state->tpr);
     take_timer(lapic, now, state);
+    lapic->icr = state->icr;
+    lapic_show(lapic);
     if (lapic->restored != NULL)
         lapic->restored(lapic, old);
     lapic_update_lint(lapic);

@@ -26,6 +26,7 @@
 struct nested_vm {
     struct table table;
     bool large_2m, large_1g;
+    uint64_t page;      /* [lock] where nested_map_page() last put one */
     uint64_t hpa_limit; /* HPAs at or above it are nonsense */
 };
 
@@ -368,6 +369,8 @@ static void nested_memory(struct virtx_vm *vm, uint64_t gpa, uint64_t bytes,
             table->has_logged |= slot->dirty != NULL;
     switch (change) {
     case VIRTX_MEMORY_ADDED: /* nothing was mapped there, and MMIO leaves no trace */
+        if (vm_of(vm)->page - gpa < bytes)
+            table_unmap(table, gpa, bytes, generation);
         break;
     case VIRTX_MEMORY_REMOVED:
     case VIRTX_MEMORY_MOVED:
@@ -383,6 +386,22 @@ static void nested_memory(struct virtx_vm *vm, uint64_t gpa, uint64_t bytes,
         }
         break;
     }
+}
+
+static enum virtx_status nested_map_page(struct virtx_vm *vm, uint64_t gpa, uint64_t hpa)
+{
+    struct nested_vm *nested = vm_of(vm);
+    struct table *table = &nested->table;
+    uint64_t sequence = atomic_load_explicit(&table->sequence, memory_order_acquire);
+
+    if (virtx_slot_find(virtx_slots(vm), gpa))
+        return VIRTX_E_BUSY;
+    if (!usable_hpa(nested, hpa))
+        return VIRTX_E_HOST;
+    nested->page = gpa;
+    return table_map(table, gpa, 1,
+                     table_leaf(table, hpa, 1, VIRTX_READ | VIRTX_WRITE, VIRTX_MEMORY_WB, false),
+                     sequence);
 }
 
 static void nested_collect_dirty(struct virtx_vm *vm, uint64_t gpa, uint64_t bytes)
@@ -401,6 +420,7 @@ const struct virtx_paging virtx_paging_nested = {
     .vcpu_create = nested_vcpu_create,
     .vcpu_destroy = nested_vcpu_destroy,
     .memory = nested_memory,
+    .map_page = nested_map_page,
     .collect_dirty = nested_collect_dirty,
     .root = nested_root,
     .fault = nested_fault,

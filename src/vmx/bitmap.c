@@ -71,10 +71,19 @@ void vmx_bitmaps_load(struct vmx_vcpu *v)
         vmx_set_field(v, VMCS_IO_BITMAP_A, virtx_hpa(virtx, io));
         vmx_set_field(v, VMCS_IO_BITMAP_B, virtx_hpa(virtx, io + VIRTX_PAGE_SIZE));
     }
-    if (v->control[VMX_PRIMARY] & PRIMARY_MSR_BITMAPS)
-        vmx_set_field(v, VMCS_MSR_BITMAP,
-                      virtx_hpa(virtx, v->msr_bitmap ? v->msr_bitmap : vm->msr_bitmap));
+    if (v->control[VMX_PRIMARY] & PRIMARY_MSR_BITMAPS) {
+        const uint8_t *msr = v->msr_bitmap ? v->msr_bitmap : vm->msr_bitmap;
+
+        if (v->control[VMX_SECONDARY] & SECONDARY_X2APIC)
+            msr = v->x2apic_bitmap;
+        vmx_set_field(v, VMCS_MSR_BITMAP, virtx_hpa(virtx, msr));
+    }
 }
+
+#define MSR_X2APIC      0x800u
+#define X2APIC_TPR      0x08u
+#define X2APIC_EOI      0x0bu
+#define X2APIC_SELF_IPI 0x3fu
 
 static void put_bit(uint8_t *bitmap, uint32_t bit, bool value)
 {
@@ -139,4 +148,33 @@ enum virtx_status vmx_msr(struct virtx_vm *vm, struct hw_vcpu *hv, uint32_t inde
         put_bit(bitmap + MSR_WRITES + offset, index,
                 exit || write_forced(offset ? index | MSR_HIGH_FIRST : index));
     return VIRTX_OK;
+}
+
+/*
+ * With "virtualize x2APIC mode" the processor serves the registers below from the virtual-APIC page
+ * (Intel SDM "Virtualizing MSR-Based APIC Accesses"); any other that did not exit would be the host's. Their
+ * bits are not in the vcpu's own bitmap, which whoever sets an intercept writes, from any CPU: they are in
+ * a copy, made anew with the controls, which every such change asks for.
+ */
+void vmx_bitmap_x2apic(struct vmx_vcpu *v)
+{
+    static const uint8_t plain[] = {0x02, 0x03, 0x0d, 0x0f, 0x10, 0x11, 0x12, 0x13, 0x14, 0x15,
+                                    0x16, 0x17, 0x18, 0x19, 0x1a, 0x1b, 0x1c, 0x1d, 0x1e, 0x1f,
+                                    0x20, 0x21, 0x22, 0x23, 0x24, 0x25, 0x26, 0x27, 0x28, 0x32,
+                                    0x33, 0x34, 0x35, 0x36, 0x37, 0x38, 0x3e};
+    const struct hw_apic *apic = &v->hw.controls.apic;
+    uint8_t *bitmap = v->x2apic_bitmap, *writes = bitmap + MSR_WRITES;
+
+    if (!(v->control[VMX_SECONDARY] & SECONDARY_X2APIC))
+        return;
+    memcpy(bitmap, v->msr_bitmap ? v->msr_bitmap : vmx_vm_of(v->hw.vcpu->vm)->msr_bitmap,
+           VIRTX_PAGE_SIZE);
+    put_bit(bitmap, MSR_X2APIC + X2APIC_TPR, false);
+    put_bit(writes, MSR_X2APIC + X2APIC_TPR, false);
+    for (unsigned i = 0; apic->registers && i < ARRAY_SIZE(plain); i++)
+        put_bit(bitmap, MSR_X2APIC + plain[i], false);
+    if (apic->delivery) {
+        put_bit(writes, MSR_X2APIC + X2APIC_EOI, false);
+        put_bit(writes, MSR_X2APIC + X2APIC_SELF_IPI, false);
+    }
 }

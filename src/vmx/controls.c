@@ -151,6 +151,7 @@ void vmx_controls(struct hw_vcpu *hv)
         primary |= PRIMARY_CR3_LOAD | PRIMARY_CR3_STORE | PRIMARY_INVLPG;
         secondary &= ~(SECONDARY_EPT | SECONDARY_UNRESTRICTED | SECONDARY_PML);
     }
+    secondary |= vmx_apic_secondary(v, &c->apic);
     if (hv->tag == 0)
         secondary &= ~SECONDARY_VPID;
     add_instructions(v, c->instructions, &primary, &secondary);
@@ -165,6 +166,7 @@ void vmx_controls(struct hw_vcpu *hv)
                   ((c->cr_write & BIT(4)) || v->mode != VMX_MODE_NATIVE ? UINT64_MAX : 0));
     set_exceptions(v, c);
     set_cr3_targets(v, c);
+    vmx_bitmap_x2apic(v);
     vmx_bitmaps_load(v);
 }
 

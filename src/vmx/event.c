@@ -7,6 +7,10 @@
  * entries that say it is clear, and an NMI of the host sets it. So the flag is believed only of a
  * vcpu that has been given an NMI (nmi_blockable); on a processor that works this changes nothing.
  *
+ * Of a virtual interrupt whose delivery an exit interrupts, Bochs 2.7 reports the vector of whatever was
+ * delivered before. The right one is the highest in service, as on every processor. (If that other event was
+ * no interrupt, nothing tells that it is not what was being delivered.)
+ *
  * Without virtual NMIs the processor does not see the guest's IRET end its handler. The next moment
  * when the guest would take an interrupt stands in for it: handlers run with interrupts off.
  */
@@ -122,6 +126,8 @@ bool vmx_event_interrupted(struct vmx_vcpu *v)
         .has_error = info & INTERRUPTION_ERROR,
         .address = hv->state.cr2, /* #PF: the processor has written it already */
     };
+    if (event.type == VIRTX_EVENT_INTERRUPT && !hv->injected && hv->controls.apic.delivery)
+        event.vector = vmx_apic_in_service(v);
     if (event.has_error)
         event.error = (uint32_t)vmx_vmread(VMCS_IDT_ERROR_CODE);
     if (event.type >= VIRTX_EVENT_SOFT_INTERRUPT)

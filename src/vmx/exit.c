@@ -327,8 +327,6 @@ static __attribute__((noinline)) unsigned other(struct vmx_vcpu *v, struct virtx
         exit->reason = HW_EXIT_TIMER;
     else if (reason == VMX_REASON_TPR)
         exit->reason = HW_EXIT_TPR;
-    else if (reason == VMX_REASON_EOI)
-        exit->reason = HW_EXIT_EOI;
     else
         vmx_event_interrupted(v);
     return 1;
@@ -375,6 +373,14 @@ static unsigned decode(struct vmx_vcpu *v, struct virtx_exit *exit, uint32_t rea
         return debug_register(v, exit);
     case VMX_REASON_APIC_ACCESS:
         return apic_access(v, exit);
+    case VMX_REASON_APIC_WRITE:
+        exit->reason = HW_EXIT_APIC_WRITE;
+        read_qualification(exit);
+        return 1;
+    case VMX_REASON_EOI:
+        exit->reason = HW_EXIT_EOI;
+        read_qualification(exit);
+        return 1;
     case VMX_REASON_GDTR_IDTR:
         return descriptor_table(exit, tables);
     case VMX_REASON_LDTR_TR:

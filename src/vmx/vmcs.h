@@ -21,6 +21,7 @@ enum vmcs_field {
     VMCS_GUEST_SS_SELECTOR = 0x0804,
     VMCS_GUEST_LDTR_SELECTOR = 0x080c,
     VMCS_GUEST_TR_SELECTOR = 0x080e,
+    VMCS_INTERRUPT_STATUS = 0x0810, /* RVI, and SVI from bit 8 on */
     /* 16-bit host state */
     VMCS_HOST_ES_SELECTOR = 0x0c00,
     VMCS_HOST_CS_SELECTOR = 0x0c02,
@@ -44,6 +45,7 @@ enum vmcs_field {
     VMCS_POSTED_DESCRIPTOR = 0x2016,
     VMCS_FUNCTION_CONTROLS = 0x2018,
     VMCS_EPTP = 0x201a,
+    VMCS_EOI_EXIT0 = 0x201c, /* four, two apart */
     VMCS_EPTP_LIST = 0x2024,
     VMCS_VMREAD_BITMAP = 0x2026,
     VMCS_VMWRITE_BITMAP = 0x2028,

@@ -48,6 +48,11 @@
  * #MC is the host's. */
 #define VMX_EXCEPTIONS_ALWAYS (1u << VECTOR_DB | 1u << VECTOR_AC | 1u << VECTOR_MC)
 
+/* What the processor can do with a local APIC's registers in the virtual-APIC page. */
+#define VMX_APIC_HELP                                                                              \
+    (VIRTX_FEATURE_APIC_ACCESS | VIRTX_FEATURE_APIC_REGISTERS | VIRTX_FEATURE_VIRTUAL_INTERRUPT |  \
+     VIRTX_FEATURE_VIRTUAL_X2APIC)
+
 /* The five control words, as indices. */
 enum vmx_word { VMX_PIN, VMX_PRIMARY, VMX_SECONDARY, VMX_EXIT, VMX_ENTRY, VMX_WORD_COUNT };
 
@@ -158,6 +163,8 @@ struct vmx_vcpu {
     struct vmx_msr_entry *msr_area; /* guest's EFER, host's EFER; NULL if the controls do it */
     uint8_t *io_bitmap;             /* this vcpu's own bitmaps, or NULL for the VM's */
     uint8_t *msr_bitmap;
+    uint8_t *x2apic_bitmap; /* the MSR bitmap with x2APIC registers let through, or NULL */
+    uint64_t eoi_exit[4];   /* as in the VMCS */
     uint64_t *page_log; /* a page that the processor fills from its end; NULL: none */
 };
 _Static_assert(offsetof(struct vmx_vcpu, hw) == 0, "hw_vcpu comes first");
@@ -216,6 +223,10 @@ enum virtx_status vmx_apic_create(struct vmx_vcpu *v);
 void vmx_apic_destroy(struct vmx_vcpu *v);
 void vmx_apic_first(struct vmx_vcpu *v);
 uint32_t vmx_apic_controls(struct vmx_vcpu *v, const struct hw_controls *c);
+uint32_t vmx_apic_secondary(struct vmx_vcpu *v, const struct hw_apic *apic);
+uint8_t vmx_apic_in_service(const struct vmx_vcpu *v);
+void *vmx_apic_page(struct hw_vcpu *hv);
+void vmx_apic_changed(struct hw_vcpu *hv);
 uint8_t vmx_tpr(struct hw_vcpu *hv);
 void vmx_set_tpr(struct hw_vcpu *hv, uint8_t tpr);
 void vmx_cr8_write(struct vmx_vcpu *v, uint64_t cr8);
@@ -244,6 +255,7 @@ enum virtx_status vmx_intercept_check(const struct virtx *virtx,
 void vmx_bitmaps_init(uint8_t *io, uint8_t *msr);
 void vmx_bitmaps_destroy(struct hw_vcpu *hv);
 void vmx_bitmaps_load(struct vmx_vcpu *v);
+void vmx_bitmap_x2apic(struct vmx_vcpu *v);
 enum virtx_status vmx_ports(struct virtx_vm *vm, struct hw_vcpu *hv, uint16_t first, uint16_t last,
                             bool exit);
 enum virtx_status vmx_msr(struct virtx_vm *vm, struct hw_vcpu *hv, uint32_t index, uint32_t access,

@@ -113,7 +113,7 @@ extern uint64_t harness_disable; /* virtx_config.disable */
 #define HARNESS_IRQ_HELP                                                                           \
     (VIRTX_FEATURE_TPR_SHADOW | VIRTX_FEATURE_APIC_ACCESS | VIRTX_FEATURE_APIC_REGISTERS |         \
      VIRTX_FEATURE_VIRTUAL_INTERRUPT | VIRTX_FEATURE_POSTED_INTERRUPT |                            \
-     VIRTX_FEATURE_VIRTUAL_PRIORITY)
+     VIRTX_FEATURE_VIRTUAL_PRIORITY | VIRTX_FEATURE_VIRTUAL_X2APIC)
 extern const struct virtx_host_profile *harness_profile; /* default: virtx_profile_bare */
 extern const struct virtx_host_ops *harness_ops;         /* default: bare_virtx_ops */
 extern bool harness_exit_on_interrupt;

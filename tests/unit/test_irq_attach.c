@@ -602,6 +602,90 @@ START_TEST(pic_through_lint0)
 }
 END_TEST
 
+/* The processor has the registers in its page: what it does is done there, and a summary is asked for when
+ * the controller has changed something. */
+START_TEST(registers_in_the_page)
+{
+    static uint32_t page[1024];
+    const struct virtx_irq_apic *apic;
+
+    wr(0xfee000f0, 0x1ff);
+    wr(0xfee00350, 0x10700);
+    apic = source->apic;
+    memset(page, 0xa5, sizeof(page));
+    apic->move(source_ctx, page);
+    vcpu.stats.entries++;
+    ck_assert_uint_eq(page[0x20 / 4], (uint32_t)rd(0xfee00020));
+    ck_assert_uint_eq(page[0x30 / 4], (uint32_t)rd(0xfee00030));
+    ck_assert_uint_eq(page[0xf0 / 4], 0x1ff);
+    ck_assert_uint_eq(page[0x350 / 4], 0x10700);
+    ck_assert_uint_eq(page[0x90 / 4] | page[0xa0 / 4] | page[0xb0 / 4], 0);
+    ck_assert(apic->changed(source_ctx)); /* it is all new */
+    ck_assert(!apic->changed(source_ctx));
+
+    /* A request: in IRR of the page, told of once. */
+    ck_assert(virtx_lapic_accept(&lapic, VIRTX_APIC_FIXED, 0x61, true));
+    ck_assert_int_eq(apic->external(source_ctx), -1);
+    ck_assert_uint_eq(page[(0x200 + 0x30) / 4], 1u << 1);
+    ck_assert_uint_eq(page[(0x180 + 0x30) / 4], 1u << 1);
+    ck_assert(apic->changed(source_ctx));
+    ck_assert_int_eq(source->pending(source_ctx), 0x61);
+
+    /* The guest runs on before whoever has posted says so: it is not forgotten. */
+    ck_assert(virtx_lapic_accept(&lapic, VIRTX_APIC_FIXED, 0x62, false));
+    ck_assert_int_eq(source->pending(source_ctx), 0x62);
+    vcpu.stats.entries++;
+    ck_assert_int_eq(source->pending(source_ctx), 0x62);
+    ck_assert(apic->changed(source_ctx));
+    page[(0x200 + 0x30) / 4] &= ~(1u << 2);
+
+    /* The processor delivers it; the guest raises its priority. */
+    page[(0x200 + 0x30) / 4] = 0;
+    page[(0x100 + 0x30) / 4] = 1u << 1;
+    page[0x80 / 4] = 0x7f;
+    vcpu.stats.entries++;
+    ck_assert_int_eq(source->pending(source_ctx), -1);
+    ck_assert_uint_eq(source->tpr(source_ctx), 0x7f);
+    ck_assert_uint_eq(rd(0xfee000a0), 0x7f);
+    ck_assert(!apic->changed(source_ctx));
+    /* An end without the processor's help is the controller's change. */
+    wr(0xfee000b0, 0);
+    ck_assert_uint_eq(page[(0x100 + 0x30) / 4], 0);
+    ck_assert(apic->changed(source_ctx));
+
+    /* Registers that the guest has written in the page. */
+    atomic_store(&vcpu.requests, 0);
+    page[0xf0 / 4] = 0xfffffe22; /* software-disabled: the entries are masked */
+    apic->written(source_ctx, 0xf0);
+    ck_assert_uint_eq(page[0xf0 / 4], 0x22);
+    page[0x320 / 4] = 0x44;
+    apic->written(source_ctx, 0x320);
+    ck_assert_uint_eq(page[0x320 / 4], 0x10044);
+    page[0xf0 / 4] = 0x122;
+    apic->written(source_ctx, 0xf0);
+    page[0x380 / 4] = 1000;
+    apic->written(source_ctx, 0x380);
+    ck_assert_uint_eq(page[0x380 / 4], 1000);
+    /* An IPI to itself, with a half of the ICR that was written without notice. */
+    ck_assert(!event_requested());
+    vcpu.stats.entries++;
+    page[0x310 / 4] = 0x5000000;
+    page[0x300 / 4] = 0x40000 | 0x80; /* self */
+    apic->written(source_ctx, 0x300);
+    ck_assert(event_requested());
+    ck_assert_uint_eq(rd(0xfee00310), 0x5000000);
+    ck_assert_int_eq(source->pending(source_ctx), 0x80);
+
+    /* And back: nothing is lost. */
+    apic->move(source_ctx, NULL);
+    memset(page, 0xa5, sizeof(page));
+    ck_assert_int_eq(source->pending(source_ctx), 0x80);
+    ck_assert_uint_eq(source->tpr(source_ctx), 0x7f);
+    ck_assert_uint_eq(rd(0xfee000f0), 0x122);
+    virtx_lapic_detach(&lapic);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("irq_attach");
@@ -618,6 +702,7 @@ int main(void)
     tcase_add_test(tc, signals);
     tcase_add_test(tc, msrs);
     tcase_add_test(tc, relocation);
+    tcase_add_test(tc, registers_in_the_page);
     tcase_add_test(tc, restored_while_attached);
     tcase_add_test(tc, timer_reaches_the_queue);
     tcase_add_test(tc, ioapic_and_eoi);

@@ -34,7 +34,7 @@ START_TEST(texts)
     }
     ck_assert_ptr_nonnull(virtx_exit_name(VIRTX_EXIT_REASON_COUNT));
     ck_assert_ptr_nonnull(virtx_exit_name(UINT32_MAX));
-    for (uint64_t f = 1; f <= VIRTX_FEATURE_FAULT_FILTER; f <<= 1)
+    for (uint64_t f = 1; f <= VIRTX_FEATURE_VIRTUAL_X2APIC; f <<= 1)
         ck_assert_str_ne(virtx_feature_name(f), "unknown feature");
     ck_assert_str_eq(virtx_feature_name(0), "unknown feature");
     ck_assert_str_eq(virtx_feature_name(3), "unknown feature");

@@ -96,7 +96,7 @@ static enum virtx_status probe(uint64_t disable)
 #define HASWELL                                                                                    \
     (NEHALEM | UG | VIRTX_FEATURE_LARGE_1G | VIRTX_FEATURE_NESTED_AD |                             \
      VIRTX_FEATURE_APIC_REGISTERS | VIRTX_FEATURE_VIRTUAL_INTERRUPT | VIRTX_FEATURE_PAUSE_FILTER | \
-     VIRTX_FEATURE_RDTSCP | VIRTX_FEATURE_INVPCID)
+     VIRTX_FEATURE_VIRTUAL_X2APIC | VIRTX_FEATURE_RDTSCP | VIRTX_FEATURE_INVPCID)
 #define SKYLAKE                                                                                    \
     (HASWELL | VIRTX_FEATURE_DIRTY_LOGGING | VIRTX_FEATURE_XSAVES | VIRTX_FEATURE_TSC_SCALING)
 
@@ -149,7 +149,7 @@ START_TEST(negotiated_words_are_allowed)
 
     become(&vmx_models[_i]);
     vmx_caps_read(&c);
-    for (int bit = -1; bit < 30; bit++) {
+    for (int bit = -1; bit < 33; bit++) {
         uint64_t features = vmx_caps_features(vmx_caps_hardware(&c), bit < 0 ? 0 : 1ull << bit);
 
         ck_assert_int_eq(vmx_caps_negotiate(&c, features, base, &error), VIRTX_OK);
@@ -187,7 +187,7 @@ START_TEST(features_can_be_disabled)
     become(model_named("tigerlake"));
     ck_assert_int_eq(probe(0), VIRTX_OK);
     all = caps.features;
-    for (unsigned bit = 0; bit < 30; bit++) {
+    for (unsigned bit = 0; bit < 33; bit++) {
         uint64_t one = 1ull << bit, gone = one;
 
         if (one == EPT)
@@ -199,6 +199,8 @@ START_TEST(features_can_be_disabled)
             gone |= VIRTX_FEATURE_DIRTY_LOGGING;
         if (one == VIRTX_FEATURE_TLB_TAGS)
             gone |= VIRTX_FEATURE_FLUSH_BY_TAG;
+        if (one == VIRTX_FEATURE_TPR_SHADOW)
+            gone |= VMX_APIC_HELP;
         ck_assert_int_eq(probe(one), VIRTX_OK);
         ck_assert_uint_eq(caps.features, all & ~(gone & ~essential));
         if (one == VIRTX_FEATURE_TLB_TAGS)

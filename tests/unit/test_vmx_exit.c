@@ -1097,6 +1097,108 @@ END_TEST
 
 /* What was set while the MSRs are live must not be lost to the processor's older copy. */
 /* Intel SDM "Virtualizing CR8-Based TPR Accesses": CR8 is bits 7:4 of VTPR. */
+static void set_vector(unsigned set, unsigned vector)
+{
+    v.virtual_apic[set + vector / 32 * 16 + vector % 32 / 8] |= (uint8_t)(1u << vector % 8);
+}
+
+/* Intel SDM "APIC Virtualization and Virtual Interrupts": what is asked for, and no more. */
+START_TEST(apic_virtualization)
+{
+    const uint32_t all = SECONDARY_APIC_ACCESS | SECONDARY_X2APIC | SECONDARY_APIC_REGISTERS |
+                         SECONDARY_VIRTUAL_INTERRUPT;
+    uint8_t *access_page;
+    struct virtx_exit *exit;
+
+    setup();
+    access_page = virtx_pages_alloc(&virtx, 1);
+    ck_assert_uint_eq(v.control[VMX_SECONDARY] & all, 0);
+    ck_assert_ptr_eq(vmx_apic_page(hv), v.virtual_apic);
+    vm_data.hw.apic_page = access_page;
+    hv->controls.apic = (struct hw_apic){.page = true, .access = true, .registers = true};
+    vmx_controls(hv);
+    ck_assert_uint_eq(v.control[VMX_SECONDARY] & all,
+                      SECONDARY_APIC_ACCESS | SECONDARY_APIC_REGISTERS);
+    ck_assert_uint_eq(vmcs[VMCS_APIC_ACCESS], host_phys(NULL, access_page));
+    /* Interrupts: the highest requested and in service, and who is to hear of an end. */
+    hv->controls.apic.delivery = true;
+    vmx_controls(hv);
+    ck_assert(v.control[VMX_SECONDARY] & SECONDARY_VIRTUAL_INTERRUPT);
+    set_vector(0x200, 0x51);
+    set_vector(0x200, 0x31);
+    set_vector(0x100, 0xa2);
+    set_vector(0x180, 0x51);
+    set_vector(0x180, 0xe0);
+    vmx_apic_changed(hv);
+    ck_assert_uint_eq(vmcs[VMCS_INTERRUPT_STATUS], 0xa251);
+    ck_assert_uint_eq(vmcs[VMCS_EOI_EXIT0], 0);
+    ck_assert_uint_eq(vmcs[VMCS_EOI_EXIT0 + 2], 1ull << 0x11);
+    ck_assert_uint_eq(vmcs[VMCS_EOI_EXIT0 + 6], 1ull << 0x20);
+    vmcs[VMCS_EXIT_QUALIFICATION] = 0xe0;
+    exit = take_exit(VMX_REASON_EOI);
+    ck_assert_uint_eq(exit->reason, HW_EXIT_EOI);
+    ck_assert_uint_eq(exit->raw.qualification, 0xe0);
+    vmcs[VMCS_EXIT_QUALIFICATION] = 0x300;
+    exit = take_exit(VMX_REASON_APIC_WRITE);
+    ck_assert_uint_eq(exit->reason, HW_EXIT_APIC_WRITE);
+    ck_assert_uint_eq(exit->raw.qualification, 0x300);
+    /* A delivery that is interrupted is that of what is highest in service. */
+    vmcs[VMCS_EXIT_QUALIFICATION] = 0x181;
+    vmcs[VMCS_IDT_VECTORING] = INTERRUPTION_VALID | 0x33;
+    take_exit(VMX_REASON_EPT_VIOLATION);
+    ck_assert(hv->has_reinject);
+    ck_assert_uint_eq(hv->reinject.vector, 0xa2);
+    hv->injected = true;
+    take_exit(VMX_REASON_EPT_VIOLATION);
+    ck_assert_uint_eq(hv->reinject.vector, 0x33);
+    hv->injected = false;
+    vmcs[VMCS_IDT_VECTORING] = 0;
+    /* The guest's CR8 is in the page, and nobody writes it along with the other registers. */
+    v.virtual_apic[0x80] = 0x70;
+    hw_change(hv, VIRTX_STATE_CR)->cr8 = 2;
+    vmx_write(&v, VIRTX_STATE_CR);
+    ck_assert_uint_eq(v.virtual_apic[0x80], 0x70);
+}
+END_TEST
+
+static bool msr_exits(const uint8_t *bitmap, uint32_t index, bool write)
+{
+    return bitmap[(write ? 2048u : 0u) + index / 8] >> (index & 7) & 1;
+}
+
+/* Only registers that the processor then serves; the others would be the host's. */
+START_TEST(x2apic_virtualization)
+{
+    static const uint16_t reads[] = {0x802, 0x803, 0x808, 0x80d, 0x80f, 0x828, 0x832, 0x833,
+                                     0x834, 0x835, 0x836, 0x837, 0x838, 0x83e};
+
+    setup();
+    for (unsigned help = 0; help < 4; help++) {
+        const uint8_t *bitmap = v.x2apic_bitmap;
+
+        hv->controls.apic =
+            (struct hw_apic){.page = true, .x2apic = true, .registers = help & 1, .delivery = help & 2};
+        vmx_controls(hv);
+        ck_assert(v.control[VMX_SECONDARY] & SECONDARY_X2APIC);
+        ck_assert_uint_eq(vmcs[VMCS_MSR_BITMAP], host_phys(NULL, v.x2apic_bitmap));
+        for (uint32_t index = 0x800; index < 0x900; index++) {
+            bool set = index >= 0x810 && index < 0x828, read = index == 0x808, write = read;
+
+            for (unsigned i = 0; i < sizeof(reads) / sizeof(reads[0]); i++)
+                set |= index == reads[i];
+            read |= (help & 1) && set;
+            write |= (help & 2) && (index == 0x80b || index == 0x83f);
+            ck_assert_int_eq(msr_exits(bitmap, index, false), !read);
+            ck_assert_int_eq(msr_exits(bitmap, index, true), !write);
+        }
+        ck_assert(msr_exits(bitmap, 0x8b, false));
+    }
+    hv->controls.apic = (struct hw_apic){.page = true};
+    vmx_controls(hv);
+    ck_assert_uint_ne(vmcs[VMCS_MSR_BITMAP], host_phys(NULL, v.x2apic_bitmap));
+}
+END_TEST
+
 START_TEST(tpr_shadow)
 {
     uint32_t exiting = PRIMARY_CR8_LOAD | PRIMARY_CR8_STORE;
@@ -1276,6 +1378,8 @@ int main(void)
     tcase_add_test(tests, tpr_shadow);
     tcase_add_test(tests, moves_to_another_cpu);
     tcase_add_test(tests, refused_pointer);
+    tcase_add_test(tests, apic_virtualization);
+    tcase_add_test(tests, x2apic_virtualization);
     tcase_add_test(tests, no_memory_leaves_nothing);
     tcase_add_test(tests, cpu_enable);
     suite_add_tcase(suite, tests);
