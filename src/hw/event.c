@@ -123,11 +123,13 @@ static bool inject_exception(struct hw_vcpu *hv)
             hw_change(hv, VIRTX_STATE_CR);
     } else if (event->vector == VECTOR_DB) {
         /* Intel SDM "Debug Status Register (DR6)": B0-B3 are replaced, the others only ever set; bit 16 (RTM)
-         * is inverted. DR7.GD is cleared on the way into the handler. */
+         * is inverted. DR7.GD and DEBUGCTL's LBR and BTF are cleared on the way into the handler, which an
+         * injected event does not do (Intel SDM "Details of Event Injection"). */
         struct virtx_state *state = hw_change(hv, VIRTX_STATE_DR);
 
         state->dr6 = (state->dr6 & ~0xfull) | (event->address & 0xe00full);
         state->dr7 &= ~(1ull << 13);
+        state->debugctl &= ~3ull;
         if (hv->debug_loaded)
             x86_write_dr6(state->dr6);
     }

@@ -684,12 +684,14 @@ START_TEST(test_debug_exception_sets_dr6)
 
     state.dr6 = 0xffff0ff1;
     state.dr7 = 0x2400; /* GD */
+    state.debugctl = 3;
     world_set(VIRTX_STATE_DR, &state);
     ck_assert_int_eq(virtx_vcpu_inject(world.vcpu, &db), VIRTX_OK);
     world_run();
     state = get(VIRTX_STATE_DR);
     ck_assert_uint_eq(state.dr6, 0xffff4ff2);
     ck_assert_uint_eq(state.dr7, 0x400);
+    ck_assert_uint_eq(state.debugctl, 0); /* Intel SDM "Debug Exceptions": LBR and BTF */
 }
 END_TEST
 
