@@ -226,6 +226,8 @@ enum insn_result deliver(struct exec *exec, const struct insn_event *event, uint
 enum insn_result execute_system(struct exec *exec);
 enum insn_result execute_virtualization(struct exec *exec);
 enum insn_result execute_vector(struct exec *exec);
+/* False: it is none of BMI1 and BMI2. */
+bool execute_bmi(struct exec *exec, enum insn_result *result);
 enum insn_result execute_system_call(struct exec *exec);
 enum insn_result execute_segment_base(struct exec *exec);
 enum insn_result execute_access_flag(struct exec *exec);

@@ -158,6 +158,8 @@ enum insn_result execute_vector(struct exec *exec)
     enum insn_result result;
     unsigned reg, size;
 
+    if (execute_bmi(exec, &result))
+        return result;
     if (!move || !exec->ops->vector)
         return INSN_UNSUPPORTED;
     result = check(exec);
