@@ -303,9 +303,10 @@ static struct insn_msrs *system_msrs(void *context)
     return &em->msrs;
 }
 
-static bool vector_register(void *context, unsigned reg, void *data, bool write, bool wide)
+static bool vector_register(void *context, unsigned reg, void *data, bool write,
+                            enum insn_vector part)
 {
-    return hw_fpu_vector(context, reg, data, write, wide);
+    return hw_fpu_vector(context, reg, data, write, part);
 }
 
 static const struct insn_ops memory_ops = {

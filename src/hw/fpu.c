@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * x87, SSE, AVX … and XCR0: the guest's are loaded before its first entry and stay in the processor until
- * put, or until the profile wants the host's back. Nothing is switched lazily: no #NM, and no
+ * x87, SSE, AVX … and XCR0: the guest's are loaded before its first entry and stay in the processor
+ * until put, or until the profile wants the host's back. Nothing is switched lazily: no #NM, and no
  * register of one guest in sight of another.
  *
- * The memory image is the standard XSAVE format. While it is saved or loaded XCR0 holds everything the
- * guest could ever enable, so that components it has switched off keep their content. Where the
+ * The memory image is the standard XSAVE format. While it is saved or loaded XCR0 holds everything
+ * the guest could ever enable, so that components it has switched off keep their content. Where the
  * guest has no XSAVE, FXSAVE moves all it can reach.
  */
 #include "hw/service.h"
@@ -31,7 +31,10 @@ static uint64_t xgetbv(void)
 
 static void xsetbv(uint64_t value)
 {
-    __asm__ volatile("xsetbv" : : "c"(0), "a"((uint32_t)value), "d"((uint32_t)(value >> 32)) : "memory");
+    __asm__ volatile("xsetbv"
+                     :
+                     : "c"(0), "a"((uint32_t)value), "d"((uint32_t)(value >> 32))
+                     : "memory");
 }
 #endif
 
@@ -96,16 +99,23 @@ static void fpu_close(struct hw_vcpu *hv, const struct fpu_access *access)
 #ifndef VIRTX_UNIT
 #define VECTOR(n)                                                                                  \
     case n:                                                                                        \
-        if (!write)                                                                                \
+        if (part == INSN_VECTOR_HIGH && write)                                                     \
+            __asm__ volatile("vinsertf128 $1, (%0), %%ymm" #n ", %%ymm" #n                         \
+                             :                                                                     \
+                             : "r"(data)                                                           \
+                             : "memory");                                                          \
+        else if (part == INSN_VECTOR_HIGH)                                                         \
+            __asm__ volatile("vextractf128 $1, %%ymm" #n ", (%0)" : : "r"(data) : "memory");       \
+        else if (!write)                                                                           \
             __asm__ volatile("movups %%xmm" #n ", (%0)" : : "r"(data) : "memory");                 \
-        else if (wide)                                                                             \
+        else if (part == INSN_VECTOR_AVX)                                                          \
             __asm__ volatile("vmovups (%0), %%xmm" #n : : "r"(data) : "memory");                   \
         else                                                                                       \
             __asm__ volatile("movups (%0), %%xmm" #n : : "r"(data) : "memory");                    \
         break
 
 /* The registers are the guest's own, so the compiler is not told that one changes: it uses none. */
-static void vector_access(unsigned reg, void *data, bool write, bool wide)
+static void vector_access(unsigned reg, void *data, bool write, enum insn_vector part)
 {
     switch (reg & 15) {
         VECTOR(0);
@@ -127,13 +137,13 @@ static void vector_access(unsigned reg, void *data, bool write, bool wide)
     }
 }
 #else
-static void vector_access(unsigned reg, void *data, bool write, bool wide)
+static void vector_access(unsigned reg, void *data, bool write, enum insn_vector part)
 {
-    (void)reg, (void)data, (void)write, (void)wide;
+    (void)reg, (void)data, (void)write, (void)part;
 }
 #endif
 
-bool hw_fpu_vector(struct hw_vcpu *hv, unsigned reg, void *data, bool write, bool wide)
+bool hw_fpu_vector(struct hw_vcpu *hv, unsigned reg, void *data, bool write, enum insn_vector part)
 {
     struct fpu_access access;
     uint64_t flags;
@@ -143,9 +153,9 @@ bool hw_fpu_vector(struct hw_vcpu *hv, unsigned reg, void *data, bool write, boo
         return false;
     flags = x86_irq_save();
     fpu_open(hv, &access);
-    good = !wide || (hv->soft->policy.xcr0 && (xgetbv() & 6) == 6);
+    good = part == INSN_VECTOR_SSE || (hv->soft->policy.xcr0 && (xgetbv() & 6) == 6);
     if (good)
-        vector_access(reg, data, write, wide);
+        vector_access(reg, data, write, part);
     fpu_close(hv, &access);
     x86_irq_restore(flags);
     return good;
@@ -178,8 +188,8 @@ enum virtx_status hw_fpu_create(struct hw_vcpu *hv)
     soft->fpu_pages = (soft->fpu_bytes + VIRTX_PAGE_SIZE - 1) / VIRTX_PAGE_SIZE;
     hv->fpu_area = virtx_pages_alloc(hv->vcpu->virtx, soft->fpu_pages);
     if (!hv->fpu_area)
-        return virtx_fail(&hv->vcpu->error, VIRTX_E_NO_MEMORY, "vcpu",
-                          "the host has no pages left", soft->fpu_pages);
+        return virtx_fail(&hv->vcpu->error, VIRTX_E_NO_MEMORY, "vcpu", "the host has no pages left",
+                          soft->fpu_pages);
     if (named & VIRTX_HOST_FPU) {
         soft->host_fpu = virtx_pages_alloc(hv->vcpu->virtx, soft->fpu_pages);
         if (!soft->host_fpu) {
@@ -203,8 +213,8 @@ void hw_fpu_destroy(struct hw_vcpu *hv)
     hv->fpu_area = NULL;
 }
 
-/* Intel SDM "Processor State After Reset": FCW 0x40 after RESET differs from what FNINIT leaves (0x37f);
- * MXCSR is 0x1f80. */
+/* Intel SDM "Processor State After Reset": FCW 0x40 after RESET differs from what FNINIT leaves
+ * (0x37f); MXCSR is 0x1f80. */
 void hw_fpu_reset(struct hw_vcpu *hv)
 {
     uint8_t *area = hv->fpu_area;

@@ -6,7 +6,7 @@
 #define VIRTX_HW_SERVICE_H
 
 #include "hw/hw.h"
-#include "insn/insn.h"
+#include "insn/execute.h"
 #include "paging/memo.h"
 #include "x86/cpu.h"
 #include "x86/defs.h"
@@ -362,9 +362,9 @@ enum virtx_status hw_fpu_create(struct hw_vcpu *hv);
 void hw_fpu_destroy(struct hw_vcpu *hv);
 void hw_fpu_reset(struct hw_vcpu *hv);
 void hw_fpu_load(struct hw_vcpu *hv);
-/* 16 bytes of an XMM register of the guest; `wide` clears the rest on a write. False: the guest's
- * registers are not in the processor. */
-bool hw_fpu_vector(struct hw_vcpu *hv, unsigned reg, void *data, bool write, bool wide);
+/* 16 bytes of a vector register of the guest. False: its registers are not in the processor. */
+bool hw_fpu_vector(struct hw_vcpu *hv, unsigned reg, void *data, bool write,
+                   enum insn_vector part);
 void hw_fpu_unload(struct hw_vcpu *hv, bool restore_host);
 void hw_fpu_xcr0(struct hw_vcpu *hv); /* state.xcr0 has changed */
 void hw_switch_plan(struct hw_vcpu *hv);

@@ -160,6 +160,8 @@ enum insn_result write_memory(struct exec *exec, uint64_t linear, const void *da
                               unsigned flags);
 enum insn_result compare_exchange(struct exec *exec, uint64_t linear, void *expected,
                                   const void *desired, unsigned size);
+/* Keeps what an instruction that is executed again is to find as it was. */
+enum insn_result log_value(struct exec *exec, unsigned address, void *data, unsigned size);
 enum insn_result port_in(struct exec *exec, uint16_t port, void *data, unsigned size);
 enum insn_result port_out(struct exec *exec, uint16_t port, const void *data, unsigned size);
 void commit(struct exec *exec);

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * SSE moves between a register and memory (or, of MOVD and MOVQ, a general register), and their AVX
- * forms of 128 bits: what drivers use on MMIO. The decoder gives them no name, so they are found by
- * opcode and mandatory prefix here (Intel SDM, "Instruction Set Reference", the instructions' own
- * pages).
+ * forms of 128 and 256 bits: what drivers use on MMIO. The decoder gives them no name, so they are
+ * found by opcode and mandatory prefix here (Intel SDM, "Instruction Set Reference", the
+ * instructions' own pages).
  */
 #include "insn/exec.h"
 
@@ -67,14 +67,19 @@ static unsigned mandatory(const struct insn *insn)
     return insn->prefixes & INSN_PREFIX_OPSIZE ? PREFIX_66 : PREFIX_NONE;
 }
 
+static bool of_256_bits(const struct insn *insn)
+{
+    return insn->encoding == INSN_VEX && (insn->imm2 & 4);
+}
+
 static const struct vector_move *find(const struct insn *insn)
 {
     bool vex = insn->encoding == INSN_VEX;
 
     if ((insn->encoding != INSN_LEGACY && !vex) || insn->map != INSN_MAP_0F || !insn->has_modrm)
         return NULL;
-    /* Of 256 bits; with a second source, which those have that merge. */
-    if (vex && ((insn->imm2 & 4) || (insn->imm2 & 0x78) != 0x78))
+    /* With a second source, which those have that merge. */
+    if (vex && (insn->imm2 & 0x78) != 0x78)
         return NULL;
     for (unsigned i = 0; i < sizeof(moves) / sizeof(moves[0]); i++) {
         const struct vector_move *move = &moves[i];
@@ -82,6 +87,8 @@ static const struct vector_move *find(const struct insn *insn)
         if (move->opcode != insn->opcode || move->prefix != mandatory(insn))
             continue;
         if (insn->modrm >= 0xc0 && !(move->flags & GENERAL))
+            return NULL;
+        if (of_256_bits(insn) && move->size != 16)
             return NULL;
         return vex && (move->flags & (MERGE | HIGH)) && (move->flags & LOAD) ? NULL : move;
     }
@@ -102,17 +109,22 @@ static enum insn_result check(struct exec *exec)
     return cpu->cr0 & CR0_TS ? raise(exec, VECTOR_NM) : INSN_OK;
 }
 
+static enum insn_vector part_of(const struct exec *exec)
+{
+    return exec->insn->encoding == INSN_VEX ? INSN_VECTOR_AVX : INSN_VECTOR_SSE;
+}
+
 static enum insn_result with_register(struct exec *exec, const struct vector_move *move,
                                       unsigned reg, unsigned size, uint64_t *value)
 {
     unsigned general = (exec->insn->modrm & 7u) | (exec->insn->rex & 1u) << 3;
-    bool wide = exec->insn->encoding == INSN_VEX;
+    enum insn_vector part = part_of(exec);
 
     if (move->flags & LOAD) {
         value[0] = read_gpr(exec, general, size);
         value[1] = 0;
     }
-    if (!exec->ops->vector(exec->context, reg, value, move->flags & LOAD, wide))
+    if (!exec->ops->vector(exec->context, reg, value, move->flags & LOAD, part))
         return INSN_UNSUPPORTED;
     if (move->flags & STORE)
         stage_gpr(exec, general, size, value[0]);
@@ -122,7 +134,8 @@ static enum insn_result with_register(struct exec *exec, const struct vector_mov
 static enum insn_result with_memory(struct exec *exec, const struct vector_move *move, unsigned reg,
                                     unsigned size, uint64_t *value)
 {
-    bool wide = exec->insn->encoding == INSN_VEX, store = move->flags & STORE;
+    enum insn_vector part = part_of(exec);
+    bool store = move->flags & STORE;
     uint64_t loaded[2] = {0, 0}, linear;
     enum insn_result result = operand_address(exec, size, store, &linear);
     unsigned half = move->flags & HIGH ? 1 : 0;
@@ -131,7 +144,7 @@ static enum insn_result with_memory(struct exec *exec, const struct vector_move 
         return raise_code(exec, VECTOR_GP, 0);
     /* What the log holds need not be had again. */
     if (!result && (store ? !exec->replay->count : move->flags & (MERGE | HIGH)) &&
-        !exec->ops->vector(exec->context, reg, value, false, wide))
+        !exec->ops->vector(exec->context, reg, value, false, part))
         return INSN_UNSUPPORTED;
     if (result)
         return result;
@@ -146,7 +159,57 @@ static enum insn_result with_memory(struct exec *exec, const struct vector_move 
         value[0] = loaded[0];
         value[1] = loaded[1];
     }
-    return exec->ops->vector(exec->context, reg, value, true, wide) ? INSN_OK : INSN_UNSUPPORTED;
+    return exec->ops->vector(exec->context, reg, value, true, part) ? INSN_OK : INSN_UNSUPPORTED;
+}
+
+/*
+ * 32 bytes are two accesses. What a store has still to write is in the log, so that the register
+ * need not be had again once the first half has been written.
+ */
+static enum insn_result store_256(struct exec *exec, unsigned reg, uint64_t linear)
+{
+    uint64_t low[2] = {0, 0}, high[2] = {0, 0};
+    bool fresh = !exec->replay->count;
+    enum insn_result result;
+
+    if (fresh && !(exec->ops->vector(exec->context, reg, low, false, INSN_VECTOR_AVX) &&
+                   exec->ops->vector(exec->context, reg, high, false, INSN_VECTOR_HIGH)))
+        return INSN_UNSUPPORTED;
+    result = log_value(exec, reg, high, sizeof(high));
+    if (!result)
+        result = probe_write(exec, linear + 16, 16); /* faults before anything is written */
+    if (!result)
+        result = write_memory(exec, linear, low, 16, 0);
+    return result ? result : write_memory(exec, linear + 16, high, 16, 0);
+}
+
+static enum insn_result load_256(struct exec *exec, unsigned reg, uint64_t linear)
+{
+    uint64_t low[2], high[2];
+    enum insn_result result = read_memory(exec, linear, low, 16, 0);
+
+    if (!result)
+        result = read_memory(exec, linear + 16, high, 16, 0);
+    if (result)
+        return result;
+    return exec->ops->vector(exec->context, reg, low, true, INSN_VECTOR_AVX) &&
+                   exec->ops->vector(exec->context, reg, high, true, INSN_VECTOR_HIGH)
+               ? INSN_OK
+               : INSN_UNSUPPORTED;
+}
+
+static enum insn_result with_32_bytes(struct exec *exec, const struct vector_move *move,
+                                      unsigned reg)
+{
+    bool store = move->flags & STORE;
+    uint64_t linear;
+    enum insn_result result = operand_address(exec, 32, store, &linear);
+
+    if (result)
+        return result;
+    if ((move->flags & ALIGNED) && (linear & 31))
+        return raise_code(exec, VECTOR_GP, 0);
+    return store ? store_256(exec, reg, linear) : load_256(exec, reg, linear);
 }
 
 /* All that has no name. */
@@ -169,5 +232,7 @@ enum insn_result execute_vector(struct exec *exec)
     size = move->flags & GENERAL && insn->rex & 8 ? 8 : move->size;
     if (insn->modrm >= 0xc0)
         return with_register(exec, move, reg, size, value);
+    if (of_256_bits(insn))
+        return with_32_bytes(exec, move, reg);
     return with_memory(exec, move, reg, size, value);
 }

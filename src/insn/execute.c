@@ -93,6 +93,17 @@ enum insn_result write_memory(struct exec *exec, uint64_t linear, const void *da
         access, exec->ops->write(exec->context, linear, access->data, size, flags, exec->fault));
 }
 
+enum insn_result log_value(struct exec *exec, unsigned address, void *data, unsigned size)
+{
+    struct insn_access *access = next_access(exec, INSN_ACCESS_REGISTER, address, size);
+
+    if (!access)
+        return INSN_UNSUPPORTED;
+    copy(access->done ? data : access->data, access->done ? access->data : data, size);
+    access->done = 1;
+    return INSN_OK;
+}
+
 /* INSN_AGAIN: raced, expected holds what is there, and the read before it now says so too. */
 enum insn_result compare_exchange(struct exec *exec, uint64_t linear, void *expected,
                                   const void *desired, unsigned size)

@@ -87,6 +87,13 @@ enum insn_access_flags {
     INSN_ACCESS_PROBE = 8,  /**< a write that is not made: only answer OK or FAULT; data is NULL */
 };
 
+/** Which bytes of a vector register. */
+enum insn_vector {
+    INSN_VECTOR_SSE,  /**< the lower 16; a write leaves the others as they are */
+    INSN_VECTOR_AVX,  /**< the lower 16; a write clears the others */
+    INSN_VECTOR_HIGH, /**< bytes 16 to 31; a write leaves the lower ones as they are */
+};
+
 /**
  * How the executor reaches memory and devices. An access may cross pages: it is passed whole and
  * splitting it is the callback's work, as is paging. size is 1 to 16 bytes. A callback that answers
@@ -138,10 +145,10 @@ struct insn_ops {
      */
     struct insn_msrs *(*msrs)(void *context);
     /**
-     * Reads or writes the 16 bytes of XMM register reg; with wide, a write clears the upper half of the
-     * YMM register. False: it cannot be had now. Without it, SSE and AVX moves are INSN_UNSUPPORTED.
+     * Reads or writes 16 bytes of vector register reg. False: it cannot be had now. Without it, SSE and
+     * AVX moves are INSN_UNSUPPORTED.
      */
-    bool (*vector)(void *context, unsigned reg, void *data, bool write, bool wide);
+    bool (*vector)(void *context, unsigned reg, void *data, bool write, enum insn_vector part);
 };
 
 /** Kinds of access in the replay log. */
@@ -151,6 +158,7 @@ enum insn_access_kind {
     INSN_ACCESS_COMPARE_EXCHANGE, /**< for a device: a write of data */
     INSN_ACCESS_IN,
     INSN_ACCESS_OUT,
+    INSN_ACCESS_REGISTER, /**< half a vector register as it was at first; never pending */
 };
 
 /** One access of the current instruction. */

@@ -357,6 +357,67 @@ static void sse_to_mmio(void)
     CHECK_EQUAL(GUEST_CONTINUE(), 1);
 }
 
+static void guest_avx_mmio(uint64_t at)
+{
+    uint64_t high[2] = {0, 0}, cr4;
+    uint32_t a = 1, b, c = 0, d;
+
+    __asm__ volatile("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));
+    if (~c >> 26 & 1 || ~c >> 28 & 1) { /* XSAVE, AVX */
+        guest_done(2);
+        return;
+    }
+    __asm__ volatile("movq %%cr4, %0; orq $0x40000, %0; movq %0, %%cr4" : "=&r"(cr4));
+    __asm__ volatile("xsetbv" : : "a"(7), "d"(0), "c"(0));
+    __asm__ volatile("vmovups (%1), %%ymm5\n"
+                     "vextractf128 $1, %%ymm5, %0\n"
+                     "vmovups %%ymm5, 32(%1)\n"
+                     "vzeroupper"
+                     : "=m"(high)
+                     : "r"(at)
+                     : "memory");
+    guest_done(high[0] == 0x3333333333333333 && high[1] == 0x4444444444444444);
+}
+
+/* 32 bytes are four pieces, read and then written. */
+static void avx_to_mmio(void)
+{
+    static const uint64_t value[] = {0x1111111111111111, 0x2222222222222222, 0x3333333333333333,
+                                     0x4444444444444444};
+    enum virtx_status status = VIRTX_OK;
+    struct virtx_state state;
+
+    machine_open();
+    guest_prepare(guest_avx_mmio, GUEST_HOLE + 0x40);
+    if (engine_is("qemu")) {
+        /* QEMU does not intercept XSETBV, so the library would not know of the guest's. */
+        CHECK_OK(virtx_vcpu_get(machine.vcpu, VIRTX_STATE_XCR, &state));
+        state.xcr0 = 7;
+        CHECK_OK(virtx_vcpu_set(machine.vcpu, VIRTX_STATE_XCR, &state));
+    }
+    for (unsigned i = 0; i < 8; i++) {
+        bool write = i >= 4;
+
+        if (status != VIRTX_AGAIN)
+            vcpu_run(machine.vcpu);
+        if (i == 0 && machine.exit->reason == VIRTX_EXIT_IO && machine.exit->io.value == 2) {
+            virtx_vcpu_complete(machine.vcpu, NULL);
+            not_shown("the processor has no AVX");
+            return;
+        }
+        if (!CHECK_EQUAL(machine.exit->reason, VIRTX_EXIT_MMIO))
+            return;
+        CHECK_EQUAL(machine.exit->mmio.gpa, GUEST_HOLE + 0x40 + 8 * i);
+        CHECK_EQUAL(machine.exit->mmio.size, 8);
+        CHECK_EQUAL(machine.exit->mmio.access, write ? VIRTX_WRITE : VIRTX_READ);
+        if (write)
+            CHECK_EQUAL(machine.exit->mmio.value, value[i & 3]);
+        status = virtx_vcpu_complete(machine.vcpu, write ? NULL : &value[i]);
+        CHECK_EQUAL(status, (i & 3) == 3 ? VIRTX_OK : VIRTX_AGAIN);
+    }
+    CHECK_EQUAL(GUEST_CONTINUE(), 1);
+}
+
 #define BOTH(name)                                                                                 \
     static void name##_hardware(void)                                                              \
     {                                                                                              \
@@ -383,4 +444,5 @@ GUEST_CASES(CASES("real-mode-flags-and-interrupts", flags), CASES("real-mode-fau
             CASES("real-mode-system-instructions", system_instructions),
             CASES("real-protected-big-real", changes),
             CASES("real-mode-to-64-bit-and-back", long_mode), CASES("real-mode-events", events),
-            CASES("kicks-in-big-real-mode", kicks), {"sse-moves-to-mmio", sse_to_mmio});
+            CASES("kicks-in-big-real-mode", kicks), {"sse-moves-to-mmio", sse_to_mmio},
+            {"avx-moves-to-mmio", avx_to_mmio});

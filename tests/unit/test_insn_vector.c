@@ -14,7 +14,7 @@ enum { RAX, RCX, RDX, RBX };
 
 static struct {
     struct insn_cpu cpu;
-    uint64_t gpr[16], xmm[16][2];
+    uint64_t gpr[16], xmm[16][4];
     struct insn_ops ops;
     struct insn_replay replay;
     struct insn_fault fault;
@@ -35,19 +35,32 @@ static enum insn_access_result do_read(void *context, uint64_t linear, void *dat
 static enum insn_access_result do_write(void *context, uint64_t linear, const void *data,
                                         unsigned size, unsigned flags, struct insn_fault *fault)
 {
-    (void)context, (void)flags, (void)fault;
+    (void)context, (void)fault;
     ck_assert_uint_le(linear + size, sizeof(m.memory));
+    if (flags & INSN_ACCESS_PROBE)
+        return INSN_ACCESS_OK;
     memcpy(m.memory + linear, data, size);
     return INSN_ACCESS_OK;
 }
 
-static bool do_vector(void *context, unsigned reg, void *data, bool write, bool wide)
+static enum insn_access_result do_pend(void *context, uint64_t linear, const void *data,
+                                       unsigned size, unsigned flags, struct insn_fault *fault)
 {
+    (void)context, (void)linear, (void)data, (void)size, (void)fault;
+    return flags & INSN_ACCESS_PROBE ? INSN_ACCESS_OK : INSN_ACCESS_PENDING;
+}
+
+static bool do_vector(void *context, unsigned reg, void *data, bool write, enum insn_vector part)
+{
+    uint64_t *half = m.xmm[reg] + (part == INSN_VECTOR_HIGH ? 2 : 0);
+
     (void)context;
     if (m.absent)
         return false;
-    m.wide += write && wide;
-    memcpy(write ? m.xmm[reg] : data, write ? data : m.xmm[reg], 16);
+    m.wide += write && part == INSN_VECTOR_AVX;
+    if (write && part == INSN_VECTOR_AVX)
+        memset(m.xmm[reg] + 2, 0, 16);
+    memcpy(write ? half : data, write ? data : half, 16);
     return true;
 }
 
@@ -63,8 +76,8 @@ static void setup(void)
     m.ops = (struct insn_ops){.read = do_read, .write = do_write, .vector = do_vector};
     for (unsigned i = 0; i < sizeof(m.memory); i++)
         m.memory[i] = (uint8_t)(i * 7 + 3);
-    for (unsigned i = 0; i < 32; i++)
-        m.xmm[i / 2][i % 2] = 0x0123456789abcdef * (2 * i + 1);
+    for (unsigned i = 0; i < 64; i++)
+        m.xmm[i / 4][i % 4] = 0x0123456789abcdefu * (2 * i + 1);
 }
 
 static enum insn_result run(const uint8_t *bytes, size_t count)
@@ -108,10 +121,16 @@ static const struct {
     {4, {0x66, 0x0f, 0xe7, 0x1b}, false}, {4, {0xf2, 0x0f, 0xf0, 0x1b}, false},
     {4, {0xc5, 0xf8, 0x10, 0x1b}, true},  {4, {0xc5, 0xfa, 0x7f, 0x1b}, true},
     {4, {0xc5, 0xf9, 0x6f, 0x1b}, true},  {4, {0xc5, 0xfa, 0x7e, 0x1b}, true},
+    {4, {0xc5, 0xfc, 0x10, 0x1b}, true},  {4, {0xc5, 0xfd, 0x11, 0x1b}, true},
+    {4, {0xc5, 0xfc, 0x28, 0x1b}, true},  {4, {0xc5, 0xfd, 0x29, 0x1b}, true},
+    {4, {0xc5, 0xfc, 0x2b, 0x1b}, true},  {4, {0xc5, 0xfd, 0x6f, 0x1b}, true},
+    {4, {0xc5, 0xfe, 0x6f, 0x1b}, true},  {4, {0xc5, 0xfd, 0x7f, 0x1b}, true},
+    {4, {0xc5, 0xfe, 0x7f, 0x1b}, true},  {4, {0xc5, 0xfd, 0xe7, 0x1b}, true},
+    {4, {0xc5, 0xff, 0xf0, 0x1b}, true},  {4, {0xc5, 0xfa, 0x10, 0x1b}, true},
     {4, {0xc5, 0xf9, 0xd6, 0x1b}, true},  {5, {0xc4, 0xe1, 0xf9, 0x6e, 0xdb}, true},
 };
 
-/* The same by the processor; rbx and xmm3 as they were and as they become. */
+/* The same by the processor; rbx and ymm3 as they were and as they become. */
 static void native(const uint8_t *bytes, size_t count, uint64_t *rbx, uint64_t *xmm)
 {
     uint8_t *code =
@@ -120,14 +139,25 @@ static void native(const uint8_t *bytes, size_t count, uint64_t *rbx, uint64_t *
     ck_assert_ptr_ne(code, MAP_FAILED);
     memcpy(code, bytes, count);
     code[count] = 0xc3;
-    __asm__ volatile("movups (%2), %%xmm3\n"
-                     "movq (%1), %%rbx\n"
-                     "call *%0\n"
-                     "movq %%rbx, (%1)\n"
-                     "movups %%xmm3, (%2)\n"
-                     :
-                     : "r"(code), "r"(rbx), "r"(xmm)
-                     : "rbx", "xmm3", "memory");
+    if (__builtin_cpu_supports("avx"))
+        __asm__ volatile("vmovups (%2), %%ymm3\n"
+                         "movq (%1), %%rbx\n"
+                         "call *%0\n"
+                         "movq %%rbx, (%1)\n"
+                         "vmovups %%ymm3, (%2)\n"
+                         "vzeroupper\n"
+                         :
+                         : "r"(code), "r"(rbx), "r"(xmm)
+                         : "rbx", "xmm3", "memory");
+    else
+        __asm__ volatile("movups (%2), %%xmm3\n"
+                         "movq (%1), %%rbx\n"
+                         "call *%0\n"
+                         "movq %%rbx, (%1)\n"
+                         "movups %%xmm3, (%2)\n"
+                         :
+                         : "r"(code), "r"(rbx), "r"(xmm)
+                         : "rbx", "xmm3", "memory");
     munmap(code, 4096);
 }
 
@@ -135,21 +165,20 @@ START_TEST(as_the_processor)
 {
     const uint8_t *bytes = moves[_i].bytes;
     bool general = bytes[moves[_i].length - 1] == 0xdb;
-    _Alignas(16) uint8_t memory[64];
-    uint64_t rbx, xmm[2];
+    _Alignas(32) uint8_t memory[64];
+    uint64_t rbx, xmm[4];
 
     if (moves[_i].vex && !__builtin_cpu_supports("avx"))
         return;
     memcpy(memory, m.memory, sizeof(memory));
     memcpy(xmm, m.xmm[3], sizeof(xmm));
-    rbx = general ? 0xfedcba9876543210 : (uintptr_t)memory + 16;
-    m.gpr[RBX] = general ? rbx : 16;
+    rbx = general ? 0xfedcba9876543210 : (uintptr_t)memory + 32;
+    m.gpr[RBX] = general ? rbx : 32;
     m.cpu.avx = true;
     native(bytes, moves[_i].length, &rbx, xmm);
     ck_assert_int_eq(run(bytes, moves[_i].length), INSN_OK);
     ck_assert_mem_eq(m.memory, memory, sizeof(memory));
-    ck_assert_uint_eq(m.xmm[3][0], xmm[0]);
-    ck_assert_uint_eq(m.xmm[3][1], xmm[1]);
+    ck_assert_mem_eq(m.xmm[3], xmm, sizeof(xmm));
     if (general)
         ck_assert_uint_eq(m.gpr[RBX], rbx);
     ck_assert_uint_eq(m.cpu.rip, moves[_i].length);
@@ -177,6 +206,8 @@ START_TEST(faults)
     ck_fault(RUN(0xc5, 0xf8, 0x10, 0x1b), 6); /* vmovups without AVX */
     m.cpu.avx = true;
     ck_assert_int_eq(RUN(0xc5, 0xf8, 0x10, 0x1b), INSN_OK);
+    m.gpr[RBX] = 16;
+    ck_fault(RUN(0xc5, 0xfc, 0x28, 0x1b), 13); /* vmovaps ymm wants 32 */
     ck_assert_uint_eq(m.wide, 1);
     m.cpu.cr4 = 1 << 9;
     m.absent = true;
@@ -186,13 +217,39 @@ START_TEST(faults)
 }
 END_TEST
 
-/* Neither moves nor of 128 bits. */
+/* A device answers each half later; the register is not to be had any more then. */
+START_TEST(halves_answered_later)
+{
+    const uint8_t bytes[16] = {0xc5, 0xfc, 0x11, 0x1b}; /* vmovups [rbx], ymm3 */
+    struct insn insn;
+
+    m.gpr[RBX] = 32;
+    m.cpu.avx = true;
+    m.ops.write = do_pend;
+    insn_decode(&insn, bytes, 15, INSN_64);
+    for (unsigned i = 0; i < 2; i++) {
+        struct insn_access *last;
+
+        ck_assert_int_eq(insn_execute(&insn, &m.cpu, &m.ops, &m, &m.replay, 1, &m.fault),
+                         INSN_PENDING);
+        last = &m.replay.access[m.replay.count - 1];
+        ck_assert_uint_eq(last->address, 32 + 16 * i);
+        ck_assert_mem_eq(last->data, m.xmm[3] + 2 * i, 16);
+        last->done = 1;
+        m.absent = true;
+    }
+    ck_assert_int_eq(insn_execute(&insn, &m.cpu, &m.ops, &m, &m.replay, 1, &m.fault), INSN_OK);
+    ck_assert_uint_eq(m.cpu.rip, 4);
+}
+END_TEST
+
+/* Neither moves nor known. */
 START_TEST(unknown)
 {
     m.gpr[RBX] = 16;
     m.cpu.avx = true;
     ck_assert_int_eq(RUN(0x0f, 0x58, 0x1b), INSN_UNSUPPORTED);       /* addps */
-    ck_assert_int_eq(RUN(0xc5, 0xfc, 0x10, 0x1b), INSN_UNSUPPORTED); /* vmovups ymm */
+    ck_assert_int_eq(RUN(0xc5, 0xfd, 0xd6, 0x1b), INSN_UNSUPPORTED); /* vmovq with L */
     ck_assert_int_eq(RUN(0x0f, 0x10, 0xdb), INSN_UNSUPPORTED);       /* between registers */
     ck_assert_int_eq(RUN(0xd9, 0x03), INSN_UNSUPPORTED);             /* fld */
     ck_assert_uint_eq(m.cpu.rip, 0);
@@ -209,6 +266,7 @@ int main(void)
     tcase_add_checked_fixture(tests, setup, NULL);
     tcase_add_loop_test(tests, as_the_processor, 0, sizeof(moves) / sizeof(moves[0]));
     tcase_add_test(tests, faults);
+    tcase_add_test(tests, halves_answered_later);
     tcase_add_test(tests, unknown);
     suite_add_tcase(suite, tests);
     runner = srunner_create(suite);
