@@ -173,9 +173,11 @@ struct shadow_vm {
     uint32_t stamp;    /* of the fault that is being answered */
     uint64_t narrowed; /* how often an entry has lost rights */
     uint64_t round;    /* generation that ends `closing`; 0: no page is */
-    bool put_off;      /* some page table was not looked at, as no root in use led to it */
-    uint32_t open;     /* unsync pages that are not closing */
-    uint64_t links;    /* how often an entry that points to a table has changed */
+    uint64_t
+        dropped;    /* VIRTX_TABLE_SYNC_DROP: tables dropped since the last flush, by frame % 64 */
+    bool put_off;   /* some page table was not looked at, as no root in use led to it */
+    uint32_t open;  /* unsync pages that are not closing */
+    uint64_t links; /* how often an entry that points to a table has changed */
     struct shadow_page **hash[SHADOW_HASH]; /* pages of heads */
     uint32_t *rmap[SHADOW_RMAP];            /* pages of heads */
     struct shadow_page **directory[SHADOW_DIRECTORY];

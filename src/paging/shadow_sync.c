@@ -172,6 +172,7 @@ void shadow_sync_leaves(struct shadow_vm *sv, const struct shadow_page *root)
     struct shadow_page *page = sv->unsync[SHADOW_LEAVES], *next;
     bool alone = shadow_alone(sv);
 
+    sv->dropped = 0;
     if (!root)
         sv->put_off = false;
     for (; page; page = next) {
@@ -247,10 +248,17 @@ static bool is_idle(struct shadow_vm *sv, struct shadow_page *page)
     return page->idle >= IDLE_MAX;
 }
 
-static bool to_be_dropped(const struct shadow_vm *sv, const struct shadow_page *page)
+/* Once between two flushes: an instruction may be fetched, or read, by way of the table that it
+ * writes, and would never end. */
+static bool to_be_dropped(struct shadow_vm *sv, const struct shadow_page *page)
 {
-    return sv->vm->config.table_sync == VIRTX_TABLE_SYNC_DROP && !page->pins &&
-           page->stamp != sv->stamp;
+    uint64_t bit = BIT(page->gfn % 64);
+
+    if (sv->vm->config.table_sync != VIRTX_TABLE_SYNC_DROP || page->pins ||
+        page->stamp == sv->stamp || (sv->dropped & bit))
+        return false;
+    sv->dropped |= bit;
+    return true;
 }
 
 void shadow_table_told(struct shadow_vm *sv, uint64_t gfn)

@@ -794,6 +794,41 @@ START_TEST(test_pml4e_bit_8)
 }
 END_TEST
 
+/* An instruction that is fetched by way of the table it writes comes to its end. */
+START_TEST(test_fetched_by_what_it_writes)
+{
+    const struct ref_access write = {.write = true}, fetch = {.fetch = true};
+    bool done = false;
+    uint64_t hpa;
+
+    sync_policy = (enum virtx_table_sync)_i;
+    begin(1, POOL_PAGES, 46);
+    world.executes = false;
+    cpu = 0;
+    set_format(FOUR_LEVEL);
+    world.mode[0].cr0 |= CR0_WP;
+    world.mode[0].cr4 &= ~(CR4_SMAP | CR4_PKE);
+    for (uint64_t frame = 10; frame < 30; frame++)
+        memset(world_ram(frame * PAGE), 0, PAGE);
+    entry(10, 0, 11);
+    entry(11, 0, 12);
+    entry(12, 0, 13); /* of the code */
+    entry(12, 1, 14); /* by which the other is written */
+    entry(13, 0, 40);
+    entry(14, 0, 13);
+    world.mode[0].cr3 = 10 * PAGE;
+    changed(true);
+    for (unsigned tries = 0; tries < 8 && !done; tries++) {
+        ck_assert_int_eq(world_access(0, 0, &fetch, &hpa), DONE);
+        ck_assert_int_eq(world_access(0, 512 * PAGE, &write, &hpa), DONE);
+        done = world_processor(0, 0, &fetch).kind == REF_OK;
+    }
+    EXPECT(done);
+    world_audit();
+    world_end();
+}
+END_TEST
+
 /* A page table that the guest's flush did not look at, as no root in use led to it, and then one
  * does. */
 START_TEST(test_put_off)
@@ -898,6 +933,7 @@ int main(int argc, char **argv)
     tcase_add_test(c, test_way);
     tcase_add_loop_test(c, test_pml4e_bit_8, 0, 2);
     tcase_add_test(c, test_put_off);
+    tcase_add_loop_test(c, test_fetched_by_what_it_writes, 0, VIRTX_TABLE_SYNC_DROP + 1);
     tcase_add_test(c, test_rounds);
     suite_add_tcase(suite, c);
     runner = srunner_create(suite);
