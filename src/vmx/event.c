@@ -126,8 +126,10 @@ bool vmx_event_interrupted(struct vmx_vcpu *v)
         .has_error = info & INTERRUPTION_ERROR,
         .address = hv->state.cr2, /* #PF: the processor has written it already */
     };
-    if (event.type == VIRTX_EVENT_INTERRUPT && !hv->injected && hv->controls.apic.delivery)
-        event.vector = vmx_apic_in_service(v);
+    /* 1 is no type: nothing had been delivered before. */
+    if (event.type <= 1 && !hv->injected && hv->controls.apic.delivery)
+        event = (struct virtx_event){.type = VIRTX_EVENT_INTERRUPT,
+                                     .vector = vmx_apic_in_service(v)};
     if (event.has_error)
         event.error = (uint32_t)vmx_vmread(VMCS_IDT_ERROR_CODE);
     if (event.type >= VIRTX_EVENT_SOFT_INTERRUPT)
