@@ -147,15 +147,18 @@ static int interrupt_waiting(struct virtx_vcpu *vcpu)
 }
 
 /* The same, less what the processor delivers by itself. */
-static int software_waiting(struct hw_vcpu *hv)
+static __attribute__((noinline)) int less_delivered(struct virtx_vcpu *vcpu)
 {
-    struct virtx_vcpu *vcpu = hv->vcpu;
     int external;
 
-    if (!hv->soft->apic.delivery)
-        return interrupt_waiting(vcpu);
     external = vcpu->irq->apic->external(vcpu->irq_ctx); /* asked in any case: it brings IRR up to date */
     return vcpu->events.has_interrupt ? vcpu->events.interrupt.vector : external;
+}
+
+static inline int software_waiting(struct hw_vcpu *hv)
+{
+    return unlikely(hv->soft->apic.delivery) ? less_delivered(hv->vcpu)
+                                             : interrupt_waiting(hv->vcpu);
 }
 
 /* The entry that delivers it is certain now: takes the interrupt from where it waited. As inject(). */
@@ -310,7 +313,7 @@ static enum hw_next decide(struct hw_vcpu *hv)
         hw_record(hv, VIRTX_EXIT_WINDOW);
         return HW_LEAVE;
     }
-    if (unlikely(hv->soft->cr8_shadow) || (hv->soft->apic.page && !hv->soft->apic.delivery))
+    if (unlikely(hv->soft->cr8_shadow | hv->soft->apic.page) && !hv->soft->apic.delivery)
         hw_tpr_threshold(hv);
     interrupt_window = waiting || queue->want_window;
     hv->soft->waiting = interrupt_window || nmi_window;

@@ -76,7 +76,8 @@ static enum hw_next prepare(struct hw_vcpu *hv)
     if ((hv->work & HW_WORK_STARTUP) && hw_startup(hv) == HW_LEAVE)
         return HW_LEAVE;
     if (hv->work & HW_WORK_EVENT) {
-        hw_apic_follow(hv);
+        if (hv->ops->apic_page)
+            hw_apic_follow(hv);
         hw_tpr_follow(hv);
     }
     if (unlikely(hv->work & HW_WORK_ENGINE)) {

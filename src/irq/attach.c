@@ -100,7 +100,7 @@ static enum virtx_verdict serve_page(struct virtx_vcpu *vcpu, struct virtx_exit 
         return VIRTX_DEFAULT;
     if (mmio->access == VIRTX_READ) {
         plain = lapic_plain_at(lapic, offset, mmio->size);
-        if (plain != NULL && likely(!lapic_in_page(lapic))) {
+        if (plain != NULL && likely(lapic->attention == 0)) {
             mmio->value = *plain;
             return VIRTX_HANDLED;
         }

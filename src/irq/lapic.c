@@ -303,7 +303,7 @@ static void fold_word(uint32_t *word, uint32_t edge, uint32_t level)
     word[LAPIC_TMR] = (word[LAPIC_TMR] & ~edge) | level;
 }
 
-static void fold_inbox(struct virtx_lapic *l)
+static inline void fold_inbox(struct virtx_lapic *l)
 {
     uint32_t errors;
 
@@ -338,7 +338,7 @@ void lapic_attend(struct virtx_lapic *l)
 {
     uint32_t attention = __atomic_load_n(&l->attention, __ATOMIC_RELAXED);
 
-    if (attention & LAPIC_IN_PAGE)
+    if (unlikely(attention & LAPIC_IN_PAGE))
         lapic_look(l);
     if (attention & LAPIC_POSTED)
         fold_inbox(l);

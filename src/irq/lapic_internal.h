@@ -88,7 +88,7 @@ static inline void lapic_fold(struct virtx_lapic *l)
 
 static inline bool lapic_in_page(const struct virtx_lapic *l)
 {
-    return l->regs != l->own;
+    return (l->attention & LAPIC_IN_PAGE) != 0; /* which no other CPU changes */
 }
 
 uint32_t lapic_version(const struct virtx_lapic_config *config);
@@ -116,7 +116,7 @@ static inline const uint32_t *lapic_plain_at(const struct virtx_lapic *l, uint32
 
 uint8_t lapic_highest(const struct virtx_lapic *l, unsigned set, uint8_t from);
 void lapic_move(struct virtx_lapic *l, uint32_t *page);
-void lapic_show(struct virtx_lapic *l);
+void lapic_show_all(struct virtx_lapic *l);
 void lapic_look(struct virtx_lapic *l);
 bool lapic_changed_page(struct virtx_lapic *l);
 void lapic_ended(struct virtx_lapic *l, uint8_t vector);
@@ -128,6 +128,13 @@ bool lapic_base_good(const struct virtx_lapic *l, uint64_t value);
 uint32_t lapic_lvt_writable(const struct virtx_lapic *l, int lvt);
 uint32_t lapic_svr_writable(const struct virtx_lapic *l);
 uint64_t lapic_timer_ticks(const struct virtx_lapic *l, uint64_t time);
+
+/* Registers in the page show what they have become. */
+static inline void lapic_show(struct virtx_lapic *l)
+{
+    if (__builtin_expect(lapic_in_page(l), 0))
+        lapic_show_all(l);
+}
 
 void lapic_update_ppr(struct virtx_lapic *l);
 void lapic_update_lint(struct virtx_lapic *l);

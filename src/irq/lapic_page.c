@@ -18,12 +18,10 @@
 #define ICR_HIGH      (0x310 / 4)
 #define INITIAL_COUNT (0x380 / 4)
 
-void lapic_show(struct virtx_lapic *l)
+void lapic_show_all(struct virtx_lapic *l)
 {
     bool x2apic = virtx_lapic_x2apic(l);
 
-    if (!lapic_in_page(l))
-        return;
     for (unsigned reg = 0; reg < LAPIC_REGISTERS; reg++) {
         if (lapic_plain[reg] != 0)
             memcpy(&l->regs[reg * 4], (const uint8_t *)l + lapic_plain[reg], sizeof(uint32_t));
