@@ -100,7 +100,7 @@ static enum virtx_verdict serve_page(struct virtx_vcpu *vcpu, struct virtx_exit 
         return VIRTX_DEFAULT;
     if (mmio->access == VIRTX_READ) {
         plain = lapic_plain_at(lapic, offset, mmio->size);
-        if (plain != NULL && likely(lapic->attention == 0)) {
+        if (plain != NULL && likely(__atomic_load_n(&lapic->attention, __ATOMIC_RELAXED) == 0)) {
             mmio->value = *plain;
             return VIRTX_HANDLED;
         }

@@ -88,7 +88,8 @@ static inline void lapic_fold(struct virtx_lapic *l)
 
 static inline bool lapic_in_page(const struct virtx_lapic *l)
 {
-    return (l->attention & LAPIC_IN_PAGE) != 0; /* which no other CPU changes */
+    /* No other CPU changes this bit, but they do change the word. */
+    return (__atomic_load_n(&l->attention, __ATOMIC_RELAXED) & LAPIC_IN_PAGE) != 0;
 }
 
 uint32_t lapic_version(const struct virtx_lapic_config *config);

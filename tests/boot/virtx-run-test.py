@@ -150,14 +150,14 @@ class Command(unittest.TestCase):
                              "--memory", "1G", "--timeout", "7")
         self.assertEqual((done.returncode, done.stdout, done.stderr), (43, "guest\n", ""))
         words = self.seen()
-        self.assertIn("memory=1048576K cpus=1 paging=auto", words)
+        self.assertIn("memory=1048576K cpus=1 paging=auto sync=0", words)
         modules = [words[i + 1].partition("=")[2] for i, w in enumerate(words) if w == "--module"]
         self.assertEqual(modules, [f"kernel {self.kernel} x=1 y", f"module {odd} m=1,2"])
         self.assertEqual(words[words.index("--timeout") + 1], "7.0")
 
     def test_reboots(self):
         self.run_tool("--kernel", self.kernel, "--reboots", "3")
-        self.assertIn("memory=262144K cpus=1 paging=auto reboots=3", self.seen())
+        self.assertIn("memory=262144K cpus=1 paging=auto sync=0 reboots=3", self.seen())
 
     def test_no_timeout_is_none(self):
         self.run_tool("--kernel", self.kernel)
