@@ -180,6 +180,14 @@ static bool inject_interrupt(struct hw_vcpu *hv)
     return inject(hv, &event);
 }
 
+/* The single step of a HLT, where the vendor has a place for it, ends the HLT. */
+static bool trap_pending(struct hw_vcpu *hv)
+{
+    const struct virtx_state *state = hw_state(hv, VIRTX_STATE_INTR | VIRTX_STATE_RFLAGS);
+
+    return (state->pending_debug >> 14 & 1) && (state->rflags & RFLAGS_TF);
+}
+
 /* A vcpu that does not execute: woken, or the record that says why not. */
 static enum hw_next not_active(struct hw_vcpu *hv)
 {
@@ -189,7 +197,7 @@ static enum hw_next not_active(struct hw_vcpu *hv)
     case VIRTX_ACTIVE:
         break;
     case VIRTX_HALTED:
-        if (!(hv->has_reinject || vcpu->events.has_exception ||
+        if (!(hv->has_reinject || vcpu->events.has_exception || trap_pending(hv) ||
               (vcpu->events.nmis && hv->ops->can_nmi(hv)) ||
               ((vcpu->events.want_window || interrupt_waiting(vcpu) >= 0) &&
                hv->ops->can_interrupt(hv)))) {
@@ -197,7 +205,7 @@ static enum hw_next not_active(struct hw_vcpu *hv)
             return HW_LEAVE;
         }
         if (!vcpu->events.want_window || interrupt_waiting(vcpu) >= 0 || vcpu->events.nmis ||
-            hv->has_reinject || vcpu->events.has_exception)
+            hv->has_reinject || vcpu->events.has_exception || trap_pending(hv))
             hv->state.activity = VIRTX_ACTIVE;
         break;
     case VIRTX_SHUTDOWN:
@@ -249,9 +257,10 @@ static __attribute__((noinline)) bool processor_delivers(struct hw_vcpu *hv)
 __attribute__((noinline)) bool hw_halt(struct hw_vcpu *hv)
 {
     struct virtx_exit *exit = &hv->vcpu->exit;
-    uint32_t work = hv->work;
+    uint32_t work;
 
     hv->ops->advance(hv);
+    work = hv->work;
     if (unlikely(hv->soft->apic.delivery) && !work && processor_delivers(hv))
         return true;
     hv->state.activity = VIRTX_HALTED;

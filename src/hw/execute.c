@@ -404,12 +404,20 @@ static void single_step(struct hw_vcpu *hv)
                      .type = VIRTX_EVENT_EXCEPTION, .vector = VECTOR_DB, .address = 1u << 14});
 }
 
+/* With TF set: not if only branches trap, and those do so in the processor alone. */
+static bool steps(struct hw_vcpu *hv)
+{
+    return !(hw_state(hv, VIRTX_STATE_DR)->debugctl & 2);
+}
+
 /* What else retiring an instruction does: RF ends, the shadow is the instruction's own, and TF
  * traps. */
 static void retired(struct hw_vcpu *hv, const struct insn_cpu *cpu, bool trap)
 {
     struct virtx_state *state = hw_change(hv, VIRTX_STATE_INTR | VIRTX_STATE_RFLAGS);
 
+    if (unlikely(trap))
+        trap = steps(hv);
     state->interruptibility &= VIRTX_BLOCKED_BY_NMI;
     if (((struct hw_emulation *)hv->emulation)->insn.op == INSN_OP_IRET)
         state->interruptibility = 0;
@@ -515,7 +523,7 @@ static bool execute(struct hw_vcpu *hv, enum virtx_status *status)
         return true;
     case INSN_AGAIN:
         registers_in(hv, cpu);
-        if (trap) /* after each iteration */
+        if (trap && steps(hv)) /* after each iteration */
             single_step(hv);
         hv->work |= HW_WORK_EVENT;
         return true;

@@ -55,18 +55,29 @@ void vmx_inject(struct hw_vcpu *hv, const struct virtx_event *event)
     vmx_set_field(v, VMCS_ENTRY_INTERRUPTION, info);
 }
 
+/*
+ * A trap of the instruction before goes first, and would be lost: an entry that delivers something leaves no
+ * debug exception pending (Intel SDM "Delivery of Pending Debug Exceptions after VM Entry").
+ */
+static bool trap_pending(const struct virtx_state *state)
+{
+    return (state->pending_debug & PENDING_DEBUG_SINGLE_STEP) && (state->rflags & RFLAGS_TF);
+}
+
 bool vmx_can_interrupt(struct hw_vcpu *hv)
 {
     const struct virtx_state *state = hw_state(hv, VIRTX_STATE_RFLAGS | VIRTX_STATE_INTR);
 
-    return (state->rflags & RFLAGS_IF) && !(state->interruptibility & BLOCKED_SHADOW);
+    return (state->rflags & RFLAGS_IF) && !(state->interruptibility & BLOCKED_SHADOW) &&
+           !trap_pending(state);
 }
 
 bool vmx_can_nmi(struct hw_vcpu *hv)
 {
-    const struct virtx_state *state = hw_state(hv, VIRTX_STATE_INTR);
+    const struct virtx_state *state = hw_state(hv, VIRTX_STATE_RFLAGS | VIRTX_STATE_INTR);
 
-    return !(state->interruptibility & (BLOCKED_SHADOW | VIRTX_BLOCKED_BY_NMI));
+    return !(state->interruptibility & (BLOCKED_SHADOW | VIRTX_BLOCKED_BY_NMI)) &&
+           !trap_pending(state);
 }
 
 /*

@@ -1075,6 +1075,81 @@ static void single_step(void)
     CHECK_EQUAL(host_ticks, 0);
 }
 
+/* ---- What comes together with a single step ---- */
+
+static volatile unsigned steps_order[8], steps_count;
+static volatile uint64_t steps_rip[8];
+
+static void note_step(struct bare_frame *frame)
+{
+    if (steps_count < 8) {
+        steps_order[steps_count] = (unsigned)frame->vector;
+        steps_rip[steps_count] = frame->rip;
+    }
+    steps_count = steps_count + 1;
+    if (frame->vector == 1)
+        frame->rflags &= ~(uint64_t)RFLAGS_TF;
+}
+
+static void guest_step_and_event(uint64_t which)
+{
+    guest_handler[1] = guest_handler[2] = guest_handler[VECTOR] = note_step;
+    steps_count = 0;
+    __asm__ volatile("sti; nop");
+    if (which)
+        STEP("step_hlt", "hlt");
+    else
+        STEP("step_event", "outb %%al, $0x80");
+    __asm__ volatile("nop; nop; cli");
+    guest_done(steps_count);
+}
+extern const char step_event[], step_hlt[];
+
+/* Queues an interrupt or an NMI in the middle of an instruction that is single-stepped. */
+static enum virtx_verdict event_at_port(struct virtx_vcpu *vcpu, struct virtx_exit *exit, void *ctx)
+{
+    (void)exit;
+    if (*(const unsigned *)ctx)
+        virtx_vcpu_nmi(vcpu);
+    else
+        CHECK_OK(virtx_vcpu_inject(vcpu, &interrupt));
+    return VIRTX_HANDLED;
+}
+
+/* Intel SDM "Prioritization of Concurrent Events", AMD APM "Priorities": the trap of the
+ * instruction before goes first, and neither is lost. Its handler runs with IF = 0, and with NMIs.
+ */
+static void step_and_event(void)
+{
+    static unsigned nmi;
+
+    machine_open();
+    bare_handler_set(1, on_host_step, NULL);
+    for (nmi = 0; nmi < 2; nmi++) {
+        struct virtx_intercept *set =
+            intercept_handler(VIRTX_INTERCEPT_PORT, VIRTX_WRITE, 0x80, 0x80, event_at_port, &nmi);
+
+        CHECK_EQUAL(GUEST_RESULT(guest_step_and_event, 0), 2);
+        CHECK_EQUAL(steps_order[nmi], 1);
+        CHECK_EQUAL(steps_rip[nmi], (uintptr_t)step_event);
+        CHECK_EQUAL(steps_order[1 - nmi], nmi ? 2 : VECTOR);
+        CHECK_EQUAL(steps_rip[1 - nmi], nmi ? (uintptr_t)guest_stubs + 16 : (uintptr_t)step_event);
+        CHECK_OK(virtx_intercept_remove(set));
+    }
+    bare_handler_set(1, NULL, NULL);
+}
+
+/* The single step of a HLT ends it. */
+static void step_over_hlt(void)
+{
+    machine_open();
+    bare_handler_set(1, on_host_step, NULL);
+    CHECK_EQUAL(GUEST_RESULT(guest_step_and_event, 1), 1);
+    CHECK_EQUAL(steps_order[0], 1);
+    CHECK_EQUAL(steps_rip[0], (uintptr_t)step_hlt);
+    bare_handler_set(1, NULL, NULL);
+}
+
 /* ---- CR8 ---- */
 
 static void guest_cr8(uint64_t rounds)
@@ -1115,4 +1190,5 @@ GUEST_CASES({"inject-every-kind", inject_kinds}, {"inject-software-events", inje
             {"host-interrupt-with-host-cli", interrupt_with_host_cli},
             {"exit-on-interrupt", exit_on_interrupt}, {"own-timer", own_timer},
             {"cli-sti-without-exits", if_without_exits}, {"single-step-over-exits", single_step},
+            {"single-step-before-events", step_and_event}, {"single-step-over-hlt", step_over_hlt},
             {"cr8", cr8});

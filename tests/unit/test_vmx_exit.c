@@ -650,6 +650,27 @@ START_TEST(interruptibility)
 }
 END_TEST
 
+/* The single step of an instruction that has been retired is delivered by an entry that delivers
+ * nothing else. */
+START_TEST(single_step_goes_first)
+{
+    for (unsigned btf = 0; btf < 2; btf++) {
+        setup();
+        vmcs[VMCS_GUEST_RFLAGS] = 2 | RFLAGS_IF | RFLAGS_TF;
+        vmcs[VMCS_GUEST_DEBUGCTL] = btf << 1;
+        vmcs[VMCS_EXIT_LENGTH] = 2;
+        take_exit(VMX_REASON_CPUID);
+        hv->work = 0;
+        vmx_advance(hv);
+        ck_assert_uint_eq(hv->state.pending_debug, btf ? 0 : PENDING_DEBUG_SINGLE_STEP);
+        ck_assert_uint_eq(hv->work, btf ? 0 : HW_WORK_EVENT);
+        ck_assert(vmx_can_interrupt(hv) == (btf == 1));
+        ck_assert(vmx_can_nmi(hv) == (btf == 1));
+        drop_vcpu();
+    }
+}
+END_TEST
+
 /* Bochs leaves another VM's blocking in the field: not believed of a vcpu that was never given an
  * NMI. */
 START_TEST(leaked_nmi_blocking)
@@ -1174,15 +1195,15 @@ static bool msr_exits(const uint8_t *bitmap, uint32_t index, bool write)
 /* Only registers that the processor then serves; the others would be the host's. */
 START_TEST(x2apic_virtualization)
 {
-    static const uint16_t reads[] = {0x802, 0x803, 0x808, 0x80d, 0x80f, 0x828, 0x832, 0x833,
-                                     0x834, 0x835, 0x836, 0x837, 0x838, 0x83e};
+    static const uint16_t reads[] = {0x802, 0x803, 0x808, 0x80d, 0x80f, 0x828, 0x832,
+                                     0x833, 0x834, 0x835, 0x836, 0x837, 0x838, 0x83e};
 
     setup();
     for (unsigned help = 0; help < 4; help++) {
         const uint8_t *bitmap = v.x2apic_bitmap;
 
-        hv->controls.apic =
-            (struct hw_apic){.page = true, .x2apic = true, .registers = help & 1, .delivery = help & 2};
+        hv->controls.apic = (struct hw_apic){
+            .page = true, .x2apic = true, .registers = help & 1, .delivery = help & 2};
         vmx_controls(hv);
         ck_assert(v.control[VMX_SECONDARY] & SECONDARY_X2APIC);
         ck_assert_uint_eq(vmcs[VMCS_MSR_BITMAP], host_phys(NULL, v.x2apic_bitmap));
@@ -1366,6 +1387,7 @@ int main(void)
     tcase_add_test(tests, interrupted_delivery);
     tcase_add_test(tests, iret_that_faulted);
     tcase_add_test(tests, interruptibility);
+    tcase_add_test(tests, single_step_goes_first);
     tcase_add_test(tests, leaked_nmi_blocking);
     tcase_add_test(tests, windows);
     tcase_add_test(tests, state_round_trip);
