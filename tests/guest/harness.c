@@ -6,7 +6,7 @@
 enum {
     VECTOR_WATCHDOG = 0x60,
     WATCHDOG_SECONDS = 20,
-    FAILURES_SHOWN = 12,          /* of one case */
+    FAILURES_SHOWN = 12,            /* of one case */
     WATCHDOG_TICKS = 400 * 1000000, /* instructions; where the TSC counts them */
 };
 
@@ -161,15 +161,15 @@ static void show_failures(void)
             if (*c == '/')
                 file = c + 1;
         }
-        bare_printf("%s %s %s:%d: %s", f->expected ? "  as known:" : "FAIL", current, file,
-                    f->line, f->what);
+        bare_printf("%s %s %s:%d: %s", f->expected ? "  as known:" : "FAIL", current, file, f->line,
+                    f->what);
         if (f->has_values)
             bare_printf(": 0x%lx, expected 0x%lx", f->actual, f->wanted);
         bare_printf("%s%s\n", f->detail != NULL ? ": " : "", f->detail != NULL ? f->detail : "");
     }
     if (total > FAILURES_SHOWN)
-        bare_printf("%s %s harness.c:0: and %u more\n", failure_count ? "FAIL" : "  as known:",
-                    current, total - FAILURES_SHOWN);
+        bare_printf("%s %s harness.c:0: and %u more\n",
+                    failure_count ? "FAIL" : "  as known:", current, total - FAILURES_SHOWN);
 }
 
 /* ---- The watchdog: a case that hangs in its guest fails alone ---- */
@@ -492,8 +492,7 @@ static void show_exit(const struct virtx_exit *exit)
         bare_printf("  the guest did not come to an end\n");
     describe_exit(text, sizeof(text), exit);
     bare_printf("  exit: %s at 0x%lx; raw 0x%lx 0x%lx 0x%lx 0x%lx\n", text, exit->rip,
-                exit->raw.code, exit->raw.qualification, exit->raw.address,
-                exit->raw.interruption);
+                exit->raw.code, exit->raw.qualification, exit->raw.address, exit->raw.interruption);
     if (exit->reason == VIRTX_EXIT_IO && exit->io.port == PORT_TRAP) {
         bare_printf("  guest trap: vector %lu, error code 0x%lx, RIP 0x%lx, CS 0x%lx, CR2 0x%lx\n",
                     guest_trap.vector, guest_trap.error, guest_trap.rip, guest_trap.cs,
@@ -527,6 +526,14 @@ bool expect_exit(enum virtx_exit_reason reason, const char *file, int line)
         show_exit(machine.exit);
     check_equal(machine.exit->reason, reason, "exit reason", file, line);
     return false;
+}
+
+bool serve(enum virtx_exit_reason reason, const void *value, const char *file, int line)
+{
+    return expect_exit(reason, file, line) &&
+           check(machine.exit->pending, "machine.exit->pending", file, line) &&
+           check_status(virtx_vcpu_complete(machine.vcpu, value), VIRTX_OK, "virtx_vcpu_complete",
+                        file, line);
 }
 
 struct virtx_state guest_state(void)
@@ -648,8 +655,7 @@ void describe_exit(char *text, size_t size, const struct virtx_exit *exit)
     case VIRTX_EXIT_EMULATION:
         bare_snprintf(text, size, "gpa 0x%lx length %u bytes %02x %02x %02x %02x",
                       exit->emulation.gpa, exit->emulation.length, exit->emulation.bytes[0],
-                      exit->emulation.bytes[1], exit->emulation.bytes[2],
-                      exit->emulation.bytes[3]);
+                      exit->emulation.bytes[1], exit->emulation.bytes[2], exit->emulation.bytes[3]);
         break;
     default:
         break;

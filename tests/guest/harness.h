@@ -120,7 +120,7 @@ extern bool harness_exit_on_interrupt;
 extern bool harness_interrupts_to_guest;
 extern enum virtx_table_sync harness_table_sync;
 extern uint32_t harness_memory_flags; /* of the slot at GUEST_MEMORY */
-extern bool harness_no_watchdog; /* the case needs the host's timer, or exact counts */
+extern bool harness_no_watchdog;      /* the case needs the host's timer, or exact counts */
 void machine_open(void);
 void machine_close(void);
 /* A slot of memory type WB. */
@@ -153,6 +153,9 @@ uint64_t guest_result(void (*fn)(uint64_t), uint64_t argument, const char *file,
 /* guest_continue() which must come to an exit of this reason instead; false if it does not. */
 #define EXPECT_EXIT(reason) expect_exit(reason, __FILE__, __LINE__)
 bool expect_exit(enum virtx_exit_reason reason, const char *file, int line);
+/* The same, and then completes the exit. */
+#define SERVE(reason, value) serve(reason, value, __FILE__, __LINE__)
+bool serve(enum virtx_exit_reason reason, const void *value, const char *file, int line);
 /* The registers now. */
 struct virtx_state guest_state(void);
 void guest_set_state(uint32_t groups, const struct virtx_state *state);
@@ -160,6 +163,7 @@ void guest_set_state(uint32_t groups, const struct virtx_state *state);
 uint64_t guest_exits(void);
 /* One line about an exit: the neutral reason and its operands. */
 void describe_exit(char *text, size_t size, const struct virtx_exit *exit);
+enum { RW = VIRTX_READ | VIRTX_WRITE };
 /* Sets an intercept; NULL (and a failure) when the library refuses. */
 struct virtx_intercept *intercept(uint32_t kind, uint32_t access, uint64_t first, uint64_t last);
 struct virtx_intercept *intercept_handler(uint32_t kind, uint32_t access, uint64_t first,
