@@ -148,8 +148,10 @@ static __attribute__((noinline)) bool replace(struct shadow_vm *sv, struct shado
         shadow_entry_clear(sv, page, index);
         return false;
     }
-    if ((page->entry[index] & ~entry & (SPTE_W | SPTE_U)) ||
-        ((page->entry[index] ^ entry) & (SPTE_NX | SPTE_KEY)))
+    /* With SMEP and SMAP what users gain the kernel loses; and by another alias of the page nothing
+     * has faulted that would have taken the old translation away. */
+    if ((page->entry[index] & ~entry & SPTE_W) ||
+        ((page->entry[index] ^ entry) & (SPTE_U | SPTE_NX | SPTE_KEY)))
         sv->narrowed++;
     return true;
 }

@@ -866,6 +866,40 @@ START_TEST(test_put_off)
 }
 END_TEST
 
+/* What a page's alias has shown the engine is flushed with the other: under SMAP a page that users
+ * gain is lost to the kernel. */
+START_TEST(test_alias_gains_user)
+{
+    const struct ref_access read = {0}, user = {.cpl3 = true};
+    uint64_t hpa, pte = 40 * PAGE | 0x63;
+
+    begin(1, POOL_PAGES, 46);
+    cpu = 0;
+    set_format(FOUR_LEVEL);
+    world.mode[0].cr0 |= CR0_WP;
+    world.mode[0].cr4 &= ~CR4_PKE;
+    world.mode[0].cr4 |= CR4_SMAP;
+    for (uint64_t frame = 10; frame < 30; frame++)
+        memset(world_ram(frame * PAGE), 0, PAGE);
+    entry(10, 0, 11);
+    entry(11, 0, 12);
+    entry(12, 0, 13);
+    entry(12, 1, 13);
+    memcpy(world_ram(13 * PAGE), &pte, 8);
+    world.mode[0].cr3 = 10 * PAGE;
+    changed(true);
+    ck_assert_int_eq(world_access(0, 0, &read, &hpa), DONE);
+    entry(13, 0, 40);
+    virtx_paging_shadow.written(&world.vm, 13 * PAGE, 8);
+    ck_assert_int_eq(world_access(0, 512 * PAGE, &user, &hpa), DONE);
+    cr3_loaded();
+    world_audit_tlb(0, WORLD_ALL);
+    ck_assert_int_eq(world_access(0, 0, &read, &hpa), FAULTED);
+    world_audit();
+    world_end();
+}
+END_TEST
+
 /* With two vcpus a table that is left alone is in sync again some time. */
 START_TEST(test_rounds)
 {
@@ -934,6 +968,7 @@ int main(int argc, char **argv)
     tcase_add_loop_test(c, test_pml4e_bit_8, 0, 2);
     tcase_add_test(c, test_put_off);
     tcase_add_loop_test(c, test_fetched_by_what_it_writes, 0, VIRTX_TABLE_SYNC_DROP + 1);
+    tcase_add_test(c, test_alias_gains_user);
     tcase_add_test(c, test_rounds);
     suite_add_tcase(suite, c);
     runner = srunner_create(suite);
