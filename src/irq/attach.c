@@ -414,14 +414,15 @@ static enum virtx_verdict serve_ports(struct virtx_vcpu *vcpu, struct virtx_exit
     uint8_t *data = io->data;
 
     (void)vcpu;
-    for (uint32_t i = 0; i < io->count * io->size; i++) {
-        uint16_t port = (uint16_t)(io->port + i % io->size);
+    for (uint32_t left = io->count; left != 0; left--)
+        for (unsigned i = 0; i < io->size; i++, data++) {
+            uint16_t port = (uint16_t)(io->port + i);
 
-        if (io->access == VIRTX_READ)
-            data[i] = virtx_pic_read(pic, port);
-        else
-            virtx_pic_write(pic, port, data[i]);
-    }
+            if (io->access == VIRTX_READ)
+                *data = virtx_pic_read(pic, port);
+            else
+                virtx_pic_write(pic, port, *data);
+        }
     return VIRTX_HANDLED;
 }
 

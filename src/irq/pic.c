@@ -53,15 +53,14 @@ static unsigned rank(const struct virtx_pic_chip *c, unsigned input)
     return input == NO_INPUT ? NO_INPUT : (input + 7u - c->lowest) & 7;
 }
 
-/* The input that the chip asks to be served, NO_INPUT if there is none: the highest request, if it
- * is above everything in service that counts. */
-static unsigned request(const struct virtx_pic *pic, unsigned which)
+/* The highest request, if it is above everything in service that counts; else NO_INPUT. */
+static unsigned highest_request(const struct virtx_pic *pic, unsigned which)
 {
     const struct virtx_pic_chip *c = &pic->chip[which];
     unsigned input = first(c, c->irr & (uint8_t)~c->imr);
     uint8_t in_service = c->isr;
 
-    if (c->init_step != 0 || input == NO_INPUT)
+    if (c->init_step != 0)
         return NO_INPUT;
     /* Special mask mode: a masked input in service holds back nobody. */
     if (c->special_mask)
@@ -70,6 +69,14 @@ static unsigned request(const struct virtx_pic *pic, unsigned which)
     if ((c->icw4 & ICW4_SFNM) != 0 && which == MASTER)
         in_service &= (uint8_t)~c->icw3;
     return rank(c, input) < rank(c, first(c, in_service)) ? input : NO_INPUT;
+}
+
+/* The input that the chip asks to be served, NO_INPUT if there is none, as is most often so. */
+static inline unsigned request(const struct virtx_pic *pic, unsigned which)
+{
+    const struct virtx_pic_chip *c = &pic->chip[which];
+
+    return likely((c->irr & (uint8_t)~c->imr) == 0) ? NO_INPUT : highest_request(pic, which);
 }
 
 static void drive(struct virtx_pic_chip *c, unsigned input, bool level)
@@ -394,7 +401,7 @@ void virtx_pic_write(struct virtx_pic *pic, uint16_t port, uint8_t value)
     if (!virtx_pic_owns_port(port))
         return;
     flags = guard(&pic->lock);
-    if ((port & 0xfffe) == 0x4d0)
+    if (unlikely((port & 0xfffe) == 0x4d0))
         write_elcr(&pic->chip[port & 1], value & ((port & 1) != 0 ? ELCR_SLAVE : ELCR_MASTER));
     else if ((port & 1) != 0)
         write_data(c, value);
