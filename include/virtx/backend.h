@@ -154,6 +154,20 @@ struct virtx_backend {
     /** The page for the registers of a local APIC (::virtx_irq_apic), or NULL: the processor has no use for it.
      *  Constant for a vcpu; any CPU. NULL for a backend without such pages. */
     void *(*apic_page)(struct virtx_vcpu *vcpu);
+
+    /** @name What is saved of a vcpu beside its groups. On its thread; NULL: the backend keeps none. */
+    /** @{ */
+    /** virtx_vcpu_msr_list(). */
+    uint32_t (*msr_list)(struct virtx_vcpu *vcpu, uint32_t *list, uint32_t room);
+    /** virtx_vcpu_msr_get() of an MSR that is no field of ::virtx_state. ::VIRTX_E_NOT_FOUND */
+    enum virtx_status (*msr_get)(struct virtx_vcpu *vcpu, uint32_t index, uint64_t *value);
+    /** virtx_vcpu_msr_set() of one. ::VIRTX_E_NOT_FOUND, ::VIRTX_E_INVALID */
+    enum virtx_status (*msr_set)(struct virtx_vcpu *vcpu, uint32_t index, uint64_t value);
+    /** The event whose delivery an exit has interrupted; false: there is none. */
+    bool (*interrupted_get)(struct virtx_vcpu *vcpu, struct virtx_event *event);
+    /** Replaces it; the event is well-formed, or NULL: there is none. */
+    void (*interrupted_set)(struct virtx_vcpu *vcpu, const struct virtx_event *event);
+    /** @} */
 };
 
 /** @name What the objects offer to a backend. */
@@ -169,6 +183,11 @@ enum virtx_verdict virtx_backend_dispatch(struct virtx_vcpu *vcpu);
 uint32_t virtx_backend_requests(struct virtx_vcpu *vcpu, uint32_t mask);
 /** The start page that came with ::VIRTX_REQUEST_SIPI. */
 uint8_t virtx_backend_sipi(struct virtx_vcpu *vcpu);
+/** The vcpu's event queue, for a backend that delivers from it: reads it, without the interrupted delivery and the
+ *  signals, which are requests. On the vcpu's thread. */
+void virtx_backend_events(const struct virtx_vcpu *vcpu, struct virtx_events *events);
+/** Replaces the same: what the backend has delivered is out of it. */
+void virtx_backend_events_left(struct virtx_vcpu *vcpu, const struct virtx_events *events);
 /** This vcpu has paid the TLB debts of everything dropped before the request was taken. */
 void virtx_backend_settle(struct virtx_vcpu *vcpu, uint64_t generation);
 /** What covers a guest-physical address now: the slot's description. The VM's lock is held, or it is the

@@ -41,6 +41,27 @@ struct virtx_event {
 };
 
 /**
+ * @brief What is on its way to a vcpu and in none of its registers; see virtx_vcpu_events_get().
+ *
+ * The order is that of delivery. What an attached ::virtx_irq_source holds is not here.
+ */
+struct virtx_events {
+    struct virtx_event interrupted; /**< An event whose delivery an exit has interrupted: the next entry delivers
+                                         it, before everything else. Valid with `has_interrupted`. */
+    struct virtx_event exception;   /**< Waits for the next entry. Valid with `has_exception`. */
+    struct virtx_event interrupt;   /**< An external interrupt queued by virtx_vcpu_inject(), which waits for
+                                         RFLAGS.IF. Valid with `has_interrupt`. */
+    bool has_interrupted;           /**< `interrupted` is there. */
+    bool has_exception;             /**< `exception` is there. */
+    bool has_interrupt;             /**< `interrupt` is there. */
+    bool window;                    /**< virtx_vcpu_window() has been asked for. */
+    bool init;                      /**< An INIT signal waits. */
+    bool sipi;                      /**< A start-up IPI waits, with `sipi_vector`. */
+    uint8_t sipi_vector;            /**< Its page, 0 to 255. */
+    uint8_t nmis;                   /**< NMIs that wait: 0 to 2, or 0 to 1 while one is handled. */
+};
+
+/**
  * @brief What a local APIC does to let the processor help with its registers; see virtx_irq_source::apic.
  *
  * Where the processor has such help, the vcpu has a page for the controller's registers, arranged as those of

@@ -127,6 +127,35 @@ enum virtx_status virtx_vcpu_fpu_get(struct virtx_vcpu *vcpu, void *area, size_t
 enum virtx_status virtx_vcpu_fpu_set(struct virtx_vcpu *vcpu, const void *area, size_t bytes);
 
 /**
+ * @brief Lists the MSRs that the library keeps for the guest and that are no field of ::virtx_state: MTRRs and
+ *  a few that only one vendor has, by the guest's CPUID.
+ *
+ * With these, all groups of virtx_vcpu_get(), virtx_vcpu_fpu_get(), virtx_vcpu_events_get() and the state of the
+ * attached interrupt source a vcpu is saved whole; another one of the same CPUID table that is given them in this
+ * order goes on as if it were the first.
+ *
+ * @param vcpu  not in run, or from its handler
+ * @param[out] list  the numbers, ascending within a kind; NULL with @p room 0
+ * @param room  how many fit
+ * @return how many there are; only the first @p room have been written
+ */
+uint32_t virtx_vcpu_msr_list(struct virtx_vcpu *vcpu, uint32_t *list, uint32_t room);
+
+/**
+ * @brief Reads an MSR that the library keeps for the guest: of virtx_vcpu_msr_list(), or a field of ::virtx_state.
+ *
+ * Intercepts are not asked, and constants, commands and what an embedder answers in exits are no such MSRs.
+ * On the vcpu's thread, as virtx_vcpu_get().
+ * @return ::VIRTX_E_NOT_FOUND (no such MSR, or the guest's CPUID hides it), ::VIRTX_E_INVALID (@p value is NULL),
+ *  ::VIRTX_E_PENDING, ::VIRTX_E_BUSY
+ */
+enum virtx_status virtx_vcpu_msr_get(struct virtx_vcpu *vcpu, uint32_t index, uint64_t *value);
+
+/** @brief Writes one. @return as virtx_vcpu_msr_get(); ::VIRTX_E_INVALID for a value that the guest's WRMSR could not
+ *  write; IA32_EFER, which paging must agree with, is checked as in virtx_vcpu_set() */
+enum virtx_status virtx_vcpu_msr_set(struct virtx_vcpu *vcpu, uint32_t index, uint64_t value);
+
+/**
  * @brief Makes the library's instruction executor run all of the guest, in place of the processor; or lets
  *  the processor run again what it can.
  *
@@ -150,6 +179,15 @@ enum virtx_status virtx_vcpu_interpret(struct virtx_vcpu *vcpu, bool always);
  * @return ::VIRTX_E_INVALID (malformed), ::VIRTX_E_BUSY (an interrupt injected earlier still waits)
  */
 enum virtx_status virtx_vcpu_inject(struct virtx_vcpu *vcpu, const struct virtx_event *event);
+
+/** @brief Reads what is on its way to the guest; consumes nothing. On the vcpu's thread, as virtx_vcpu_get().
+ *  @return ::VIRTX_E_INVALID (NULL), ::VIRTX_E_PENDING, ::VIRTX_E_BUSY */
+enum virtx_status virtx_vcpu_events_get(struct virtx_vcpu *vcpu, struct virtx_events *events);
+
+/** @brief Replaces all that is on its way to the guest, as it was saved. @return as virtx_vcpu_events_get();
+ *  ::VIRTX_E_INVALID for an event of the wrong kind or form, or too many NMIs; ::VIRTX_E_UNSUPPORTED for an interrupted
+ *  delivery, if the backend has no place for one. Nothing is changed then. */
+enum virtx_status virtx_vcpu_events_set(struct virtx_vcpu *vcpu, const struct virtx_events *events);
 
 /** @brief Latches an NMI. From any CPU; ends in a kick of the CPU but run does not return for it. */
 void virtx_vcpu_nmi(struct virtx_vcpu *vcpu);

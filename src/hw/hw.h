@@ -373,6 +373,8 @@ const struct insn *hw_insn(struct hw_vcpu *hv);
         .fpu_set = hw_fpu_set, .interpret = hw_interpret_always, .kick = hw_kick, .nmi_return = hw_nmi_return, .intercept_check = hw_intercept_check,             \
         .intercept_changed = hw_intercept_changed, .memory = hw_memory,                            \
         .collect_dirty = hw_collect_dirty, .engine_changed = hw_engine_changed, .cpuid_changed = hw_intercept_changed, .drain_dirty = hw_drain_dirty, .apic_page = hw_apic_page, .hw = hw_table,                                         \
+        .msr_list = hw_msr_list, .msr_get = hw_msr_get, .msr_set = hw_msr_set,                     \
+        .interrupted_get = hw_interrupted_get, .interrupted_set = hw_interrupted_set,              \
     }
 
 enum virtx_status hw_probe(struct virtx *virtx, uint64_t disable, struct virtx_caps *caps,
@@ -409,5 +411,10 @@ void hw_collect_dirty(struct virtx_vm *vm, uint64_t gpa, uint64_t bytes);
 void hw_engine_changed(struct virtx_vcpu *vcpu);
 void hw_drain_dirty(struct virtx_vm *vm);
 void *hw_apic_page(struct virtx_vcpu *vcpu);
+uint32_t hw_msr_list(struct virtx_vcpu *vcpu, uint32_t *list, uint32_t room);
+enum virtx_status hw_msr_get(struct virtx_vcpu *vcpu, uint32_t index, uint64_t *value);
+enum virtx_status hw_msr_set(struct virtx_vcpu *vcpu, uint32_t index, uint64_t value);
+bool hw_interrupted_get(struct virtx_vcpu *vcpu, struct virtx_event *event);
+void hw_interrupted_set(struct virtx_vcpu *vcpu, const struct virtx_event *event);
 
 #endif

@@ -68,7 +68,6 @@ void hw_msr_reset(struct hw_vcpu *hv, bool init)
     memset(soft->mtrr_variable, 0, sizeof(soft->mtrr_variable));
     memset(soft->mtrr_fixed, 0, sizeof(soft->mtrr_fixed));
     soft->mtrr_def_type = 0;
-    soft->microcode = 0;
     soft->syscfg = soft->hwcr = 0;
     soft->de_cfg = 0;
     state->star = state->lstar = state->cstar = state->fmask = state->kernel_gs_base = 0;
@@ -115,6 +114,32 @@ static uint64_t *mtrr_slot(struct hw_soft *soft, uint32_t index)
         if (mtrr_fixed_index[i] == index)
             return &soft->mtrr_fixed[i];
     return NULL;
+}
+
+uint64_t *hw_msr_slot(struct hw_vcpu *hv, uint32_t index)
+{
+    struct hw_soft *soft = hv->soft;
+
+    switch (index) {
+    case MSR_SYSCFG:
+        return soft->policy.amd ? &soft->syscfg : NULL;
+    case MSR_HWCR:
+        return soft->policy.amd ? &soft->hwcr : NULL;
+    case MSR_DE_CFG:
+        return soft->policy.amd ? &soft->de_cfg : NULL;
+    default:
+        return soft->policy.has_mtrr ? mtrr_slot(soft, index) : NULL;
+    }
+}
+
+uint32_t hw_msr_kept(unsigned i)
+{
+    static const uint32_t rest[] = {MSR_MTRR_DEF_TYPE, MSR_SYSCFG, MSR_HWCR, MSR_DE_CFG, 0};
+
+    if (i < 2 * HW_MTRR_VARIABLE)
+        return MSR_MTRR_PHYSBASE0 + i;
+    i -= 2 * HW_MTRR_VARIABLE;
+    return i < HW_MTRR_FIXED ? mtrr_fixed_index[i] : rest[i - HW_MTRR_FIXED];
 }
 
 /* Intel SDM "Memory Type Range Registers (MTRRs)". */
@@ -347,7 +372,7 @@ enum hw_msr hw_msr_read(struct hw_vcpu *hv, uint32_t index, uint64_t *value)
     case MSR_BIOS_UPDT_TRIG:
         return HW_MSR_FAULT;
     case MSR_BIOS_SIGN_ID:
-        *value = hv->soft->microcode;
+        *value = 0; /* no update has been loaded */
         return HW_MSR_OK;
     case MSR_MTRRCAP:
         if (!policy->has_mtrr)
@@ -517,8 +542,7 @@ enum hw_msr hw_msr_write(struct hw_vcpu *hv, uint32_t index, uint64_t value)
     case MSR_BIOS_UPDT_TRIG: /* no update can be loaded; trying is not an error */
         return policy->amd ? HW_MSR_FAULT : HW_MSR_OK;
     case MSR_BIOS_SIGN_ID:
-        hv->soft->microcode = 0; /* systems write 0 before CPUID makes the revision appear */
-        return HW_MSR_OK;
+        return HW_MSR_OK; /* systems write 0 before CPUID makes the revision appear */
     case MSR_MCG_STATUS:
         return value || !policy->has_mca ? HW_MSR_FAULT : HW_MSR_OK;
     case MSR_FEATURE_CONTROL:

@@ -93,7 +93,7 @@ struct hw_soft {
     uint64_t mtrr_variable[2 * HW_MTRR_VARIABLE];
     uint64_t mtrr_fixed[HW_MTRR_FIXED];
     uint64_t mtrr_def_type;
-    uint64_t microcode, syscfg, hwcr, de_cfg;
+    uint64_t syscfg, hwcr, de_cfg;
     struct hw_mov mov;
     /* mmio.c: the last hole between the slots in which a device was met, and the handlers met in it;
      * for as long as the VM's generation is this one. */
@@ -225,6 +225,10 @@ static inline void hw_cpuid_serve(struct hw_vcpu *hv)
 enum hw_msr { HW_MSR_OK, HW_MSR_FAULT, HW_MSR_UNKNOWN };
 enum hw_msr hw_msr_read(struct hw_vcpu *hv, uint32_t index, uint64_t *value);
 enum hw_msr hw_msr_write(struct hw_vcpu *hv, uint32_t index, uint64_t value);
+/* The MSRs whose values are in no group of registers: the i-th, 0 after the last, of all vendors; and where one lies,
+ * NULL if the guest's CPUID does not have it. */
+uint32_t hw_msr_kept(unsigned i);
+uint64_t *hw_msr_slot(struct hw_vcpu *hv, uint32_t index);
 void hw_msr_reset(struct hw_vcpu *hv, bool init);
 /* Passed through by default to guests that lack none of `without`; ends with 0. */
 struct hw_msr_direct {
