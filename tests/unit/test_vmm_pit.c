@@ -174,6 +174,151 @@ START_TEST(mode_4_strobes_once)
 }
 END_TEST
 
+START_TEST(mode_1_takes_a_new_count_with_the_next_trigger)
+{
+    program(2, 1, 100);
+    out(0x61, 1, 0);
+    out(0x42, 10, 50);
+    out(0x42, 0, 50);
+    ck_assert_uint_eq(in16(0x42, 60), 40);
+    ck_assert(!out2(99));
+    ck_assert(out2(100));
+    out(0x61, 0, 200);
+    out(0x61, 1, 300);
+    ck_assert(!out2(309));
+    ck_assert(out2(310));
+}
+END_TEST
+
+START_TEST(mode_3_gate)
+{
+    out(0x61, 1, 0);
+    program(2, 3, 100);
+    ck_assert(!out2(60));
+    out(0x61, 0, 70); /* while it is low: the output rises at once, and counting stops */
+    ck_assert(out2(70));
+    ck_assert(out2(560));
+    out(0x61, 1, 1000); /* begins anew, with the high half */
+    ck_assert(out2(1049));
+    ck_assert(!out2(1050));
+}
+END_TEST
+
+START_TEST(mode_4_gate_and_new_count)
+{
+    out(0x61, 1, 0);
+    program(2, 4, 100);
+    out(0x61, 0, 50); /* stops, and does not trigger */
+    ck_assert_uint_eq(in16(0x42, 500), 50);
+    out(0x61, 1, 1000);
+    ck_assert(out2(1049));
+    ck_assert(!out2(1050));
+    program(2, 4, 100);
+    out(0x42, 30, 10); /* the first byte has no effect, the second begins anew */
+    ck_assert_uint_eq(in16(0x42, 20), 80);
+    out(0x42, 0, 20);
+    ck_assert_uint_eq(in16(0x42, 30), 20);
+    ck_assert(!out2(50));
+    ck_assert(out2(100));
+}
+END_TEST
+
+START_TEST(mode_5_strobes_after_a_trigger)
+{
+    program(2, 5, 100);
+    ck_assert(out2(0));
+    ck_assert(out2(100)); /* no trigger yet */
+    ck_assert(out2(101));
+    out(0x61, 1, 1000);
+    ck_assert_uint_eq(in16(0x42, 1010), 90);
+    out(0x61, 0, 1050); /* a falling gate changes nothing */
+    ck_assert(out2(1099));
+    ck_assert(!out2(1100)); /* low for one clock */
+    ck_assert(out2(1101));
+    ck_assert_uint_eq(in16(0x42, 1101), 0xffff); /* goes on through zero */
+    out(0x61, 1, 2000);
+    out(0x61, 0, 2010);
+    out(0x61, 1, 2060); /* triggers again */
+    ck_assert(out2(2100));
+    ck_assert(!out2(2160));
+    out(0x42, 10, 2170); /* a new count waits for the next trigger */
+    out(0x42, 0, 2170);
+    ck_assert_uint_eq(in16(0x42, 2180), (2160u - 2180u) & 0xffff);
+    out(0x61, 0, 3000);
+    out(0x61, 1, 3000);
+    ck_assert(!out2(3010));
+    out(0x43, 0xba, 4000); /* the control word raises the output */
+    ck_assert(out2(4000));
+    program(0, 5, 10); /* channel 0's gate never rises */
+    ck_assert_uint_eq(pit_deadline(&pit), UINT64_MAX);
+    ck_assert(!pit_fired(&pit, at(100000)));
+}
+END_TEST
+
+/* Status: OUT, null count, access, mode, BCD; by control word. */
+START_TEST(status_of_each_mode)
+{
+    static const struct {
+        uint8_t control, status, after; /* before and after the count is written and loaded */
+    } rows[] = {
+        {0xb0, 0x70, 0x30}, {0xb1, 0x71, 0x31},
+        {0xb4, 0xf4, 0xb4}, {0xb6, 0xf6, 0xb6},
+        {0xb8, 0xf8, 0xb8}, {0x90, 0x50, 0x10},
+        {0xa0, 0x60, 0x20}, {0x9c, 0xd4, 0x94},
+        {0x9e, 0xd6, 0x96}, {0xb9, 0xf9, 0xb9},
+        {0xb2, 0xf2, 0xf2}, {0xba, 0xfa, 0xfa}, /* not loaded before the trigger */
+    };
+
+    out(0x61, 1, 0);
+    for (unsigned i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        out(0x43, rows[i].control, 0);
+        out(0x43, 0xe8, 0);
+        ck_assert_uint_eq(in(0x42, 0), rows[i].status);
+        out(0x42, 0x99, 0);
+        if ((rows[i].control & 0x30) == 0x30)
+            out(0x42, 0x11, 0);
+        out(0x43, 0xe8, 0);
+        ck_assert_uint_eq(in(0x42, 0), rows[i].after);
+    }
+    out(0x61, 0, 10);
+    out(0x61, 1, 10);
+    out(0x43, 0xe8, 10);
+    ck_assert_uint_eq(in(0x42, 10), 0xba); /* now it is */
+}
+END_TEST
+
+START_TEST(counters_are_independent)
+{
+    out(0x61, 1, 0);
+    program(0, 2, 1000);
+    program(1, 2, 500);
+    program(2, 0, 3000);
+    out(0x43, 0x00, 10);
+    out(0x43, 0x40, 20);
+    out(0x43, 0x80, 30);
+    out(0x43, 0x76, 40); /* reprogramming frees what was latched, of this one */
+    out(0x41, 0x34, 40);
+    out(0x41, 0x12, 40);
+    ck_assert_uint_eq(in16(0x42, 99), 2970);
+    ck_assert_uint_eq(in16(0x40, 99), 990);
+    ck_assert_uint_eq(in16(0x41, 140), 0x1234 - 200);
+    ck_assert_uint_eq(in16(0x42, 100), 2900);
+}
+END_TEST
+
+/* Bytes read and bytes written take turns by themselves. */
+START_TEST(reads_and_writes_interleaved)
+{
+    out(0x61, 1, 0);
+    program(2, 4, 0x1000);
+    ck_assert_uint_eq(in(0x42, 0x10), 0xf0);
+    out(0x42, 0x00, 0x20);
+    ck_assert_uint_eq(in(0x42, 0x30), 0x0f);
+    out(0x42, 0x20, 0x100);
+    ck_assert_uint_eq(in16(0x42, 0x110), 0x1ff0);
+}
+END_TEST
+
 START_TEST(new_count_waits_for_the_period)
 {
     program(0, 2, 100);
@@ -395,6 +540,13 @@ int main(void)
     tcase_add_test(tc, mode_3_is_square);
     tcase_add_test(tc, modes_6_and_7_are_2_and_3);
     tcase_add_test(tc, mode_4_strobes_once);
+    tcase_add_test(tc, mode_1_takes_a_new_count_with_the_next_trigger);
+    tcase_add_test(tc, mode_3_gate);
+    tcase_add_test(tc, mode_4_gate_and_new_count);
+    tcase_add_test(tc, mode_5_strobes_after_a_trigger);
+    tcase_add_test(tc, status_of_each_mode);
+    tcase_add_test(tc, counters_are_independent);
+    tcase_add_test(tc, reads_and_writes_interleaved);
     tcase_add_test(tc, new_count_waits_for_the_period);
     tcase_add_test(tc, zero_is_the_largest_count);
     tcase_add_test(tc, bcd_counts_in_decimals);
