@@ -148,5 +148,9 @@ enum virtx_status virtx_vm_set_paging(struct virtx_vm *vm, const struct virtx_pa
 
 const struct virtx_paging *virtx_vm_paging(struct virtx_vm *vm)
 {
-    return vm->paging;
+    uint64_t flags = virtx_vm_lock(vm); /* an exchange tries the new one first */
+    const struct virtx_paging *paging = vm->paging;
+
+    virtx_vm_unlock(vm, flags);
+    return paging;
 }

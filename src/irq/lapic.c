@@ -65,7 +65,7 @@ void lapic_enter_reset_state(struct virtx_lapic *l)
     __atomic_store_n(&l->dfr, UINT32_MAX, __ATOMIC_RELAXED);
     __atomic_store_n(&l->svr, 0xff, __ATOMIC_RELAXED);
     for (unsigned i = 0; i < VIRTX_LAPIC_LVT_COUNT; i++)
-        l->lvt[i] = LVT_MASKED;
+        lapic_set_lvt(l, i, LVT_MASKED);
     lapic_timer_reset(l);
     if (lapic_in_page(l))
         memset(&l->regs[ICR_WORD], 0, 8 * sizeof(uint32_t)); /* or it would be believed */
@@ -89,8 +89,8 @@ void virtx_lapic_reset(struct virtx_lapic *lapic, bool init)
 void virtx_lapic_virtual_wire(struct virtx_lapic *lapic)
 {
     __atomic_store_n(&lapic->svr, lapic->svr | SVR_ENABLE, __ATOMIC_RELAXED);
-    lapic->lvt[VIRTX_LAPIC_LVT_LINT0] = VIRTX_APIC_EXTINT << LVT_MODE_SHIFT;
-    lapic->lvt[VIRTX_LAPIC_LVT_LINT1] = VIRTX_APIC_NMI << LVT_MODE_SHIFT;
+    lapic_set_lvt(lapic, VIRTX_LAPIC_LVT_LINT0, VIRTX_APIC_EXTINT << LVT_MODE_SHIFT);
+    lapic_set_lvt(lapic, VIRTX_LAPIC_LVT_LINT1, VIRTX_APIC_NMI << LVT_MODE_SHIFT);
     lapic_update_lint(lapic);
 }
 
@@ -257,7 +257,7 @@ void lapic_ended(struct virtx_lapic *lapic, uint8_t vector)
     if ((*lapic_word(lapic, LAPIC_TMR, vector) & lapic_bit(vector)) == 0)
         return;
     if ((*lint0 & LVT_REMOTE_IRR) != 0 && (uint8_t)*lint0 == vector) {
-        *lint0 &= ~LVT_REMOTE_IRR;
+        lapic_set_lvt(lapic, VIRTX_LAPIC_LVT_LINT0, *lint0 & ~LVT_REMOTE_IRR);
         lapic_update_lint(lapic);
         lapic_show(lapic);
     }
@@ -421,7 +421,7 @@ void virtx_lapic_local_interrupt(struct virtx_lapic *lapic, enum virtx_lapic_lvt
     lapic_raise(lapic, entry);
     /* Intel SDM, "Generating an Interrupt on Overflow": delivery sets the mask bit. */
     if (entry == VIRTX_LAPIC_LVT_PMC)
-        lapic->lvt[entry] |= LVT_MASKED;
+        lapic_set_lvt(lapic, entry, lapic->lvt[entry] | LVT_MASKED);
     lapic_show(lapic);
     lapic->config.changed(lapic->config.ctx);
 }
@@ -452,7 +452,7 @@ void lapic_update_lint(struct virtx_lapic *l)
         lapic_error(l, ESR_RECEIVE_ILLEGAL_VECTOR);
         return;
     }
-    *lint0 |= LVT_REMOTE_IRR;
+    lapic_set_lvt(l, VIRTX_LAPIC_LVT_LINT0, *lint0 | LVT_REMOTE_IRR);
     lapic_set_irr(l, (uint8_t)*lint0, true);
     lapic_show(l);
 }
@@ -461,7 +461,7 @@ void lapic_update_lint(struct virtx_lapic *l)
 static void lint_edge(struct virtx_lapic *l, unsigned pin, bool level)
 {
     enum virtx_lapic_lvt index = pin == 0 ? VIRTX_LAPIC_LVT_LINT0 : VIRTX_LAPIC_LVT_LINT1;
-    uint32_t entry = l->lvt[index];
+    uint32_t entry = __atomic_load_n(&l->lvt[index], __ATOMIC_RELAXED); /* it may change any time */
     unsigned mode = lvt_mode(entry);
 
     if ((entry & LVT_MASKED) != 0)
@@ -476,11 +476,9 @@ static void lint_edge(struct virtx_lapic *l, unsigned pin, bool level)
         } else if (level != ((entry & LVT_ACTIVE_LOW) != 0)) {
             (void)virtx_lapic_accept(l, VIRTX_APIC_FIXED, (uint8_t)entry, false);
         }
-    } else if (level) {
-        if (mode == VIRTX_APIC_INIT)
-            l->config.event(l->config.ctx, VIRTX_APIC_INIT, 0);
-        else
-            lapic_raise(l, index);
+    } else if (level &&
+               (mode == VIRTX_APIC_INIT || mode == VIRTX_APIC_NMI || mode == VIRTX_APIC_SMI)) {
+        l->config.event(l->config.ctx, (enum virtx_apic_delivery)mode, 0);
     }
 }
 

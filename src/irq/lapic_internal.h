@@ -92,6 +92,12 @@ static inline bool lapic_in_page(const struct virtx_lapic *l)
     return (__atomic_load_n(&l->attention, __ATOMIC_RELAXED) & LAPIC_IN_PAGE) != 0;
 }
 
+/* The vcpu's thread alone writes LVT entries; who drives a pin reads those of LINT0 and LINT1. */
+static inline void lapic_set_lvt(struct virtx_lapic *l, unsigned entry, uint32_t value)
+{
+    __atomic_store_n(&l->lvt[entry], value, __ATOMIC_RELAXED);
+}
+
 uint32_t lapic_version(const struct virtx_lapic_config *config);
 
 /* By register number: where in the structure the value lies if reading the xAPIC register is a load

@@ -240,7 +240,7 @@ static bool write_svr(struct virtx_lapic *l, uint32_t value, bool x2apic)
     __atomic_store_n(&l->svr, value & writable, __ATOMIC_RELAXED);
     if ((value & SVR_ENABLE) == 0) {
         for (unsigned i = 0; i < VIRTX_LAPIC_LVT_COUNT; i++)
-            l->lvt[i] |= LVT_MASKED;
+            lapic_set_lvt(l, i, l->lvt[i] | LVT_MASKED);
         lapic_timer_plan(l);
         lapic_update_lint(l);
     }
@@ -285,7 +285,8 @@ static bool write_lvt(struct virtx_lapic *l, int lvt, uint32_t value, bool x2api
     /* Remote IRR is the hardware's, and has a meaning only while LINT0 is a fixed level. */
     if (lvt_mode(value) == VIRTX_APIC_FIXED && (value & LVT_LEVEL) != 0)
         value |= l->lvt[lvt] & LVT_REMOTE_IRR;
-    l->lvt[lvt] = value;
+    /* Either who moves a pin sees the new entry, or lapic_update_lint() the pin where it is now. */
+    __atomic_exchange_n(&l->lvt[lvt], value, __ATOMIC_SEQ_CST);
     if (lvt == VIRTX_LAPIC_LVT_LINT0 || lvt == VIRTX_LAPIC_LVT_LINT1)
         lapic_update_lint(l);
     return true;

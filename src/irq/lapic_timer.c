@@ -178,7 +178,7 @@ void lapic_timer_set_lvt(struct virtx_lapic *l, uint32_t value, uint64_t now)
 
     /* What expired before this write did so under the old mask and vector. */
     lapic_timer_sync(l, now);
-    l->lvt[VIRTX_LAPIC_LVT_TIMER] = value;
+    lapic_set_lvt(l, VIRTX_LAPIC_LVT_TIMER, value);
     /* Changing to or from TSC-deadline mode disarms the timer. */
     if (deadline_mode(l) != was_deadline) {
         l->timer_running = false;
