@@ -64,6 +64,15 @@ static const struct {
     {"ESR: illegal register", "40>0 280<0 280>80 3c0<0 280<0 280>80 3f0<31 280<0 280>80"},
     {"ESR: reading what is written only is no error", "b0>0 20<0 280<0 280>0"},
     /* "Task and Processor Priorities", "Interrupt, Task, and Processor Priority". */
+    {"read-only registers stay", "100<ffffffff 180<ffffffff 200<ffffffff 270<ffffffff a0<50 390<55 "
+                                 "30<0 100>0 180>0 200>0 270>0 a0>0 390>0 "
+                                 "30>1060014 ?--"},
+    {"SVR keeps vector, enable and EOI-broadcast suppression", "f0<ffffffff f0>11ff f0<0 f0>0"},
+    {"LVT entries keep what they define",
+     "320<ffffffff 320>700ff 330<ffffffff 330>107ff 340<ffffffff 340>107ff 360<ffffffff 360>1a7ff "
+     "370<ffffffff "
+     "370>100ff 2f0<ffffffff 2f0>107ff"},
+    {"TPR has 8 bits", "80<fffff145 80>45"},
     {"PPR is TPR", "80<35 a0>35 80<0 a0>0"},
     {"PPR is the class in service", "E61 !61 a0>60 80<50 a0>60 80<70 a0>70 80<0 e a0>0"},
     {"a class must be above PPR's", "80<60 E61 ?-- E6f ?-- E71 ?71"},
@@ -129,6 +138,9 @@ static const struct {
     {"the delivery status reads 0", "300<41031 300>40031"},
     {"ICR reserved bits read 0", "310<ffffffff 310>ff000000 300<fff3f031 300>c031"},
     {"self IPI", "m1b<fee00d00 m83f<31 ?31 m83f#131 m83f*"},
+    {"self IPI: illegal vector", "m1b<fee00d00 m83f<5 m828<0 m828>60 ?--"},
+    {"x2APIC: registers have 32 bits",
+     "m1b<fee00d00 m838#100000000 m80f#1000001ff m832#100000030 m83e#100000000 m828#100000000"},
     {"x2APIC: ICR reserved bits", "m1b<fee00d00 m830#2031 m830#10031 m830#100031 ?--"},
     {"x2APIC: no such register", "m1b<fee00d00 m80e#0 m831#0 m809* m80c* m80e* m831* m804*"},
     {"x2APIC: read-only and write-only", "m1b<fee00d00 m802#0 m803#0 m80a#0 m839#0 m810#0 m80b*"},
@@ -185,6 +197,21 @@ static const struct {
     {"deadline: only in its mode", "320<30 m6e0<64 m6e0>0 d-- t64 ?--"},
     {"from deadline to one-shot disarms", "320<40030 m6e0<64 320<30 320<40030 m6e0>0 d-- t64 ?--"},
     {"from one-shot to deadline disarms", "3e0<b 320<30 380<64 320<40030 d-- 320<30 390>0 t64 ?--"},
+    {"divided by 4, 8, 16, 32, 64", "320<30 3e0<1 380<2 t8 !30 e 3e0<2 380<2 t17 ?-- t18 !30 e "
+                                    "3e0<3 380<2 t38 !30 e 3e0<8 380<2 t78 !30 e "
+                                    "3e0<9 380<2 tf7 ?-- tf8 !30"},
+    {"the divisor has bits 0, 1 and 3", "3e0<ffffffff 3e0>b 3e0<4 3e0>0"},
+    {"a new divisor while it counts: the count goes on from where it is",
+     "3e0<b 320<30 380<64 t32 3e0<0 390>32 d96 t95 ?-- t96 !30"},
+    {"a period that has begun anew reads as that", "3e0<b 320<20030 380<64 t64 !30 e t65 390>63"},
+    {"a new vector in time", "3e0<b 320<30 380<64 t32 320<31 t64 !31"},
+    {"masked when it has come: it is requested already", "3e0<b 320<30 380<64 t64 320<10030 !30"},
+    {"illegal vector", "3e0<b 320<f 380<64 t64 ?-- 280<0 280>40"},
+    {"in x2APIC mode", "m1b<fee00d00 m83e<b m832<30 m838<64 t32 m839>32 m838>64 t64 !30 m839>0"},
+    {"deadline: a later one takes its place", "320<40030 m6e0<64 m6e0<c8 dc8 t64 ?-- tc8 !30"},
+    {"deadline: an earlier one takes its place", "320<40030 m6e0<c8 m6e0<64 d64 t64 !30 tc8 ?--"},
+    {"deadline: one that was missed while masked is gone",
+     "320<50030 m6e0<64 t65 320<40030 ?-- m6e0>0"},
     {"from periodic to deadline disarms", "3e0<b 320<20030 380<64 t10 320<40030 d-- t64 ?--"},
 };
 
