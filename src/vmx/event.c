@@ -5,7 +5,8 @@
  * NMI blocking. With virtual NMIs the processor keeps it in the interruptibility state, beginning
  * with an injected NMI and ending with IRET. Bochs 2.7 keeps one such flag for all VMs: it survives
  * entries that say it is clear, and an NMI of the host sets it. So the flag is believed only of a
- * vcpu that has been given an NMI (nmi_blockable); on a processor that works this changes nothing.
+ * vcpu that has been given an NMI since it was last put with the flag clear (nmi_blockable): between
+ * two of them that take turns on a CPU lies a put. On a processor that works this changes nothing.
  *
  * Of a virtual interrupt whose delivery an exit interrupts, Bochs 2.7 reports the vector of whatever was
  * delivered before. The right one is the highest in service, as on every processor. (If that other event was

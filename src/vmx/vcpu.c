@@ -202,6 +202,7 @@ void vmx_put(struct hw_vcpu *hv)
     const struct virtx_host_profile *profile = &hv->vcpu->virtx->profile;
 
     vmx_read(hv, VIRTX_STATE_ALL & ~hv->valid);
+    v->nmi_blockable = (hv->state.interruptibility & VIRTX_BLOCKED_BY_NMI) != 0; /* see event.c */
     vmx_to_host(hv, profile->at_exit | profile->at_return | profile->at_put);
     v->live = 0;
     vmx_vmclear(v->vmcs_hpa);

@@ -39,11 +39,16 @@ static void on_wake(struct bare_frame *frame, void *ctx)
     bare_eoi();
 }
 
-/* A guest that has ended in the image's own panic tells what it was. */
+/* A guest that has ended in the image's own panic tells what it was. The exit is completed, since
+ * nothing can be read before: what it was is told already. */
 static void show_registers(struct virtx_vcpu *vcpu, const struct virtx_exit *exit)
 {
     struct virtx_state state;
 
+    if (exit->reason == VIRTX_EXIT_IO && exit->io.string && exit->io.access == VIRTX_WRITE)
+        bare_printf("  %.*s\n", (int)exit->io.count, (const char *)exit->io.data);
+    if (exit->pending)
+        virtx_vcpu_complete(vcpu, NULL);
     if (virtx_vcpu_get(vcpu, VIRTX_STATE_ALL, &state) != VIRTX_OK)
         return;
     bare_printf(
@@ -51,8 +56,6 @@ static void show_registers(struct virtx_vcpu *vcpu, const struct virtx_exit *exi
         "%x\n",
         state.gpr[VIRTX_RSP], state.rflags, state.idtr.base, state.gdtr.base, state.cr0, state.cr2,
         state.cr3, state.seg[VIRTX_TR].selector, state.interruptibility);
-    if (exit->reason == VIRTX_EXIT_IO && exit->io.string && exit->io.access == VIRTX_WRITE)
-        bare_printf("  %.*s\n", (int)exit->io.count, (const char *)(uintptr_t)state.gpr[VIRTX_RSI]);
 }
 
 static void give_up_one(struct crew_seat *seat, const struct virtx_exit *exit)

@@ -193,6 +193,25 @@ static void on_tick(void)
     }
 }
 
+/* A vector of the guest's at the host's own door. */
+static void on_foreign(struct bare_frame *frame, void *ctx)
+{
+    unsigned vector = frame->vector & 0xff, cpu = bare_this_cpu();
+    const volatile uint32_t *apic = (const volatile uint32_t *)(uintptr_t)APIC;
+
+    (void)ctx;
+    bare_printf("vector %x on processor %u at %lx RSP %lx RFLAGS %lx error %lx\n", vector, cpu,
+                frame->rip, frame->rsp, frame->rflags, frame->error);
+    for (unsigned i = 0; i < 8; i++)
+        bare_printf("%u: ISR %08x TMR %08x IRR %08x\n", i, apic[(0x100 + 16 * i) / 4],
+                    apic[(0x180 + 16 * i) / 4], apic[(0x200 + 16 * i) / 4]);
+    bare_printf("ICR %x %x TPR %x\n", apic[0x310 / 4], apic[0x300 / 4], apic[0x80 / 4]);
+    for (unsigned i = 0; i < crew_vcpus; i++)
+        for (unsigned j = 0; j < crew_vcpus; j++)
+            bare_printf("%u %u: %lu %lu\n", i, j, requests[i][j], answers[i][j]);
+    bare_panic("a guest's interrupt came to the host");
+}
+
 /* ---- Building it up ---- */
 
 static void ioapic_entry(unsigned line, unsigned to)
@@ -214,6 +233,8 @@ static void handlers(void)
     for (unsigned i = 0; i < LINES; i++)
         guest_handler[LINE + i] = on_line;
     guest_handler[ALL_DONE] = on_all_done;
+    for (unsigned i = REQUEST; i <= ALL_DONE; i++)
+        bare_handler_set(i, on_foreign, NULL);
 }
 
 static void check_counts(void)
