@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* What all loaders share: the map of guest memory, and what a PC's firmware leaves in it. */
+#include "elf.h"
 #include "guest.h"
 
 void *memcpy(void *restrict to, const void *restrict from, size_t bytes);
+void *memset(void *to, int value, size_t bytes);
 
 size_t guest_strlen(const char *string)
 {
@@ -46,4 +48,89 @@ bool guest_is_low_ram(const struct guest_ram *ram, uint64_t address, uint64_t by
     if (address < 0x100000)
         return address <= GUEST_LOW_END && bytes <= GUEST_LOW_END - address;
     return address <= ram->low_bytes && bytes <= ram->low_bytes - address;
+}
+
+const char *guest_load(const struct guest_ram *ram, const struct guest_image *image,
+                       struct guest_start *start)
+{
+    const struct guest_file *kernel = &image->kernel;
+
+    if (linux_is(kernel))
+        return linux_load(ram, image, start);
+    if (multiboot_is(kernel))
+        return multiboot_load(ram, image, start);
+    if (pvh_is(kernel))
+        return pvh_load(ram, image, start);
+    if (elf_is(kernel))
+        return linux_load_elf(ram, image, start);
+    return "the kernel is neither a Linux bzImage nor a multiboot kernel nor an ELF file (a disk's "
+           "or a "
+           "CD's image is started by a firmware: --firmware and --disk)";
+}
+
+const char *guest_arguments(const char *string)
+{
+    while (*string && *string != ' ')
+        string++;
+    return *string ? string + 1 : string;
+}
+
+/* ---- For loaders ---- */
+
+const char *guest_put(const struct guest_ram *ram, const struct guest_file *file, uint64_t offset,
+                      uint64_t bytes, uint64_t address, uint64_t memory,
+                      struct guest_extent *extent)
+{
+    if (offset > file->bytes || bytes > file->bytes - offset)
+        return "the kernel file is cut short";
+    if (memory < bytes)
+        return "the kernel's size in memory is smaller than that in the file";
+    if (!guest_is_low_ram(ram, address, memory))
+        return "the kernel does not fit into guest memory";
+    memcpy(ram->low + address, file->data + offset, bytes);
+    memset(ram->low + address + bytes, 0, memory - bytes);
+    if (address + memory > extent->end)
+        extent->end = address + memory;
+    extent->in_low_memory |= address < 0x100000;
+    return NULL;
+}
+
+const char *guest_put_modules(const struct guest_ram *ram, const struct guest_image *image,
+                              uint64_t start[GUEST_MAX_FILES], uint64_t *end)
+{
+    for (unsigned i = 0; i < image->modules; i++) {
+        const struct guest_file *m = &image->module[i];
+
+        *end = (*end + 0xfff) & ~0xfffull;
+        if (*end > ram->low_bytes || m->bytes > ram->low_bytes - *end)
+            return "the modules do not fit into guest memory";
+        memcpy(ram->low + *end, m->data, m->bytes);
+        start[i] = *end;
+        *end += m->bytes;
+    }
+    return NULL;
+}
+
+uint32_t guest_place(struct guest_arena *arena, uint64_t bytes)
+{
+    uint64_t at = arena->next;
+
+    if (arena->full || bytes > arena->end - at) {
+        arena->full = true;
+        return 0;
+    }
+    arena->next = (at + bytes + 7) & ~7ull;
+    if (arena->next > arena->end)
+        arena->next = arena->end;
+    return (uint32_t)at;
+}
+
+uint32_t guest_place_string(struct guest_arena *arena, const char *string)
+{
+    size_t bytes = guest_strlen(string) + 1;
+    uint32_t at = guest_place(arena, bytes);
+
+    if (!arena->full)
+        memcpy(arena->low + at, string, bytes);
+    return at;
 }

@@ -19,8 +19,8 @@
 #define GUEST_NO_BIOS  0xff000u
 
 struct guest_ram {
-    uint8_t *low;       /* backs [0, low_bytes) */
-    uint64_t low_bytes; /* at least 2 MiB */
+    uint8_t *low;        /* backs [0, low_bytes) */
+    uint64_t low_bytes;  /* at least 2 MiB */
     uint64_t high_bytes; /* at GUEST_HIGH; backed by the embedder elsewhere */
 };
 
@@ -34,7 +34,7 @@ struct guest_file {
 struct guest_start {
     enum virtx_preset preset;
     uint64_t rip, rsp, rax, rbx, rsi, cr3;
-    uint64_t gdt; /* address; 0: none is loaded and the selectors are the preset's */
+    uint64_t gdt;               /* address; 0: none is loaded and the selectors are the preset's */
     uint16_t gdt_limit, cs, ds; /* ds is ES, SS, FS and GS as well */
 };
 
@@ -54,9 +54,47 @@ struct guest_image {
 bool linux_is(const struct guest_file *kernel);
 const char *linux_load(const struct guest_ram *ram, const struct guest_image *image,
                        struct guest_start *start);
+/* An ELF file that nothing else knows: Linux's vmlinux. */
+const char *linux_load_elf(const struct guest_ram *ram, const struct guest_image *image,
+                           struct guest_start *start);
 bool multiboot_is(const struct guest_file *kernel);
 const char *multiboot_load(const struct guest_ram *ram, const struct guest_image *image,
                            struct guest_start *start);
+bool pvh_is(const struct guest_file *kernel);
+const char *pvh_load(const struct guest_ram *ram, const struct guest_image *image,
+                     struct guest_start *start);
+/* Whatever of them the kernel is for. */
+const char *guest_load(const struct guest_ram *ram, const struct guest_image *image,
+                       struct guest_start *start);
+
+/* What is behind the first word: a kernel's arguments without its name. */
+const char *guest_arguments(const char *string);
+
+/* ---- For loaders ---- */
+
+/* Where a kernel went. */
+struct guest_extent {
+    uint64_t end;
+    bool in_low_memory; /* some of it below 1 MiB */
+};
+
+/* Copies a piece of the file to its address and zeroes the rest of its memory. */
+const char *guest_put(const struct guest_ram *ram, const struct guest_file *file, uint64_t offset,
+                      uint64_t bytes, uint64_t address, uint64_t memory,
+                      struct guest_extent *extent);
+
+/* Puts the modules behind the kernel, each on a page of its own, and moves *end behind them. */
+const char *guest_put_modules(const struct guest_ram *ram, const struct guest_image *image,
+                              uint64_t start[GUEST_MAX_FILES], uint64_t *end);
+
+/* Memory for what a kernel is told. */
+struct guest_arena {
+    uint8_t *low;
+    uint64_t next, end;
+    bool full; /* what the place functions say then is worth nothing */
+};
+uint32_t guest_place(struct guest_arena *arena, uint64_t bytes);
+uint32_t guest_place_string(struct guest_arena *arena, const char *string);
 
 /* One entry of an address map, as E820 and multiboot have it. */
 struct guest_range {
@@ -66,9 +104,9 @@ struct guest_range {
 #define GUEST_RANGES 5
 unsigned guest_map(const struct guest_ram *ram, struct guest_range ranges[GUEST_RANGES]);
 
-/* For kernels, which have no BIOS: the BIOS data area (IBM PC/AT Technical Reference, "BIOS Data Area") as
- * far as they read it, to put what must be low below the extended BIOS data area; and an interrupt
- * vector table in which every call of the BIOS fails, with the carry flag set. */
+/* For kernels, which have no BIOS: the BIOS data area (IBM PC/AT Technical Reference, "BIOS Data
+ * Area") as far as they read it, to put what must be low below the extended BIOS data area; and an
+ * interrupt vector table in which every call of the BIOS fails, with the carry flag set. */
 void guest_bios_data(uint8_t *low);
 
 /* Whether all of [address, address + bytes) is RAM below GUEST_LOW_MAX. */

@@ -103,11 +103,7 @@ static const char *load(const struct guest_ram *ram, struct guest_image *image, 
     image->rsdp = acpi_build(ram->low, ACPI_TABLES, cpus);
     if (!image->kernel.data)
         return "no kernel given";
-    if (linux_is(&image->kernel))
-        return linux_load(ram, image, start);
-    if (multiboot_is(&image->kernel))
-        return multiboot_load(ram, image, start);
-    return "the kernel is neither a Linux bzImage nor a multiboot kernel";
+    return guest_load(ram, image, start);
 }
 
 /* ---- Machine ---- */

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* Loads flat, ELF32 and ELF64 kernels by the Multiboot Specification, version 0.6.96. A kernel is told
- * what QEMU's -kernel would tell it, down to the boot device. GRUB differs from that in what the
- * specification leaves open: it passes command line and strings without the files' names, the
+/* Loads flat, ELF32 and ELF64 kernels by the Multiboot Specification, version 0.6.96. A kernel is
+ * told what QEMU's -kernel would tell it, down to the boot device. GRUB differs from that in what
+ * the specification leaves open: it passes command line and strings without the files' names, the
  * drive it came from, ELF section headers, and a frame buffer. Like GRUB, and unlike QEMU, this
  * loads ELF64 and kernels below 1 MiB. */
+#include "elf.h"
 #include "guest.h"
 
 void *memcpy(void *restrict to, const void *restrict from, size_t bytes);
@@ -12,7 +13,7 @@ void *memset(void *to, int value, size_t bytes);
 enum {
     HEADER_MAGIC = 0x1badb002,
     HEADER_SEARCH = 8192,
-    HEADER_ADDRESSES = 0x10000,    /* the header says where the file goes */
+    HEADER_ADDRESSES = 0x10000, /* the header says where the file goes */
     /* Mandatory bits other than align, memory and video. There is no screen; a kernel that asks
      * for a video mode is started all the same, as QEMU does, and told of none. */
     HEADER_UNSUPPORTED = 0xfff8,
@@ -25,7 +26,11 @@ enum {
     INFO_END = 0x9f000,
     INFO_BYTES = 116,
 
-    INFO_MEMORY = 1, INFO_DEVICE = 2, INFO_COMMAND_LINE = 4, INFO_MODULES = 8, INFO_MAP = 0x40,
+    INFO_MEMORY = 1,
+    INFO_DEVICE = 2,
+    INFO_COMMAND_LINE = 4,
+    INFO_MODULES = 8,
+    INFO_MAP = 0x40,
     INFO_LOADER_NAME = 0x200,
 };
 
@@ -47,33 +52,8 @@ bool multiboot_is(const struct guest_file *kernel)
 
 /* ---- The kernel ---- */
 
-/* Where the kernel went. */
-struct extent {
-    uint64_t end;
-    bool in_low_memory; /* some of it below 1 MiB */
-};
-
-/* Copies a piece of the file to its address and zeroes the rest of its memory. */
-static const char *put_segment(const struct guest_ram *ram, const struct guest_file *file,
-                               uint64_t offset, uint64_t bytes, uint64_t address, uint64_t memory,
-                               struct extent *extent)
-{
-    if (offset > file->bytes || bytes > file->bytes - offset)
-        return "the kernel file is cut short";
-    if (memory < bytes)
-        return "the kernel's size in memory is smaller than that in the file";
-    if (!guest_is_low_ram(ram, address, memory))
-        return "the kernel does not fit into guest memory";
-    memcpy(ram->low + address, file->data + offset, bytes);
-    memset(ram->low + address + bytes, 0, memory - bytes);
-    if (address + memory > extent->end)
-        extent->end = address + memory;
-    extent->in_low_memory |= address < 0x100000;
-    return NULL;
-}
-
 static const char *load_flat(const struct guest_ram *ram, const struct guest_file *file,
-                             uint64_t at, uint64_t *entry, struct extent *extent)
+                             uint64_t at, uint64_t *entry, struct guest_extent *extent)
 {
     const uint8_t *h = file->data + at;
     uint64_t header, load, load_end, bss_end, offset, bytes;
@@ -91,138 +71,18 @@ static const char *load_flat(const struct guest_ram *ram, const struct guest_fil
     if (bss_end && bss_end < load)
         return "the multiboot header's addresses do not fit the file";
     *entry = get32(h + 28);
-    return put_segment(ram, file, offset, bytes, load, bss_end ? bss_end - load : bytes, extent);
-}
-
-/* What the two widths of ELF files have in different places. */
-struct elf {
-    bool wide;
-    uint64_t entry, table;
-    unsigned size, count;
-};
-
-struct elf_segment {
-    uint32_t type;
-    uint64_t offset, vaddr, paddr, bytes, memory;
-};
-
-static const char *read_elf(const struct guest_file *file, struct elf *elf)
-{
-    enum { LITTLE_ENDIAN = 1, MACHINE_386 = 3, MACHINE_X86_64 = 62 };
-    const uint8_t *f = file->data;
-    unsigned machine;
-
-    if (file->bytes < 64 || get32(f) != 0x464c457f)
-        return "the multiboot kernel is neither ELF nor does its header give addresses";
-    machine = get16(f + 18);
-    elf->wide = f[4] == 2;
-    if (f[5] != LITTLE_ENDIAN || !((f[4] == 1 && machine == MACHINE_386) ||
-                                   (elf->wide && machine == MACHINE_X86_64)))
-        return "the ELF kernel is for another processor";
-    elf->entry = elf->wide ? get64(f + 24) : get32(f + 24);
-    elf->table = elf->wide ? get64(f + 32) : get32(f + 28);
-    elf->size = get16(f + (elf->wide ? 54 : 42));
-    elf->count = get16(f + (elf->wide ? 56 : 44));
-    if (elf->size < (elf->wide ? 56u : 32u) || elf->table > file->bytes ||
-        (uint64_t)elf->count * elf->size > file->bytes - elf->table)
-        return "the kernel's program headers are damaged";
-    return NULL;
-}
-
-static struct elf_segment read_segment(const struct guest_file *file, const struct elf *elf,
-                                       unsigned index)
-{
-    const uint8_t *p = file->data + elf->table + (uint64_t)index * elf->size;
-
-    if (elf->wide)
-        return (struct elf_segment){.type = get32(p), .offset = get64(p + 8),
-                                    .vaddr = get64(p + 16), .paddr = get64(p + 24),
-                                    .bytes = get64(p + 32), .memory = get64(p + 40)};
-    return (struct elf_segment){.type = get32(p), .offset = get32(p + 4), .vaddr = get32(p + 8),
-                                .paddr = get32(p + 12), .bytes = get32(p + 16),
-                                .memory = get32(p + 20)};
-}
-
-static const char *load_elf(const struct guest_ram *ram, const struct guest_file *file,
-                            uint64_t *entry, struct extent *extent)
-{
-    enum { LOAD = 1 };
-    struct elf elf;
-    bool found = false;
-    const char *why = read_elf(file, &elf);
-
-    for (unsigned i = 0; !why && i < elf.count; i++) {
-        struct elf_segment s = read_segment(file, &elf, i);
-        if (s.type != LOAD || !s.memory)
-            continue;
-        why = put_segment(ram, file, s.offset, s.bytes, s.paddr, s.memory, extent);
-        /* The entry is a virtual address; the kernel starts without paging. */
-        if (!found && elf.entry >= s.vaddr && elf.entry - s.vaddr < s.memory) {
-            *entry = elf.entry - s.vaddr + s.paddr;
-            found = true;
-        }
-    }
-    return why || found ? why : "the kernel's entry point is in none of its segments";
-}
-
-/* ---- The modules ---- */
-
-/* Puts the modules behind the kernel, each on a page of its own. */
-static const char *put_modules(const struct guest_ram *ram, const struct guest_image *image,
-                               uint64_t start[GUEST_MAX_FILES], uint64_t *end)
-{
-    for (unsigned i = 0; i < image->modules; i++) {
-        const struct guest_file *m = &image->module[i];
-
-        *end = (*end + 0xfff) & ~0xfffull;
-        if (*end > ram->low_bytes || m->bytes > ram->low_bytes - *end)
-            return "the modules do not fit into guest memory";
-        memcpy(ram->low + *end, m->data, m->bytes);
-        start[i] = *end;
-        *end += m->bytes;
-    }
-    return NULL;
+    return guest_put(ram, file, offset, bytes, load, bss_end ? bss_end - load : bytes, extent);
 }
 
 /* ---- The information structure and what it points to ---- */
 
-struct arena {
-    uint8_t *low;
-    uint64_t next, end;
-    bool full;
-};
-
-static uint32_t place(struct arena *arena, uint64_t bytes)
-{
-    uint64_t at = arena->next;
-
-    if (arena->full || bytes > arena->end - at) {
-        arena->full = true;
-        return 0;
-    }
-    arena->next = (at + bytes + 7) & ~7ull;
-    if (arena->next > arena->end)
-        arena->next = arena->end;
-    return (uint32_t)at;
-}
-
-static uint32_t place_string(struct arena *arena, const char *string)
-{
-    size_t bytes = guest_strlen(string) + 1;
-    uint32_t at = place(arena, bytes);
-
-    if (!arena->full)
-        memcpy(arena->low + at, string, bytes);
-    return at;
-}
-
 static void describe_modules(const struct guest_image *image, const uint64_t *start,
-                             struct arena *arena, uint8_t *info)
+                             struct guest_arena *arena, uint8_t *info)
 {
-    uint32_t table = place(arena, 16u * image->modules);
+    uint32_t table = guest_place(arena, 16u * image->modules);
 
     for (unsigned i = 0; i < image->modules; i++) {
-        uint32_t string = place_string(arena, image->module[i].string);
+        uint32_t string = guest_place_string(arena, image->module[i].string);
         if (arena->full)
             return;
         uint8_t *entry = arena->low + table + 16 * i;
@@ -235,11 +95,11 @@ static void describe_modules(const struct guest_image *image, const uint64_t *st
     put32(info + 24, table);
 }
 
-static void describe_memory(const struct guest_ram *ram, struct arena *arena, uint8_t *info)
+static void describe_memory(const struct guest_ram *ram, struct guest_arena *arena, uint8_t *info)
 {
     struct guest_range ranges[GUEST_RANGES];
     unsigned count = guest_map(ram, ranges);
-    uint32_t map = place(arena, 24 * count);
+    uint32_t map = guest_place(arena, 24 * count);
 
     for (unsigned i = 0; i < count && !arena->full; i++) {
         uint8_t *entry = arena->low + map + 24 * i;
@@ -256,9 +116,9 @@ static void describe_memory(const struct guest_ram *ram, struct arena *arena, ui
 
 /* Returns the structure's address, 0 when its parts find no room. */
 static uint32_t put_info(const struct guest_ram *ram, const struct guest_image *image,
-                         const uint64_t *start, struct arena *arena)
+                         const uint64_t *start, struct guest_arena *arena)
 {
-    uint32_t at = place(arena, INFO_BYTES);
+    uint32_t at = guest_place(arena, INFO_BYTES);
     uint8_t *info = ram->low + at;
 
     if (arena->full)
@@ -267,8 +127,8 @@ static uint32_t put_info(const struct guest_ram *ram, const struct guest_image *
     put32(info, INFO_MEMORY | INFO_DEVICE | INFO_COMMAND_LINE | INFO_MODULES | INFO_MAP |
                     INFO_LOADER_NAME);
     put32(info + 12, 0x8000ffff); /* first hard disk, no partition */
-    put32(info + 16, place_string(arena, image->kernel.string));
-    put32(info + 64, place_string(arena, "virtx"));
+    put32(info + 16, guest_place_string(arena, image->kernel.string));
+    put32(info + 64, guest_place_string(arena, "virtx"));
     describe_modules(image, start, arena, info);
     describe_memory(ram, arena, info);
     return arena->full ? 0 : at;
@@ -278,8 +138,8 @@ const char *multiboot_load(const struct guest_ram *ram, const struct guest_image
                            struct guest_start *start)
 {
     const struct guest_file *kernel = &image->kernel;
-    struct arena arena = {.low = ram->low, .next = INFO, .end = INFO_END};
-    struct extent extent = {.end = 0x100000};
+    struct guest_arena arena = {.low = ram->low, .next = INFO, .end = INFO_END};
+    struct guest_extent extent = {.end = 0x100000};
     uint64_t modules[GUEST_MAX_FILES], entry = 0;
     int64_t at = find_header(kernel);
     const char *why;
@@ -291,9 +151,9 @@ const char *multiboot_load(const struct guest_ram *ram, const struct guest_image
     if (get32(kernel->data + at + 4) & HEADER_ADDRESSES)
         why = load_flat(ram, kernel, (uint64_t)at, &entry, &extent);
     else
-        why = load_elf(ram, kernel, &entry, &extent);
+        why = elf_load(ram, kernel, &entry, &extent);
     if (!why)
-        why = put_modules(ram, image, modules, &extent.end);
+        why = guest_put_modules(ram, image, modules, &extent.end);
     if (why)
         return why;
     if (extent.in_low_memory) {

@@ -5,8 +5,10 @@
     virtx-run-test.py VIRTX-RUN
 """
 
+import gzip
 import importlib.machinery
 import importlib.util
+import lzma
 import os
 import pathlib
 import signal
@@ -27,6 +29,8 @@ import os, pathlib, sys, time
 folder = pathlib.Path(__file__).parent
 (folder / "seen").write_text("\\0".join(sys.argv[1:]))
 log = sys.argv[sys.argv.index("--log") + 1]
+kernel = sys.argv[sys.argv.index("--module") + 1].partition("=")[0]
+(folder / "kernel").write_bytes(pathlib.Path(kernel).read_bytes())
 pathlib.Path(log).write_text((folder / "log").read_text())
 sys.stderr.write((folder / "messages").read_text())
 sys.stdout.write("guest\\n")
@@ -154,6 +158,17 @@ class Command(unittest.TestCase):
         modules = [words[i + 1].partition("=")[2] for i, w in enumerate(words) if w == "--module"]
         self.assertEqual(modules, [f"kernel {self.kernel} x=1 y", f"module {odd} m=1,2"])
         self.assertEqual(words[words.index("--timeout") + 1], "7.0")
+
+    def test_compressed_kernels(self):
+        for pack in (gzip.compress, lzma.compress):
+            packed = pack(b"a kernel" * 1000)
+            self.kernel.write_bytes(packed)
+            self.assertEqual(self.run_tool("--kernel", self.kernel).returncode, 43)
+            self.assertEqual((self.tools / "kernel").read_bytes(), b"a kernel" * 1000)
+            (self.tools / "seen").unlink()
+            for damaged in (packed[:len(packed) // 2], packed[:20] + b"damage" + packed[26:]):
+                self.kernel.write_bytes(damaged)
+                self.usage("--kernel", self.kernel, says="unpacked")
 
     def test_reboots(self):
         self.run_tool("--kernel", self.kernel, "--reboots", "3")

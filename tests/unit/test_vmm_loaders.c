@@ -461,20 +461,13 @@ END_TEST
 START_TEST(elf_segments_that_lie)
 {
     static const struct segment lies[] = {
-        {ELF_BYTES, MIB, MIB, 1, 1},
-        {DATA, MIB, MIB, ELF_BYTES - DATA + 1, MIB},
-        {~0ull, MIB, MIB, 1, 1},
-        {DATA, MIB, MIB, ~0ull, ~0ull},
-        {1, MIB, MIB, ~0ull, ~0ull},
-        {DATA, MIB, MIB, 0x100, 0xff},
-        {DATA, MIB, LOW, 1, 1},
-        {DATA, MIB, LOW - 1, 1, 2},
-        {DATA, MIB, ~0ull, 1, 2},
-        {DATA, MIB, ~0ull - 0xfff, 0x1000, 0x1000},
-        {DATA, MIB, 0x100000000, 1, 1},
-        {DATA, MIB, 0x100100000, 0x100, 0x100},
-        {DATA, MIB, MIB, 0x100, ~0ull},
-        {DATA, MIB, 0xa0000, 0x100, 0x100},
+        {ELF_BYTES, MIB, MIB, 1, 1},      {DATA, MIB, MIB, ELF_BYTES - DATA + 1, MIB},
+        {~0ull, MIB, MIB, 1, 1},          {DATA, MIB, MIB, ~0ull, ~0ull},
+        {1, MIB, MIB, ~0ull, ~0ull},      {DATA, MIB, MIB, 0x100, 0xff},
+        {DATA, MIB, LOW, 1, 1},           {DATA, MIB, LOW - 1, 1, 2},
+        {DATA, MIB, ~0ull, 1, 2},         {DATA, MIB, ~0ull - 0xfff, 0x1000, 0x1000},
+        {DATA, MIB, 0x100000000, 1, 1},   {DATA, MIB, 0x100100000, 0x100, 0x100},
+        {DATA, MIB, MIB, 0x100, ~0ull},   {DATA, MIB, 0xa0000, 0x100, 0x100},
         {DATA, MIB, 0x90000, 0x100, MIB},
     };
 
@@ -531,7 +524,7 @@ END_TEST
 
 /* ---- Linux ---- */
 
-enum { SETUP = 0x400, KERNEL_BYTES = 0x1000, INIT_SIZE = 0x20000, PARAMS = 0x10000 };
+enum { SETUP = 0x400, KERNEL_BYTES = 0x1000, INIT_SIZE = 0x20000, PARAMS = 0x90000 };
 
 static void make_linux(void)
 {
@@ -595,6 +588,92 @@ START_TEST(linux_start_state)
     ck_assert_uint_eq(get64(ram.low + start.gdt), 0);
     ck_assert_uint_eq(get64(ram.low + start.gdt + 0x10) >> 40, 0x00af9b);
     ck_assert_uint_eq(get64(ram.low + start.gdt + 0x18) >> 40, 0x00cf93);
+}
+END_TEST
+
+/* "The 32-bit boot protocol": protected mode without paging, ESI, and flat segments of these
+ * selectors. */
+static void check_entry_32(uint64_t entry)
+{
+    ck_assert_uint_eq(start.preset, VIRTX_PRESET_FLAT32);
+    ck_assert_uint_eq(start.rip, entry);
+    ck_assert_uint_eq(start.rsi, PARAMS);
+    ck_assert_uint_eq(start.rbx | start.cr3, 0);
+    ck_assert_uint_eq(start.cs, 0x10);
+    ck_assert_uint_eq(start.ds, 0x18);
+    ck_assert_uint_eq(get64(ram.low + start.gdt + 0x10) >> 40, 0x00cf9b);
+    ck_assert_uint_eq(get64(ram.low + start.gdt + 0x18) >> 40, 0x00cf93);
+}
+
+START_TEST(linux_32_bit_entry)
+{
+    make_linux();
+    put16(file + 0x236, 2); /* no 64-bit entry */
+    ck_assert_ptr_null(load_linux());
+    check_entry_32(2 * MIB);
+    ck_assert_mem_eq(ram.low + 2 * MIB, file + SETUP, KERNEL_BYTES);
+    make_linux();
+    put16(file + 0x206, 0x20b); /* these flags mean nothing yet */
+    ck_assert_ptr_null(load_linux());
+    check_entry_32(2 * MIB);
+    put16(file + 0x206, 0x209); /* nor does the preferred address */
+    put64(file + 0x258, 8 * MIB);
+    ck_assert_ptr_null(load_linux());
+    check_entry_32(MIB);
+    ck_assert_mem_eq(ram.low + MIB, file + SETUP, KERNEL_BYTES);
+    put16(file + 0x206, 0x203);
+    put32(file + 0x1f4, 0x12340000 | KERNEL_BYTES / 16); /* the upper half is something else */
+    ck_assert_ptr_null(load_linux());
+    check_entry_32(MIB);
+    ck_assert_uint_eq(get16(ram.low + PARAMS + 2), 15 * 1024);
+    ck_assert_uint_eq(get32(ram.low + PARAMS + 0x1e0), 15 * 1024);
+}
+END_TEST
+
+START_TEST(linux_old_versions)
+{
+    static uint8_t data[16];
+    const uint8_t *params = ram.low + PARAMS;
+    char text[300];
+
+    make_linux();
+    put16(file + 0x206, 0x201);
+    file[0x201] = 0x22; /* the header ends before the command line's address */
+    put32(file + 0x22c, 0);
+    image.modules = 1;
+    image.module[0] = (struct guest_file){data, 16, "a"};
+    ck_assert_ptr_null(load_linux());
+    check_entry_32(MIB);
+    ck_assert_uint_eq(get32(params + 0x228), 0);
+    ck_assert_uint_eq(get16(params + 0x20), 0xa33f);
+    ck_assert_str_eq(string_at(PARAMS + get16(params + 0x22)), "arg=1 x");
+    ck_assert_uint_eq(get32(params + 0x218), LOW - 0x1000); /* no limit but that of the version */
+    put16(file + 0x206, 0x205);
+    memset(text, 'x', sizeof(text));
+    memcpy(text, "k ", 2);
+    text[2 + 255] = 0;
+    image.kernel.string = text;
+    image.modules = 0;
+    ck_assert_ptr_null(load_linux()); /* 255 is all there may be before version 2.06 */
+    text[2 + 255] = 'x';
+    text[2 + 256] = 0;
+    linux_must_fail("command line");
+}
+END_TEST
+
+START_TEST(linux_zimage)
+{
+    make_linux();
+    put16(file + 0x206, 0x200);
+    file[0x211] = 0;
+    ck_assert_ptr_null(load_linux());
+    check_entry_32(0x1000);
+    ck_assert_mem_eq(ram.low + 0x1000, file + SETUP, KERNEL_BYTES);
+    resize(SETUP + 0x8f000);
+    ck_assert_ptr_null(load_linux());
+    ck_assert_uint_eq(get32(ram.low + PARAMS + 0x202), 0x53726448);
+    resize(SETUP + 0x8f001);
+    linux_must_fail("zImage");
 }
 END_TEST
 
@@ -703,16 +782,13 @@ END_TEST
 
 START_TEST(linux_kernels_that_cannot_be_loaded)
 {
-    static const uint64_t addresses[] = {0,           MIB - 1,     LOW - INIT_SIZE + 1, LOW,
-                                         0xfffff000,  1ull << 32,  ~0ull,               ~0xfffull,
-                                         -0x20000ull, -0x21000ull};
+    static const uint64_t addresses[] = {
+        0,          MIB - 1, LOW - INIT_SIZE + 1, LOW,         0xfffff000,
+        1ull << 32, ~0ull,   ~0xfffull,           -0x20000ull, -0x21000ull};
 
     make_linux();
-    put16(file + 0x206, 0x20b);
-    linux_must_fail("64-bit entry");
-    make_linux();
-    put16(file + 0x236, 2);
-    linux_must_fail("64-bit entry");
+    put16(file + 0x206, 0x1ff);
+    linux_must_fail("older");
     for (unsigned i = 0; i < sizeof(addresses) / sizeof(addresses[0]); i++) {
         make_linux();
         put64(file + 0x258, addresses[i]);
@@ -734,7 +810,8 @@ START_TEST(linux_cut_short)
     make_linux();
     resize(SETUP + KERNEL_BYTES + 100); /* a signature behind it is welcome */
     ck_assert_ptr_null(load_linux());
-    for (size_t bytes = SETUP + KERNEL_BYTES - 16; bytes > 0x400; bytes = 0x400 + (bytes - 0x400) / 2) {
+    for (size_t bytes = SETUP + KERNEL_BYTES - 16; bytes > 0x400;
+         bytes = 0x400 + (bytes - 0x400) / 2) {
         resize(bytes);
         linux_must_fail("cut short");
     }
@@ -750,6 +827,126 @@ START_TEST(linux_cut_short)
     ck_assert_mem_eq(ram.low + 2 * MIB, file + 5 * 512, KERNEL_BYTES - 0x600);
     put32(file + 0x1f4, 0xffffffff);
     linux_must_fail("cut short");
+}
+END_TEST
+
+/* ---- ELF files of other kinds ---- */
+
+static const struct segment kernel_parts[] = {
+    {DATA, 0xffffffff81000000, 2 * MIB, 0x800, 0x1800},
+    {DATA + 0x800, 0, 3 * MIB, 0x100, 0x100}, /* as Linux has its per-processor data */
+};
+
+START_TEST(vmlinux)
+{
+    static const uint8_t data[] = "initramfs";
+
+    for (unsigned wide = 0; wide < 2; wide++) {
+        make_elf(wide, 2 * MIB + 0x40, 2, kernel_parts);
+        put32(file + 0x800, 0); /* no multiboot header */
+        image.modules = 1;
+        image.module[0] = (struct guest_file){data, sizeof(data), "initrd"};
+        ck_assert(!linux_is(&image.kernel) && !multiboot_is(&image.kernel) &&
+                  !pvh_is(&image.kernel));
+        ck_assert_ptr_null(guest_load(&ram, &image, &start));
+        if (wide) {
+            ck_assert_uint_eq(start.preset, VIRTX_PRESET_FLAT64);
+            ck_assert_uint_eq(start.rip, 2 * MIB + 0x40);
+            ck_assert_uint_eq(start.rsi, PARAMS);
+            ck_assert_uint_eq(walk(3 * MIB), 3 * MIB);
+        } else {
+            check_entry_32(2 * MIB + 0x40);
+        }
+        ck_assert_mem_eq(ram.low + 2 * MIB, file + DATA, 0x800);
+        ck_assert_str_eq(string_at(get32(ram.low + PARAMS + 0x228)), "arg=1 x");
+        ck_assert_uint_eq(get16(ram.low + PARAMS + 0x1fe), 0xaa55);
+        ck_assert_uint_eq(get32(ram.low + PARAMS + 0x202), 0x53726448);
+        ck_assert_uint_ge(get16(ram.low + PARAMS + 0x206), 0x20c);
+        ck_assert_mem_eq(ram.low + get32(ram.low + PARAMS + 0x218), data, sizeof(data));
+    }
+    make_elf(true, 2 * MIB + 0x1801, 1, kernel_parts); /* behind its segment */
+    put32(file + 0x800, 0);
+    ck_assert_ptr_nonnull(guest_load(&ram, &image, &start));
+}
+END_TEST
+
+static void make_pvh(bool wide, uint32_t entry)
+{
+    uint8_t *p, *note;
+
+    make_elf(wide, 0, 3,
+             (const struct segment[]){
+                 kernel_parts[0], kernel_parts[1], {0xa00, 0, 0, wide ? 0x40 : 0x3c, 0}});
+    put32(file + 0x800, 0);
+    p = file + TABLE + 2 * (wide ? 56 : 32);
+    put32(p, 4);
+    note = file + 0xa00; /* another note before it, whose value is no multiple of four */
+    put32(note, 4);
+    put32(note + 4, 6);
+    put32(note + 8, 18);
+    memcpy(note + 12, "GNU", 4);
+    note += 24;
+    put32(note, 4);
+    put32(note + 4, wide ? 8 : 4);
+    put32(note + 8, 18);
+    memcpy(note + 12, "Xen", 4);
+    put32(note + 16, entry);
+    if (!wide) /* cut short in the file: the table says where the notes end */
+        put32(p + 16, 24 + 20);
+    else
+        put64(p + 32, 24 + 24);
+    put64(file + (wide ? 24 : 0x700), wide ? 0xffffffff81000010 : 0);
+    if (!wide)
+        put32(file + 24, 0x81000010);
+}
+
+START_TEST(pvh)
+{
+    static const uint8_t data[] = "module";
+    const uint8_t *map, *list;
+
+    for (unsigned wide = 0; wide < 2; wide++) {
+        make_pvh(wide, 2 * MIB + 0x80);
+        image.modules = 1;
+        image.module[0] = (struct guest_file){data, sizeof(data), "m with words"};
+        ck_assert(pvh_is(&image.kernel));
+        ck_assert_ptr_null(guest_load(&ram, &image, &start));
+        ck_assert_uint_eq(start.preset, VIRTX_PRESET_FLAT32);
+        ck_assert_uint_eq(start.rip, 2 * MIB + 0x80);
+        ck_assert_mem_eq(ram.low + 2 * MIB, file + DATA, 0x800);
+        ck_assert_uint_eq(get32(info()), 0x336ec578);
+        ck_assert_uint_eq(get32(info() + 4), 1);
+        ck_assert_uint_eq(get32(info() + 12), 1);
+        list = ram.low + get64(info() + 16);
+        ck_assert_mem_eq(ram.low + get64(list), data, sizeof(data));
+        ck_assert_uint_ge(get64(list), 2 * MIB + 0x1800);
+        ck_assert_uint_eq(get64(list + 8), sizeof(data));
+        ck_assert_str_eq(string_at(get32(list + 16)), "with words");
+        ck_assert_str_eq(string_at(get32(info() + 24)), "arg=1 x");
+        ck_assert_uint_eq(get64(info() + 32), 0xe0000);
+        map = ram.low + get64(info() + 40);
+        ck_assert_uint_eq(get32(info() + 48), 4);
+        ck_assert_uint_eq(get64(map + 3 * 24), MIB);
+        ck_assert_uint_eq(get64(map + 3 * 24 + 8), LOW - MIB);
+        ck_assert_uint_eq(get32(map + 3 * 24 + 16), 1);
+    }
+    make_pvh(true, 0xa0000);
+    ck_assert_ptr_nonnull(guest_load(&ram, &image, &start));
+    make_pvh(true, (uint32_t)LOW);
+    ck_assert_ptr_nonnull(guest_load(&ram, &image, &start));
+    make_pvh(true, 2 * MIB);
+    put32(file + 0xa00 + 24 + 4, 0xfffffff0); /* a note longer than all of them */
+    ck_assert(!pvh_is(&image.kernel));
+}
+END_TEST
+
+START_TEST(no_kernel)
+{
+    new_file(512);
+    put16(file + 510, 0xaa55); /* a boot sector */
+    ck_assert(strstr(guest_load(&ram, &image, &start), "--firmware"));
+    resize(1);
+    ck_assert_ptr_nonnull(guest_load(&ram, &image, &start));
 }
 END_TEST
 
@@ -784,7 +981,7 @@ START_TEST(damaged_files_do_no_harm)
     image.modules = 1;
     image.module[0] = (struct guest_file){(const uint8_t *)"module", 6, "m"};
     for (unsigned i = 0; i < 3000; i++) {
-        switch (any() % 4) {
+        switch (any() % 6) {
         case 0:
             make_flat();
             damage(12, 20);
@@ -797,16 +994,23 @@ START_TEST(damaged_files_do_no_harm)
             make_elf(true, MIB, 2, plain);
             damage(0, TABLE + 2 * 56);
             break;
+        case 3:
+            make_pvh(any() & 1, 2 * MIB);
+            damage(0, 0x1000);
+            damage(0xa00, 0x40);
+            break;
+        case 4:
+            make_elf(any() & 1, 2 * MIB, 2, kernel_parts);
+            put32(file + 0x800, 0);
+            damage(0, TABLE + 2 * 56);
+            break;
         default:
             make_linux();
             damage(0x1f1, 0x268 - 0x1f1);
         }
         if (any() % 4 == 0)
             resize(any() % image.kernel.bytes);
-        if (linux_is(&image.kernel))
-            loaded += !linux_load(&ram, &image, &start);
-        else if (multiboot_is(&image.kernel))
-            loaded += !multiboot_load(&ram, &image, &start);
+        loaded += !guest_load(&ram, &image, &start);
     }
     ck_assert_uint_gt(loaded, 50);   /* some damage does not matter … */
     ck_assert_uint_lt(loaded, 2700); /* … but most does */
@@ -841,6 +1045,12 @@ int main(void)
     tcase_add_test(tc, elf_headers_that_lie);
     tcase_add_test(tc, elf_cut_short);
     tcase_add_test(tc, linux_start_state);
+    tcase_add_test(tc, linux_32_bit_entry);
+    tcase_add_test(tc, linux_old_versions);
+    tcase_add_test(tc, linux_zimage);
+    tcase_add_test(tc, vmlinux);
+    tcase_add_test(tc, pvh);
+    tcase_add_test(tc, no_kernel);
     tcase_add_test(tc, linux_zero_page);
     tcase_add_test(tc, linux_longest_header_keeps_the_map);
     tcase_add_test(tc, linux_initrd);
