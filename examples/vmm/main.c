@@ -189,6 +189,16 @@ static enum virtx_status hide_xsavec(struct virtx_vm *vm)
     return virtx_vm_cpuid_set(vm, &entry);
 }
 
+/* The library's default policy does not know that the guest's local APIC has x2APIC mode. */
+static enum virtx_status show_x2apic(struct virtx_vm *vm)
+{
+    struct virtx_cpuid_entry entry;
+    enum virtx_status status = virtx_vm_cpuid_get(vm, 1, 0, &entry);
+
+    entry.ecx |= 1u << 21;
+    return status ? status : virtx_vm_cpuid_set(vm, &entry);
+}
+
 static enum virtx_status set_start(struct virtx_vcpu *vcpu, const struct guest_start *start)
 {
     struct virtx_state state;
@@ -267,6 +277,8 @@ int bare_main(void)
         return failed("virtx_open", &error);
     if (virtx_vm_create(virtx, &vm_config, &vm))
         return failed("virtx_vm_create", virtx_last_error(virtx));
+    if (show_x2apic(vm))
+        return failed("x2APIC", virtx_vm_last_error(vm));
     if (bare_option("hide") && after(bare_option("hide"), "xsavec") && hide_xsavec(vm))
         return failed("hide=xsavec", virtx_vm_last_error(vm));
     if (add_memory(vm, bytes, image.firmware.data ? GUEST_BIOS_END : GUEST_FIRMWARE, &ram))

@@ -5,6 +5,8 @@
 #include "hw/service.h"
 
 #define LEAF1_ECX_OSXSAVE (1u << 27)
+#define LEAF1_EDX_APIC    (1u << 9)
+#define APIC_BASE_ENABLE  BIT(11)
 #define LEAF7_ECX_OSPKE   (1u << 4)
 
 void hw_cpuid_forget(struct hw_vcpu *hv)
@@ -14,8 +16,8 @@ void hw_cpuid_forget(struct hw_vcpu *hv)
         hv->soft->cpuid[i].leaf = i == 0;
 }
 
-/* Bytes of a standard-format XSAVE area for these components (Intel SDM "Standard Format of the XSAVE
- * Area"): offset plus size of the last one. */
+/* Bytes of a standard-format XSAVE area for these components (Intel SDM "Standard Format of the
+ * XSAVE Area"): offset plus size of the last one. */
 static uint32_t xsave_bytes(struct hw_vcpu *hv, uint64_t components)
 {
     uint32_t bytes = 512 + 64;
@@ -50,6 +52,15 @@ static uint32_t xsave_compact_bytes(struct hw_vcpu *hv, uint64_t components)
     return bytes;
 }
 
+/* Intel SDM, "Enabling or Disabling the Local APIC": one that is disabled is as if it were not
+ * there; AMD APM, "Local APIC Enable", likewise. */
+static uint32_t apic_bit(struct hw_vcpu *hv, uint32_t edx)
+{
+    bool on = hw_state(hv, VIRTX_STATE_MSR)->apic_base & APIC_BASE_ENABLE;
+
+    return on ? edx : edx & ~LEAF1_EDX_APIC;
+}
+
 bool hw_cpuid_fill(struct hw_vcpu *hv, struct hw_cpuid_line *line, uint32_t leaf, uint32_t subleaf)
 {
     struct virtx_cpuid_entry entry;
@@ -74,6 +85,7 @@ bool hw_cpuid_fill(struct hw_vcpu *hv, struct hw_cpuid_line *line, uint32_t leaf
         line->ecx &= ~LEAF1_ECX_OSXSAVE;
         if (state->cr4 & CR4_OSXSAVE)
             line->ecx |= LEAF1_ECX_OSXSAVE;
+        line->edx = apic_bit(hv, line->edx);
         break;
     case 7:
         if (subleaf == 0) {
@@ -93,6 +105,9 @@ bool hw_cpuid_fill(struct hw_vcpu *hv, struct hw_cpuid_line *line, uint32_t leaf
             line->ebx = xsave_bytes(hv, state->xcr0);
         else if (subleaf == 1 && hv->soft->policy.xcr0)
             line->ebx = xsave_compact_bytes(hv, state->xcr0 | state->xss);
+        break;
+    case 0x80000001:
+        line->edx = apic_bit(hv, line->edx); /* AMD's copy of leaf 1; zero on Intel's */
         break;
     case 0x8000001e:
         line->eax = id;
@@ -122,11 +137,10 @@ static uint64_t cr4_policy(const struct virtx_cpuid_entry *l1, const struct virt
         uint8_t bit;
         uint64_t cr4;
     } rules[] = {
-        {0, 1, CR4_VME | CR4_PVI}, {0, 2, CR4_DE},       {0, 3, CR4_PSE},   {0, 4, CR4_TSD},
-        {0, 6, CR4_PAE},           {0, 7, CR4_MCE},      {0, 13, CR4_PGE},  {0, 24, CR4_OSFXSR},
-        {0, 25, CR4_OSXMMEXCPT},   {1, 17, CR4_PCIDE},   {1, 26, CR4_OSXSAVE},
-        {2, 0, CR4_FSGSBASE},      {2, 7, CR4_SMEP},     {2, 20, CR4_SMAP}, {3, 2, CR4_UMIP},
-        {3, 3, CR4_PKE},
+        {0, 1, CR4_VME | CR4_PVI}, {0, 2, CR4_DE},     {0, 3, CR4_PSE},      {0, 4, CR4_TSD},
+        {0, 6, CR4_PAE},           {0, 7, CR4_MCE},    {0, 13, CR4_PGE},     {0, 24, CR4_OSFXSR},
+        {0, 25, CR4_OSXMMEXCPT},   {1, 17, CR4_PCIDE}, {1, 26, CR4_OSXSAVE}, {2, 0, CR4_FSGSBASE},
+        {2, 7, CR4_SMEP},          {2, 20, CR4_SMAP},  {3, 2, CR4_UMIP},     {3, 3, CR4_PKE},
     };
     const uint32_t words[] = {l1->edx, l1->ecx, l7->ebx, l7->ecx};
     uint64_t cr4 = CR4_PCE | CR4_MCE;

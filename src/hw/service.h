@@ -14,7 +14,8 @@
 /*
  * Answers of CPUID, ready to be stored. The table in the VM is small and searched from its start; a
  * direct-mapped cache in front of it makes the answer a matter of a few instructions. All that
- * varies (OSXSAVE, OSPKE, XSAVE sizes) varies with CR4 and XCR0, whose changes empty the cache.
+ * varies (OSXSAVE, OSPKE, APIC, XSAVE sizes) varies with CR4, IA32_APIC_BASE and XCR0, whose changes empty the
+ * cache.
  */
 #define HW_CPUID_LINES 32u
 struct hw_cpuid_line {

@@ -206,6 +206,7 @@ static void set_effects(struct hw_vcpu *hv, const struct controls *old, uint32_t
     if (groups & VIRTX_STATE_MSR) {
         hw_switch_msr(hv, MSR_TSC_AUX, state->tsc_aux);
         hw_switch_msr(hv, MSR_SPEC_CTRL, state->spec_ctrl);
+        hw_cpuid_forget(hv); /* IA32_APIC_BASE */
     }
     if (groups & VIRTX_STATE_XCR) {
         hw_switch_msr(hv, MSR_XSS, state->xss);

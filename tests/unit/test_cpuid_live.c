@@ -7,8 +7,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define EDX_PGE BIT(13)
-#define EDX_SEP BIT(11)
+#define EDX_PGE  BIT(13)
+#define EDX_SEP  BIT(11)
+#define EDX_APIC BIT(9)
 
 static struct virtx_cpuid_entry vms(uint32_t leaf)
 {
@@ -86,6 +87,25 @@ START_TEST(of_the_vm)
     ck_assert(guest_edx(1) & EDX_PGE);
     ck_assert(!(world.hv->controls.cr4_mask & CR4_PGE));
     ck_assert(!cr4_faults(CR4_PGE));
+    world_end();
+}
+END_TEST
+
+/* A local APIC that its IA32_APIC_BASE has switched off is not announced. */
+START_TEST(disabled_apic)
+{
+    struct virtx_state state;
+
+    world_begin(&virtx_profile_bare);
+    ck_assert(guest_edx(1) & EDX_APIC);
+    world_get(VIRTX_STATE_MSR, &state);
+    state.apic_base &= ~BIT(11);
+    ck_assert_int_eq(virtx_vcpu_set(world.vcpu, VIRTX_STATE_MSR, &state), VIRTX_OK);
+    ck_assert(!(guest_edx(1) & EDX_APIC));
+    ck_assert(!(guest_edx(0x80000001) & EDX_APIC));
+    state.apic_base |= BIT(11);
+    ck_assert_int_eq(virtx_vcpu_set(world.vcpu, VIRTX_STATE_MSR, &state), VIRTX_OK);
+    ck_assert(guest_edx(1) & EDX_APIC);
     world_end();
 }
 END_TEST
@@ -358,6 +378,7 @@ int main(void)
     int failed;
 
     tcase_add_test(tests, of_the_vm);
+    tcase_add_test(tests, disabled_apic);
     tcase_add_test(tests, of_a_vcpu);
     tcase_add_test(tests, versions);
     tcase_add_test(tests, what_stays);
