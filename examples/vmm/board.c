@@ -11,12 +11,17 @@ enum {
     IRQ_TIMER = 0,
     IRQ_KEYBOARD = 1,
     IRQ_COM1 = 4,
+    IRQ_CLOCK = 8,
     IRQ_DISK = 14,
+    RTC_DATA = 0x71,
     DEBUG_EXIT = 0xf4,
     RESET_CONTROL = 0xcf9,
     SYSTEM_CONTROL_A = 0x92,
     DEBUG_CONSOLE = 0x402,
     DEBUG_CONSOLE_MARK = 0xe9,
+    TEST_DATA = 0xe0,    /* what QEMU's pc-testdev has for kvm-unit-tests: a register … */
+    TEST_LINES = 0x2000, /* … and the interrupt lines */
+    IOAPIC_LINES = 24,
     A20 = 2, /* in port 0x92 and in the keyboard controller's output port */
 };
 
@@ -27,8 +32,21 @@ static void set_line(struct board *board, unsigned irq, bool level)
     if (!(board->lines & bit) == !level)
         return;
     board->lines ^= bit;
-    virtx_pic_set_irq(&board->pic, irq, level);
+    if (irq < 16)
+        virtx_pic_set_irq(&board->pic, irq, level);
     virtx_ioapic_set_irq(&board->ioapic, irq == IRQ_TIMER ? 2 : irq, level);
+}
+
+/* A device's line, as far as the device itself has changed it: the test register may hold it, too.
+ */
+static void update_line(struct board *board, unsigned irq, bool level)
+{
+    uint32_t bit = 1u << irq;
+
+    if (!(board->device_lines & bit) == !level)
+        return;
+    board->device_lines ^= bit;
+    set_line(board, irq, level);
 }
 
 /* ---- Console ---- */
@@ -60,7 +78,7 @@ static void transmit(void *ctx, uint8_t byte)
 
 static void com1_line(void *ctx, bool level)
 {
-    set_line(ctx, IRQ_COM1, level);
+    update_line(ctx, IRQ_COM1, level);
 }
 
 static void receive(struct board *board, uint64_t now)
@@ -102,11 +120,13 @@ static uint8_t read_byte(struct board *board, uint16_t port, uint64_t now)
         return fwcfg_read(&board->fwcfg);
     if (port == DEBUG_CONSOLE)
         return DEBUG_CONSOLE_MARK;
+    if (port >= TEST_DATA && port < TEST_DATA + 4)
+        return (uint8_t)(board->test_data >> 8 * (port - TEST_DATA));
     return 0xff;
 }
 
-/* The power-management registers are where the ACPI tables say, and where a firmware has put them as
- * well; *port becomes the former. */
+/* The power-management registers are where the ACPI tables say, and where a firmware has put them
+ * as well; *port becomes the former. */
 static bool is_pm(const struct board *board, uint16_t *port, unsigned size)
 {
     uint16_t moved = pci_pm_ports(&board->pci);
@@ -156,6 +176,9 @@ static void write_byte(struct board *board, uint16_t port, uint8_t value, uint64
         board->keyboard.output = (uint8_t)((board->keyboard.output & ~A20) | (value & A20));
     } else if (port == ATA_CONTROL) {
         ata_write_control(&board->ata, value);
+    } else if (port >= TEST_DATA && port < TEST_DATA + 4) {
+        board->test_data &= ~(0xffu << 8 * (port - TEST_DATA));
+        board->test_data |= (uint32_t)value << 8 * (port - TEST_DATA);
     } else if (port == DEBUG_CONSOLE && board->show_debug) {
         bare_printf("%c", value);
     }
@@ -172,6 +195,8 @@ static bool write_wide(struct board *board, uint16_t port, unsigned size, uint32
             end(board, BOARD_ERROR, 0);
     } else if (port == FWCFG_SELECT && size == 2) {
         fwcfg_select(&board->fwcfg, (uint16_t)value);
+    } else if (port >= TEST_LINES && port < TEST_LINES + IOAPIC_LINES) {
+        set_line(board, port - TEST_LINES, value);
     } else {
         return false;
     }
@@ -218,15 +243,19 @@ void board_io(struct board *board, const struct virtx_exit_io *io, void *data)
             memcpy(bytes, &value, io->size);
         }
     }
-    set_line(board, IRQ_KEYBOARD, i8042_interrupt(&board->keyboard));
-    set_line(board, IRQ_DISK, ata_interrupt(&board->ata));
+    update_line(board, IRQ_KEYBOARD, i8042_interrupt(&board->keyboard));
+    update_line(board, IRQ_DISK, ata_interrupt(&board->ata));
+    if (io->port == RTC_DATA) /* looking at it takes some time */
+        update_line(board, IRQ_CLOCK, rtc_interrupt(&board->rtc, bare_tsc()));
 }
 
 /* ---- Time ---- */
 
 uint64_t board_deadline(const struct board *board)
 {
-    return pit_deadline(&board->pit);
+    uint64_t pit = pit_deadline(&board->pit), rtc = rtc_deadline(&board->rtc);
+
+    return pit < rtc ? pit : rtc;
 }
 
 void board_poll(struct board *board)
@@ -237,6 +266,7 @@ void board_poll(struct board *board)
         set_line(board, IRQ_TIMER, false);
         set_line(board, IRQ_TIMER, true);
     }
+    update_line(board, IRQ_CLOCK, rtc_interrupt(&board->rtc, now));
     drain_console(board);
     receive(board, now);
 }
@@ -302,12 +332,15 @@ enum virtx_status board_init(struct board *board, struct virtx_vm *vm, uint64_t 
 
 enum virtx_status board_reset(struct board *board)
 {
-    for (unsigned i = 0; i < 16; i++)
+    for (unsigned i = 0; i < IOAPIC_LINES; i++)
         set_line(board, i, false);
     pci_init(&board->pci, board->ata.disk != NULL);
     fwcfg_select(&board->fwcfg, 0);
+    board->device_lines = 0;
+    board->test_data = 0;
     board->pm = (struct acpi_pm){.tsc_hz = board->tsc_hz};
     pit_init(&board->pit, board->tsc_hz);
+    rtc_reset(&board->rtc);
     i8042_init(&board->keyboard);
     uart_init(&board->uart, transmit, com1_line, board);
     ata_init(&board->ata, board->ata.disk, board->disk_bytes);

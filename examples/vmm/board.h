@@ -55,16 +55,18 @@ struct board {
     uint64_t input_from;  /* TSC before which the console's input waits */
     uint32_t uart_setups; /* the serial port's, when that was decided */
     enum board_end end;
-    uint32_t exit_value;         /* with BOARD_DEBUG_EXIT */
-    uint32_t lines;              /* levels of the interrupt lines */
+    uint32_t exit_value;   /* with BOARD_DEBUG_EXIT */
+    uint32_t lines;        /* levels of the interrupt lines … */
+    uint32_t device_lines; /* … and those that devices want */
+    uint32_t test_data;
     char console[CONSOLE_BYTES]; /* what the guest has printed and COM1 has not taken yet */
     uint32_t console_head, console_count;
 };
 
 enum virtx_status board_init(struct board *board, struct virtx_vm *vm, uint64_t tsc_hz,
                              uint64_t memory_bytes);
-/* Puts all devices into their state after a reset; the clock, CMOS memory and the disk's content stay. While
- * no vcpu is in run. */
+/* Puts all devices into their state after a reset; the clock, CMOS memory and the disk's content
+ * stay. While no vcpu is in run. */
 enum virtx_status board_reset(struct board *board);
 /* Gives a vcpu its local APIC. */
 enum virtx_status board_add_cpu(struct board *board, struct virtx_vcpu *vcpu);

@@ -1,16 +1,39 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* The real-time clock and CMOS memory of a PC (Motorola MC146818 data sheet). It keeps the time and
- * can be set; there is no alarm and no interrupt: register C always reads 0. */
+/* The real-time clock and CMOS memory of a PC (Motorola MC146818 data sheet): time, alarm, and the
+ * periodic, alarm and update-ended interrupts. The divider always runs at 32768 Hz. */
 #include "rtc.h"
 #include "muldiv.h"
 
 enum {
-    SECONDS = 0, MINUTES = 2, HOURS = 4, WEEKDAY = 6, DAY = 7, MONTH = 8, YEAR = 9,
-    REG_A = 10, REG_B = 11, REG_C = 12, REG_D = 13, CENTURY = 0x32,
+    SECONDS = 0,
+    MINUTES = 2,
+    HOURS = 4,
+    ALARM = 1 /* behind each of them */,
+    WEEKDAY = 6,
+    DAY = 7,
+    MONTH = 8,
+    YEAR = 9,
+    REG_A = 10,
+    REG_B = 11,
+    REG_C = 12,
+    REG_D = 13,
+    CENTURY = 0x32,
 
+    A_RATE = 15,
     A_UPDATING = 0x80,
-    B_24_HOURS = 2, B_BINARY = 4, B_SET = 0x80,
+    B_24_HOURS = 2,
+    B_BINARY = 4,
+    B_UPDATED = 0x10,
+    B_ALARM = 0x20,
+    B_PERIODIC = 0x40,
+    B_SET = 0x80,
+    C_UPDATED = 0x10,
+    C_ALARM = 0x20,
+    C_PERIODIC = 0x40,
+    C_INTERRUPT = 0x80,
     PM = 0x80,
+    ANY = 0xc0, /* in a field of the alarm */
+    DIVIDER_HZ = 32768,
 
     INDEX_PORT = 0x70,
     UPDATE_US = 2228, /* from "update in progress" to the new second: 244 us + 1984 us */
@@ -32,8 +55,11 @@ static unsigned days_in(unsigned month, unsigned year)
 
 static struct rtc_date to_date(uint64_t epoch)
 {
-    struct rtc_date d = {.second = epoch % 60, .minute = epoch / 60 % 60,
-                         .hour = epoch / 3600 % 24, .month = 1, .year = 1970};
+    struct rtc_date d = {.second = epoch % 60,
+                         .minute = epoch / 60 % 60,
+                         .hour = epoch / 3600 % 24,
+                         .month = 1,
+                         .year = 1970};
     uint64_t days = epoch / 86400;
 
     d.weekday = (unsigned)((days + 4) % 7 + 1); /* 1 January 1970 was a Thursday */
@@ -93,6 +119,85 @@ static unsigned decode_hour(const struct rtc *rtc, uint8_t value)
     return decode(rtc, value & ~PM) % 12 + (value & PM ? 12 : 0);
 }
 
+/* ---- Interrupts ---- */
+
+/* Clocks of the divider from one periodic interrupt to the next, 0: there are none. */
+static uint64_t period(const struct rtc *rtc)
+{
+    unsigned rate = rtc->ram[REG_A] & A_RATE;
+
+    if (!rate)
+        return 0;
+    return 1ull << (rate < 3 ? rate + 6 : rate - 1);
+}
+
+static uint64_t periods(const struct rtc *rtc, uint64_t now)
+{
+    return muldiv(now, DIVIDER_HZ, rtc->tsc_hz) / period(rtc);
+}
+
+/* Seconds since the clock was started. */
+static uint64_t seconds(const struct rtc *rtc, uint64_t now)
+{
+    return now > rtc->start ? (now - rtc->start) / rtc->tsc_hz : 0;
+}
+
+static bool is_alarm(const struct rtc *rtc, uint64_t epoch)
+{
+    const uint8_t *field = rtc->ram + ALARM;
+    uint8_t hour = encode_hour(rtc, epoch / 3600 % 24);
+
+    return (field[SECONDS] >= ANY || field[SECONDS] == encode(rtc, epoch % 60)) &&
+           (field[MINUTES] >= ANY || field[MINUTES] == encode(rtc, epoch / 60 % 60)) &&
+           ((field[HOURS] & ANY) == ANY || field[HOURS] == hour);
+}
+
+/* The flags are raised whether or not their interrupts are on. */
+static void catch_up(struct rtc *rtc, uint64_t now)
+{
+    enum { DAY_SECONDS = 86400 };
+    uint8_t *c = &rtc->ram[REG_C];
+    uint64_t from = seconds(rtc, rtc->seen), to = seconds(rtc, now);
+
+    if (now <= rtc->seen)
+        return;
+    if (period(rtc) && periods(rtc, now) != periods(rtc, rtc->seen))
+        *c |= C_PERIODIC;
+    rtc->seen = now;
+    if (rtc->ram[REG_B] & B_SET || to <= from)
+        return;
+    *c |= C_UPDATED;
+    if (to - from > DAY_SECONDS)
+        from = to - DAY_SECONDS; /* every time of day is in it */
+    while (!(*c & C_ALARM) && from < to)
+        if (is_alarm(rtc, rtc->epoch + ++from))
+            *c |= C_ALARM;
+}
+
+bool rtc_interrupt(struct rtc *rtc, uint64_t now)
+{
+    catch_up(rtc, now);
+    return rtc->ram[REG_B] & rtc->ram[REG_C] & (B_PERIODIC | B_ALARM | B_UPDATED);
+}
+
+uint64_t rtc_deadline(const struct rtc *rtc)
+{
+    uint8_t b = rtc->ram[REG_B];
+    uint64_t next = UINT64_MAX, at;
+
+    if (b & rtc->ram[REG_C] & (B_PERIODIC | B_ALARM | B_UPDATED))
+        return next; /* active until register C is read */
+    if (b & B_PERIODIC && period(rtc)) {
+        at = muldiv((periods(rtc, rtc->seen) + 1) * period(rtc), rtc->tsc_hz, DIVIDER_HZ) + 1;
+        next = at;
+    }
+    if (b & (B_ALARM | B_UPDATED) && !(b & B_SET)) {
+        at = rtc->start + (seconds(rtc, rtc->seen) + 1) * rtc->tsc_hz;
+        next = at < next ? at : next;
+    }
+    return next;
+}
+
 /* ---- Access ---- */
 
 void rtc_init(struct rtc *rtc, uint64_t tsc_hz, uint64_t now, uint64_t epoch, uint64_t low,
@@ -101,7 +206,7 @@ void rtc_init(struct rtc *rtc, uint64_t tsc_hz, uint64_t now, uint64_t epoch, ui
     uint64_t extended = low > 0x100000 ? (low - 0x100000) >> 10 : 0;
     uint64_t above_16m = low > 0x1000000 ? (low - 0x1000000) >> 16 : 0;
 
-    *rtc = (struct rtc){.tsc_hz = tsc_hz, .start = now, .epoch = epoch};
+    *rtc = (struct rtc){.tsc_hz = tsc_hz, .start = now, .seen = now, .epoch = epoch};
     if (extended > 0xffff)
         extended = 0xffff;
     rtc->ram[REG_A] = 0x26;
@@ -117,6 +222,12 @@ void rtc_init(struct rtc *rtc, uint64_t tsc_hz, uint64_t now, uint64_t epoch, ui
         rtc->ram[0x5b + i] = (uint8_t)(high >> (16 + 8 * i));
 }
 
+void rtc_reset(struct rtc *rtc)
+{
+    rtc->ram[REG_B] &= (uint8_t) ~(B_PERIODIC | B_ALARM | B_UPDATED);
+    rtc->ram[REG_C] = 0;
+}
+
 static uint8_t read_a(const struct rtc *rtc, uint64_t now)
 {
     uint64_t phase = now > rtc->start ? (now - rtc->start) % rtc->tsc_hz : 0;
@@ -126,7 +237,17 @@ static uint8_t read_a(const struct rtc *rtc, uint64_t now)
     return rtc->ram[REG_A] | (updating ? A_UPDATING : 0);
 }
 
-static uint8_t read_register(const struct rtc *rtc, uint64_t now)
+/* Reading it clears it. */
+static uint8_t read_c(struct rtc *rtc, uint64_t now)
+{
+    uint8_t value = rtc_interrupt(rtc, now) ? C_INTERRUPT : 0;
+
+    value |= rtc->ram[REG_C];
+    rtc->ram[REG_C] = 0;
+    return value;
+}
+
+static uint8_t read_register(struct rtc *rtc, uint64_t now)
 {
     struct rtc_date d = current(rtc, now);
 
@@ -149,6 +270,8 @@ static uint8_t read_register(const struct rtc *rtc, uint64_t now)
         return encode(rtc, d.year / 100);
     case REG_A:
         return read_a(rtc, now);
+    case REG_C:
+        return read_c(rtc, now);
     default:
         return rtc->ram[rtc->index];
     }
@@ -197,6 +320,8 @@ static void write_b(struct rtc *rtc, uint8_t value, uint64_t now)
         rtc->epoch = to_epoch(&rtc->held);
         rtc->start = now;
     }
+    if (value & B_SET)
+        value &= (uint8_t)~B_UPDATED; /* there are no updates */
     rtc->ram[REG_B] = value;
 }
 
@@ -204,6 +329,7 @@ static void write_register(struct rtc *rtc, uint8_t value, uint64_t now)
 {
     struct rtc_date d = current(rtc, now);
 
+    catch_up(rtc, now);
     if (rtc->index == REG_A) {
         rtc->ram[REG_A] = value & ~A_UPDATING;
     } else if (rtc->index == REG_B) {

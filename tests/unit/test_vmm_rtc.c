@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <time.h>
 
-#define HZ 1000000ull
+#define HZ   1000000ull
 #define NOON 1709208000ull /* Thursday 29 February 2024, 12:00:00 */
 
 static struct rtc rtc;
@@ -46,7 +46,7 @@ START_TEST(reads_bcd_in_24_hours)
     ck_assert_uint_eq(in(8, now), 0x02);
     ck_assert_uint_eq(in(9, now), 0x24);
     ck_assert_uint_eq(in(0x32, now), 0x20);
-    ck_assert_uint_eq(in(12, now), 0);
+    ck_assert_uint_eq(in(12, now) & 0x8f, 0); /* no interrupt is on */
     ck_assert_uint_eq(in(13, now), 0x80);
     ck_assert_uint_eq(rtc_read(&rtc, 0x70, now), 0xff);
 }
@@ -167,6 +167,85 @@ START_TEST(nonsense_is_harmless)
 }
 END_TEST
 
+/* "The PF, AF and UF bits": raised whether or not they interrupt, cleared by reading register C. */
+START_TEST(flags_without_interrupts)
+{
+    ck_assert_uint_eq(in(12, 10), 0);
+    ck_assert_uint_eq(in(12, HZ), 0x50);
+    ck_assert_uint_eq(in(12, HZ + 1), 0);
+    ck_assert(!rtc_interrupt(&rtc, 5 * HZ));
+    ck_assert_uint_eq(rtc_deadline(&rtc), UINT64_MAX);
+}
+END_TEST
+
+START_TEST(update_ended_interrupt)
+{
+    out(11, 0x12, 0);
+    ck_assert(!rtc_interrupt(&rtc, HZ - 1));
+    ck_assert_uint_eq(rtc_deadline(&rtc), HZ);
+    ck_assert(rtc_interrupt(&rtc, HZ));
+    ck_assert_uint_eq(rtc_deadline(&rtc), UINT64_MAX); /* the line stays */
+    ck_assert_uint_eq(in(12, HZ + 5) & 0x90, 0x90);
+    ck_assert(!rtc_interrupt(&rtc, HZ + 6));
+    ck_assert_uint_eq(rtc_deadline(&rtc), 2 * HZ);
+    out(11, 0x92, HZ + 7); /* SET ends it */
+    ck_assert_uint_eq(in(11, HZ + 8), 0x82);
+    ck_assert(!rtc_interrupt(&rtc, 9 * HZ));
+    ck_assert_uint_eq(in(12, 9 * HZ) & 0x10, 0);
+}
+END_TEST
+
+START_TEST(periodic_interrupt)
+{
+    static const struct {
+        uint8_t rate;
+        unsigned hz;
+    } rates[] = {{1, 256}, {2, 128}, {3, 8192}, {6, 1024}, {15, 2}};
+    unsigned count = 0;
+
+    out(10, 0x20 | rates[_i].rate, 0);
+    out(11, 0x42, 0);
+    for (uint64_t now = 0; now < 2 * HZ; now += 20) {
+        if (rtc_deadline(&rtc) > now)
+            continue;
+        ck_assert(rtc_interrupt(&rtc, now));
+        ck_assert_uint_eq(in(12, now) & 0xe0, 0xc0);
+        count++;
+    }
+    ck_assert_uint_ge(count, 2 * rates[_i].hz - 1);
+    ck_assert_uint_le(count, 2 * rates[_i].hz);
+    out(10, 0x20, 2 * HZ); /* no rate */
+    in(12, 2 * HZ);
+    ck_assert_uint_eq(rtc_deadline(&rtc), UINT64_MAX);
+    ck_assert_uint_eq(in(12, 9 * HZ) & 0xc0, 0);
+}
+END_TEST
+
+START_TEST(alarm_interrupt)
+{
+    out(1, 0x07, 0); /* 12:00:07 */
+    out(3, 0x00, 0);
+    out(5, 0x12, 0);
+    out(11, 0x22, 0);
+    ck_assert(!rtc_interrupt(&rtc, 7 * HZ - 1));
+    ck_assert_uint_eq(rtc_deadline(&rtc), 7 * HZ);
+    ck_assert(rtc_interrupt(&rtc, 7 * HZ));
+    ck_assert_uint_eq(in(12, 7 * HZ) & 0xa0, 0xa0);
+    ck_assert(!rtc_interrupt(&rtc, 24 * 3600 * HZ)); /* not before the next day's */
+    ck_assert(rtc_interrupt(&rtc, (24 * 3600 + 7) * HZ));
+    in(12, (24 * 3600 + 7) * HZ);
+    out(3, 0xff, (24 * 3600 + 7) * HZ); /* in every minute */
+    ck_assert(!rtc_interrupt(&rtc, (24 * 3600 + 66) * HZ));
+    ck_assert(rtc_interrupt(&rtc, (24 * 3600 + 67) * HZ));
+    in(12, (24 * 3600 + 67) * HZ);
+    ck_assert(rtc_interrupt(&rtc, 400ull * 24 * 3600 * HZ)); /* nobody has looked for long */
+    rtc_reset(&rtc);
+    ck_assert_uint_eq(rtc_deadline(&rtc), UINT64_MAX);
+    ck_assert_uint_eq(in(11, 400ull * 24 * 3600 * HZ), 2);
+    ck_assert_uint_eq(in(5, 400ull * 24 * 3600 * HZ), 0x12); /* the memory stays */
+}
+END_TEST
+
 START_TEST(memory_sizes)
 {
     ck_assert_uint_eq(in(0x15, 0) | in(0x16, 0) << 8, 640);
@@ -205,6 +284,10 @@ int main(void)
     tcase_add_test(tc, can_be_set);
     tcase_add_test(tc, a_running_clock_takes_one_field);
     tcase_add_test(tc, nonsense_is_harmless);
+    tcase_add_test(tc, flags_without_interrupts);
+    tcase_add_test(tc, update_ended_interrupt);
+    tcase_add_loop_test(tc, periodic_interrupt, 0, 5);
+    tcase_add_test(tc, alarm_interrupt);
     tcase_add_test(tc, memory_sizes);
     tcase_add_test(tc, other_memory_is_kept);
     suite_add_tcase(suite, tc);
