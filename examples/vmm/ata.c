@@ -1,22 +1,44 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* An ATA disk (ATA/ATAPI-6, "Command descriptions" and "PIO data-in/data-out command protocol"). Every
- * command is done at once: BSY is never seen. The only drive of its channel, device 0: device 1's
- * status reads as zero. Medium errors do not happen; an address behind the end is an error. */
+/* An ATA disk (ATA/ATAPI-6, "Command descriptions" and "PIO data-in/data-out command protocol"), or
+ * a CD-ROM drive ("PACKET command protocol"). Every command is done at once: BSY is never seen. The
+ * only drive of its channel, device 0: device 1's status reads as zero. Medium errors do not
+ * happen; an address behind the end is an error. */
 #include "ata.h"
 
 void *memcpy(void *restrict to, const void *restrict from, size_t bytes);
 void *memset(void *to, int value, size_t bytes);
 
 enum {
-    DATA, ERROR_FEATURES, COUNT, LBA_LOW, LBA_MID, LBA_HIGH, DEVICE, STATUS_COMMAND,
+    DATA,
+    ERROR_FEATURES,
+    COUNT,
+    LBA_LOW,
+    LBA_MID,
+    LBA_HIGH,
+    DEVICE,
+    STATUS_COMMAND,
 
-    STATUS_ERROR = 1, STATUS_DRQ = 8, STATUS_SEEK = 0x10, STATUS_READY = 0x40,
-    ERROR_ABORTED = 4, ERROR_NOT_FOUND = 0x10,
-    DEVICE_ONE = 0x10, DEVICE_LBA = 0x40,
-    CONTROL_NO_INTERRUPT = 2, CONTROL_RESET = 4, CONTROL_HIGH_BYTE = 0x80,
-    NEW = 0, OLD = 1, /* of regs */
+    STATUS_ERROR = 1,
+    STATUS_DRQ = 8,
+    STATUS_SEEK = 0x10,
+    STATUS_READY = 0x40,
+    ERROR_ABORTED = 4,
+    ERROR_NOT_FOUND = 0x10,
+    DEVICE_ONE = 0x10,
+    DEVICE_LBA = 0x40,
+    CONTROL_NO_INTERRUPT = 2,
+    CONTROL_RESET = 4,
+    CONTROL_HIGH_BYTE = 0x80,
+    NEW = 0,
+    OLD = 1, /* of regs */
+    REASON_COMMAND = 1,
+    REASON_IN = 2, /* in the count register of a CD-ROM drive */
+    CD_MID = 0x14,
+    CD_HIGH = 0xeb, /* by which software knows it */
+    FEATURE_DMA = 1,
 
-    HEADS = 16, SECTORS_PER_TRACK = 63,
+    HEADS = 16,
+    SECTORS_PER_TRACK = 63,
 };
 
 /* ---- Registers ---- */
@@ -33,17 +55,29 @@ static void finish(struct ata *ata, uint8_t error)
     ata->interrupt = true;
     ata->left = 0;
     ata->bytes = ata->at = 0;
+    ata->takes_packet = ata->sends_reply = false;
+}
+
+static void sign(struct ata *ata)
+{
+    memset(ata->regs, 0, sizeof(ata->regs));
+    *reg(ata, NEW, COUNT) = 1;
+    *reg(ata, NEW, LBA_LOW) = 1;
+    if (ata->is_cd) {
+        *reg(ata, NEW, LBA_MID) = CD_MID;
+        *reg(ata, NEW, LBA_HIGH) = CD_HIGH;
+    }
+    ata->device = 0;
 }
 
 /* What software reset, hardware reset and EXECUTE DEVICE DIAGNOSTIC leave: the signature. */
 static void reset(struct ata *ata)
 {
-    memset(ata->regs, 0, sizeof(ata->regs));
-    ata->regs[NEW][COUNT - 1] = 1;
-    ata->regs[NEW][LBA_LOW - 1] = 1;
-    ata->device = 0;
+    sign(ata);
     finish(ata, 0);
-    ata->error = 1; /* the diagnostic code: device 0 passed, there is no device 1 */
+    if (ata->is_cd)
+        ata->status = 0; /* ready for commands of the packet protocol only */
+    ata->error = 1;      /* the diagnostic code: device 0 passed, there is no device 1 */
     ata->interrupt = false;
 }
 
@@ -53,6 +87,24 @@ void ata_init(struct ata *ata, uint8_t *disk, uint64_t bytes)
     ata->disk = disk;
     ata->sectors = disk ? bytes / ATA_SECTOR : 0;
     reset(ata);
+}
+
+void ata_init_cd(struct ata *ata, uint8_t *disc, uint64_t bytes)
+{
+    memset(ata, 0, sizeof(*ata));
+    ata->disk = disc;
+    ata->is_cd = true;
+    ata->cd.disc = disc;
+    ata->cd.sectors = bytes / ATAPI_SECTOR;
+    reset(ata);
+}
+
+void ata_reset(struct ata *ata)
+{
+    if (ata->is_cd)
+        ata_init_cd(ata, ata->disk, ata->cd.sectors * ATAPI_SECTOR);
+    else
+        ata_init(ata, ata->disk, ata->sectors * ATA_SECTOR);
 }
 
 bool ata_interrupt(const struct ata *ata)
@@ -78,8 +130,80 @@ static void begin_block(struct ata *ata)
     }
 }
 
+/* ---- Packets ---- */
+
+static void end_packet(struct ata *ata)
+{
+    finish(ata, 0);
+    *reg(ata, NEW, COUNT) = REASON_COMMAND | REASON_IN;
+}
+
+/* The next part of the reply, as long as the host takes at once: the byte count in the registers.
+ */
+static void begin_part(struct ata *ata)
+{
+    uint64_t bytes = ata->block < sizeof(ata->buffer) ? ata->block : sizeof(ata->buffer);
+
+    if (bytes > ata->cd.left)
+        bytes = ata->cd.left;
+    memcpy(ata->buffer, ata->cd.data, bytes);
+    ata->cd.data += bytes;
+    ata->cd.left -= bytes;
+    *reg(ata, NEW, COUNT) = REASON_IN;
+    *reg(ata, NEW, LBA_MID) = (uint8_t)bytes;
+    *reg(ata, NEW, LBA_HIGH) = (uint8_t)(bytes >> 8);
+    ata->at = 0;
+    ata->bytes = (uint32_t)(bytes + 1) & ~1u;
+    ata->status = STATUS_READY | STATUS_DRQ;
+    ata->writes = false;
+    ata->sends_reply = true;
+    ata->interrupt = true;
+}
+
+static void begin_packet(struct ata *ata)
+{
+    uint32_t limit = *reg(ata, NEW, LBA_MID) | (uint32_t)*reg(ata, NEW, LBA_HIGH) << 8;
+
+    if (*reg(ata, NEW, ERROR_FEATURES) & FEATURE_DMA) {
+        finish(ata, ERROR_ABORTED);
+        return;
+    }
+    ata->block = limit & ~1u ? limit & ~1u : 0xfffe;
+    ata->takes_packet = ata->writes = true;
+    ata->sends_reply = false;
+    *reg(ata, NEW, COUNT) = REASON_COMMAND;
+    ata->at = 0;
+    ata->bytes = ATAPI_PACKET;
+    ata->error = 0;
+    ata->status = STATUS_READY | STATUS_DRQ;
+}
+
+static void do_packet(struct ata *ata)
+{
+    ata->takes_packet = false;
+    if (!atapi_command(&ata->cd, ata->buffer)) {
+        finish(ata, (uint8_t)(ata->cd.sense >> 16 << 4 | ERROR_ABORTED)); /* the sense key */
+        *reg(ata, NEW, COUNT) = REASON_COMMAND | REASON_IN;
+    } else if (ata->cd.left) {
+        begin_part(ata);
+    } else {
+        end_packet(ata);
+    }
+}
+
 static void end_block(struct ata *ata)
 {
+    if (ata->takes_packet) {
+        do_packet(ata);
+        return;
+    }
+    if (ata->sends_reply) {
+        if (ata->cd.left)
+            begin_part(ata);
+        else
+            end_packet(ata);
+        return;
+    }
     if (ata->writes) {
         uint32_t sectors = ata->bytes / ATA_SECTOR;
         memcpy(ata->disk + ata->sector * ATA_SECTOR, ata->buffer, ata->bytes);
@@ -211,7 +335,12 @@ static void identify(struct ata *ata)
     put16(w, 87, 0x4000);
     for (unsigned i = 0; i < 4; i++)
         put16(w, 100 + i, ata->sectors >> 16 * i);
-    ata->writes = false;
+}
+
+/* The sector that has just been made goes to the host. */
+static void send_sector(struct ata *ata)
+{
+    ata->writes = ata->sends_reply = false;
     ata->left = 0;
     ata->at = 0;
     ata->bytes = ATA_SECTOR;
@@ -241,6 +370,48 @@ static void read_native_max(struct ata *ata)
         ata->regs[NEW][LBA_LOW - 1 + i] = (uint8_t)(last >> 8 * i);
     ata->device = (uint8_t)((ata->device & 0xf0) | (last >> 24 & 15));
     finish(ata, 0);
+}
+
+/* What a CD-ROM drive knows besides packets. */
+static void do_cd_command(struct ata *ata, uint8_t command)
+{
+    switch (command) {
+    case 0x08: /* DEVICE RESET */
+        finish(ata, 0);
+        sign(ata);
+        ata->status = 0;
+        ata->interrupt = false;
+        break;
+    case 0x90:
+        reset(ata);
+        ata->interrupt = true;
+        break;
+    case 0xa0:
+        begin_packet(ata);
+        break;
+    case 0xa1:
+        atapi_identify(ata->buffer);
+        send_sector(ata);
+        break;
+    case 0xe0: /* power modes */
+    case 0xe1:
+    case 0xe2:
+    case 0xe3:
+    case 0xef: /* SET FEATURES */
+        finish(ata, 0);
+        break;
+    case 0xe5: /* CHECK POWER MODE: active */
+        *reg(ata, NEW, COUNT) = 0xff;
+        finish(ata, 0);
+        break;
+    case 0x20: /* READ SECTORS and IDENTIFY DEVICE fail with the signature */
+    case 0xec:
+        sign(ata);
+        finish(ata, ERROR_ABORTED);
+        break;
+    default:
+        finish(ata, ERROR_ABORTED);
+    }
 }
 
 static void do_command(struct ata *ata, uint8_t command)
@@ -286,6 +457,7 @@ static void do_command(struct ata *ata, uint8_t command)
         break;
     case 0xec:
         identify(ata);
+        send_sector(ata);
         break;
     case 0xf8:
         read_native_max(ata);
@@ -355,7 +527,10 @@ void ata_write(struct ata *ata, unsigned index, unsigned size, uint32_t value)
         /* Both devices obey the diagnostic command; device 0 speaks for the pair. */
         if (!absent(ata) || value == 0x90) {
             ata->interrupt = false;
-            do_command(ata, (uint8_t)value);
+            if (ata->is_cd)
+                do_cd_command(ata, (uint8_t)value);
+            else
+                do_command(ata, (uint8_t)value);
         }
         break;
     default:

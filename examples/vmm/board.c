@@ -12,7 +12,7 @@ enum {
     IRQ_KEYBOARD = 1,
     IRQ_COM1 = 4,
     IRQ_CLOCK = 8,
-    IRQ_DISK = 14,
+    IRQ_DISK = 14, /* of the first channel; the second's is the next */
     RTC_DATA = 0x71,
     DEBUG_EXIT = 0xf4,
     RESET_CONTROL = 0xcf9,
@@ -114,8 +114,8 @@ static uint8_t read_byte(struct board *board, uint16_t port, uint64_t now)
         return i8042_read(&board->keyboard, port);
     if (port == SYSTEM_CONTROL_A)
         return board->keyboard.output & A20;
-    if (port == ATA_CONTROL)
-        return ata_read_control(&board->ata);
+    if (port == ATA_CONTROL || port == ATA_CONTROL_2)
+        return ata_read_control(&board->ata[port == ATA_CONTROL_2]);
     if (port == FWCFG_DATA)
         return fwcfg_read(&board->fwcfg);
     if (port == DEBUG_CONSOLE)
@@ -136,6 +136,13 @@ static bool is_pm(const struct board *board, uint16_t *port, unsigned size)
     return *port >= ACPI_PORTS && *port + size - 1 <= ACPI_PORTS_LAST;
 }
 
+/* A register of one of the two channels; those of eight bits have neighbours. */
+static bool is_ata(uint16_t port, unsigned size)
+{
+    return ((port & ~7u) == ATA_PORTS || (port & ~7u) == ATA_PORTS_2) &&
+           (size == 1 || (port & 7) == 0);
+}
+
 /* A wide access to the bus of 8-bit devices is several, from the lowest address up. */
 static uint32_t read_port(struct board *board, uint16_t port, unsigned size)
 {
@@ -145,8 +152,8 @@ static uint32_t read_port(struct board *board, uint16_t port, unsigned size)
 
     if (is_pm(board, &pm_port, size))
         return acpi_pm_read(&board->pm, pm_port, size, now);
-    if (port >= ATA_PORTS && port < ATA_PORTS + 8 && (size == 1 || port == ATA_PORTS))
-        return ata_read(&board->ata, port - ATA_PORTS, size);
+    if (is_ata(port, size))
+        return ata_read(&board->ata[port < ATA_PORTS], port & 7, size);
     if (port >= PCI_ADDRESS && port < PCI_ADDRESS + 8)
         return pci_read(&board->pci, port, size);
     for (unsigned i = 0; i < size; i++)
@@ -174,8 +181,8 @@ static void write_byte(struct board *board, uint16_t port, uint8_t value, uint64
         i8042_write(&board->keyboard, port, value);
     } else if (port == SYSTEM_CONTROL_A) {
         board->keyboard.output = (uint8_t)((board->keyboard.output & ~A20) | (value & A20));
-    } else if (port == ATA_CONTROL) {
-        ata_write_control(&board->ata, value);
+    } else if (port == ATA_CONTROL || port == ATA_CONTROL_2) {
+        ata_write_control(&board->ata[port == ATA_CONTROL_2], value);
     } else if (port >= TEST_DATA && port < TEST_DATA + 4) {
         board->test_data &= ~(0xffu << 8 * (port - TEST_DATA));
         board->test_data |= (uint32_t)value << 8 * (port - TEST_DATA);
@@ -187,8 +194,8 @@ static void write_byte(struct board *board, uint16_t port, uint8_t value, uint64
 /* Devices whose registers are wider than a byte; false: there is none at this port. */
 static bool write_wide(struct board *board, uint16_t port, unsigned size, uint32_t value)
 {
-    if (port >= ATA_PORTS && port < ATA_PORTS + 8 && (size == 1 || port == ATA_PORTS)) {
-        ata_write(&board->ata, port - ATA_PORTS, size, value);
+    if (is_ata(port, size)) {
+        ata_write(&board->ata[port < ATA_PORTS], port & 7, size, value);
     } else if (port >= PCI_ADDRESS && port < PCI_ADDRESS + 8) {
         pci_write(&board->pci, port, size, value);
         if (board->has_firmware && firmware_map(&board->firmware, pci_pam(&board->pci)))
@@ -244,7 +251,8 @@ void board_io(struct board *board, const struct virtx_exit_io *io, void *data)
         }
     }
     update_line(board, IRQ_KEYBOARD, i8042_interrupt(&board->keyboard));
-    update_line(board, IRQ_DISK, ata_interrupt(&board->ata));
+    for (unsigned i = 0; i < 2; i++)
+        update_line(board, IRQ_DISK + i, ata_interrupt(&board->ata[i]));
     if (io->port == RTC_DATA) /* looking at it takes some time */
         update_line(board, IRQ_CLOCK, rtc_interrupt(&board->rtc, bare_tsc()));
 }
@@ -334,7 +342,7 @@ enum virtx_status board_reset(struct board *board)
 {
     for (unsigned i = 0; i < IOAPIC_LINES; i++)
         set_line(board, i, false);
-    pci_init(&board->pci, board->ata.disk != NULL);
+    pci_init(&board->pci, board->ata[0].disk != NULL, board->ata[1].disk != NULL);
     fwcfg_select(&board->fwcfg, 0);
     board->device_lines = 0;
     board->test_data = 0;
@@ -343,7 +351,8 @@ enum virtx_status board_reset(struct board *board)
     rtc_reset(&board->rtc);
     i8042_init(&board->keyboard);
     uart_init(&board->uart, transmit, com1_line, board);
-    ata_init(&board->ata, board->ata.disk, board->disk_bytes);
+    for (unsigned i = 0; i < 2; i++)
+        ata_reset(&board->ata[i]);
     virtx_ioapic_reset(&board->ioapic);
     for (uint32_t i = 0; i < board->bus.count; i++)
         virtx_lapic_reset(&board->lapic[i], false);

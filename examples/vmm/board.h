@@ -44,8 +44,7 @@ struct board {
     struct rtc rtc;
     struct acpi_pm pm;
     struct i8042 keyboard;
-    struct ata ata;
-    uint64_t disk_bytes;
+    struct ata ata[2]; /* one drive on each channel */
     bool has_firmware; /* then it decides what is below 1 MiB */
     bool show_debug;   /* what the firmware says at the debug port goes to the log */
     struct firmware firmware;

@@ -43,7 +43,8 @@ struct guest_start {
 struct guest_image {
     struct guest_file kernel;
     struct guest_file firmware; /* starts in place of a kernel */
-    struct guest_file disk;
+    struct guest_file drive[2]; /* on each of the IDE controller's channels */
+    bool is_cd;                 /* the second is a CD-ROM drive with this disc */
     struct guest_file module[GUEST_MAX_FILES];
     unsigned modules;
     uint64_t rsdp; /* address of the ACPI tables, 0: none */

@@ -2,10 +2,10 @@
 /*
  * A bare virtual machine monitor: boots Linux and multiboot kernels in a little PC.
  *
- * Command line: memory=256M cpus=1 paging=nested hide=xsavec reboots=0 stats debugcon. Modules, by the first
- * word of their strings: "kernel NAME ARGUMENTS" and "module NAME ARGUMENTS", or "firmware NAME";
- * "disk NAME". How the guest ended is told in one line of the log,
- * which tools/virtx-run turns into an exit status.
+ * Command line: memory=256M cpus=1 paging=nested hide=xsavec reboots=0 stats debugcon. Modules, by
+ * the first word of their strings: "kernel NAME ARGUMENTS" and "module NAME ARGUMENTS", or
+ * "firmware NAME"; "disk NAME", twice at most; "cdrom NAME". How the guest ended is told in one
+ * line of the log, which tools/virtx-run turns into an exit status.
  */
 #include "bare.h"
 #include "virtx_host.h"
@@ -82,7 +82,12 @@ static bool find_files(struct guest_image *image)
             continue;
         }
         if (after(m->string, "disk")) {
-            image->disk = file;
+            image->drive[image->drive[0].data != NULL] = file;
+            continue;
+        }
+        if (after(m->string, "cdrom")) {
+            image->drive[1] = file;
+            image->is_cd = true;
             continue;
         }
         file.string = after(m->string, "module");
@@ -108,9 +113,9 @@ static const char *load(const struct guest_ram *ram, struct guest_image *image, 
 
 /* ---- Machine ---- */
 
-/* Memory below and above the hole for a screen and option ROMs, and above 4 GiB. With a firmware, the
- * hole goes on to 1 MiB: the firmware decides what is there. Called again it replaces them, so that the library
- * forgets what it knows of their content. */
+/* Memory below and above the hole for a screen and option ROMs, and above 4 GiB. With a firmware,
+ * the hole goes on to 1 MiB: the firmware decides what is there. Called again it replaces them, so
+ * that the library forgets what it knows of their content. */
 static enum virtx_status add_slots(struct virtx_vm *vm, const struct guest_ram *ram,
                                    uint64_t hole_end)
 {
@@ -126,8 +131,11 @@ static enum virtx_status add_slots(struct virtx_vm *vm, const struct guest_ram *
 
     for (unsigned i = 0; !status && i < sizeof(parts) / sizeof(parts[0]); i++) {
         struct virtx_memslot_config slot = {
-            .size = sizeof(slot), .rights = VIRTX_READ | VIRTX_WRITE | VIRTX_EXECUTE,
-            .type = VIRTX_MEMORY_WB, .gpa = parts[i].gpa, .bytes = parts[i].bytes,
+            .size = sizeof(slot),
+            .rights = VIRTX_READ | VIRTX_WRITE | VIRTX_EXECUTE,
+            .type = VIRTX_MEMORY_WB,
+            .gpa = parts[i].gpa,
+            .bytes = parts[i].bytes,
             .memory = ram->low + parts[i].offset,
         };
         if (slots[i])
@@ -189,6 +197,16 @@ static enum virtx_status hide_xsavec(struct virtx_vm *vm)
     return virtx_vm_cpuid_set(vm, &entry);
 }
 
+/* Likewise POPCNT, for an emulator that announces it and does not have it. */
+static enum virtx_status hide_popcnt(struct virtx_vm *vm)
+{
+    struct virtx_cpuid_entry entry;
+    enum virtx_status status = virtx_vm_cpuid_get(vm, 1, 0, &entry);
+
+    entry.ecx &= ~(1u << 23);
+    return status ? status : virtx_vm_cpuid_set(vm, &entry);
+}
+
 /* The library's default policy does not know that the guest's local APIC has x2APIC mode. */
 static enum virtx_status show_x2apic(struct virtx_vm *vm)
 {
@@ -197,6 +215,19 @@ static enum virtx_status show_x2apic(struct virtx_vm *vm)
 
     entry.ecx |= 1u << 21;
     return status ? status : virtx_vm_cpuid_set(vm, &entry);
+}
+
+/* The modules are the VMM's own memory: the guest writes there. */
+static void init_drives(const struct guest_image *image)
+{
+    for (unsigned i = 0; i < 2; i++) {
+        uint8_t *data = (uint8_t *)(uintptr_t)image->drive[i].data;
+
+        if (i == 1 && image->is_cd)
+            ata_init_cd(&board.ata[i], data, image->drive[i].bytes);
+        else
+            ata_init(&board.ata[i], data, image->drive[i].bytes);
+    }
 }
 
 static enum virtx_status set_start(struct virtx_vcpu *vcpu, const struct guest_start *start)
@@ -220,8 +251,10 @@ static enum virtx_status set_start(struct virtx_vcpu *vcpu, const struct guest_s
         for (unsigned i = VIRTX_ES; i <= VIRTX_GS; i++)
             state.seg[i].selector = i == VIRTX_CS ? start->cs : start->ds;
     }
-    return virtx_vcpu_set(vcpu, VIRTX_STATE_GPR | VIRTX_STATE_RIP | VIRTX_STATE_RSP |
-                                    VIRTX_STATE_CR | VIRTX_STATE_SEG | VIRTX_STATE_TABLES, &state);
+    return virtx_vcpu_set(vcpu,
+                          VIRTX_STATE_GPR | VIRTX_STATE_RIP | VIRTX_STATE_RSP | VIRTX_STATE_CR |
+                              VIRTX_STATE_SEG | VIRTX_STATE_TABLES,
+                          &state);
 }
 
 /* NULL: the library chooses. */
@@ -246,9 +279,12 @@ int bare_main(void)
     static const struct virtx_paging *const paging[] = {&virtx_paging_nested, &virtx_paging_shadow,
                                                         NULL};
     struct virtx_host_ops ops = bare_virtx_ops;
-    struct virtx_config config = {.size = sizeof(config), .max_cpus = BARE_MAX_CPUS, .ops = &ops,
+    struct virtx_config config = {.size = sizeof(config),
+                                  .max_cpus = BARE_MAX_CPUS,
+                                  .ops = &ops,
                                   .profile = &virtx_profile_bare,
-                                  .backends = backends, .paging = paging};
+                                  .backends = backends,
+                                  .paging = paging};
     struct virtx_vm_config vm_config = {.size = sizeof(vm_config), .tsc_hz = bare_tsc_hz()};
     const char *memory = bare_option("memory");
     uint64_t bytes = memory ? parse_size(memory) & ~0x1fffffull : 256ull << 20;
@@ -281,10 +317,12 @@ int bare_main(void)
         return failed("x2APIC", virtx_vm_last_error(vm));
     if (bare_option("hide") && after(bare_option("hide"), "xsavec") && hide_xsavec(vm))
         return failed("hide=xsavec", virtx_vm_last_error(vm));
+    if (bare_option("hide") && after(bare_option("hide"), "popcnt") && hide_popcnt(vm))
+        return failed("hide=popcnt", virtx_vm_last_error(vm));
     if (add_memory(vm, bytes, image.firmware.data ? GUEST_BIOS_END : GUEST_FIRMWARE, &ram))
         return finish("error", 0, "not enough memory in this machine for memory=");
     board.show_debug = bare_option("debugcon") != NULL;
-    pci_init(&board.pci, image.disk.data != NULL);
+    pci_init(&board.pci, image.drive[0].data != NULL, image.drive[1].data != NULL);
     fwcfg_init(&board.fwcfg, (unsigned)cpus, bytes);
     if (image.firmware.data)
         why = add_firmware(vm, &ram, &image, (unsigned)cpus);
@@ -294,9 +332,7 @@ int bare_main(void)
         return finish("error", 0, why);
     if (board_init(&board, vm, vm_config.tsc_hz, bytes))
         return failed("board_init", virtx_vm_last_error(vm));
-    /* The module is the VMM's own memory: the guest writes there. */
-    board.disk_bytes = image.disk.bytes;
-    ata_init(&board.ata, (uint8_t *)(uintptr_t)image.disk.data, image.disk.bytes);
+    init_drives(&image);
     for (uint32_t i = 0; i < cpus; i++) {
         struct virtx_vcpu *vcpu;
 

@@ -1,16 +1,29 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* PCI configuration space by mechanism #1 (PCI Local Bus Specification, "Configuration
- * Mechanism"), with what a firmware for Intel's 440FX chip set looks for (data sheets of 82441FX and
- * 82371AB): its host bridge, its ISA bridge, its IDE controller in compatibility mode, and its power
- * management. Nothing
- * here has base addresses: the devices are where they are on an old PC. */
+ * Mechanism"), with what a firmware for Intel's 440FX chip set looks for (data sheets of 82441FX
+ * and 82371AB): its host bridge, its ISA bridge, its IDE controller in compatibility mode, and its
+ * power management. Nothing here has base addresses: the devices are where they are on an old PC.
+ */
 #include "pci.h"
 
 enum {
-    VENDOR = 0x00, DEVICE = 0x02, COMMAND = 0x04, STATUS = 0x06, REVISION = 0x08, CLASS = 0x0a,
-    HEADER_TYPE = 0x0e, SUBSYSTEM_VENDOR = 0x2c, SUBSYSTEM = 0x2e, LATENCY = 0x0d,
-    CACHE_LINE = 0x0c, INTERRUPT_LINE = 0x3c, PAM = 0x59,
-    PM_FUNCTION = 0x0b, PM_BASE = 0x40, PM_APM = 0x5b, PM_CONTROL = 0x80,
+    VENDOR = 0x00,
+    DEVICE = 0x02,
+    COMMAND = 0x04,
+    STATUS = 0x06,
+    REVISION = 0x08,
+    CLASS = 0x0a,
+    HEADER_TYPE = 0x0e,
+    SUBSYSTEM_VENDOR = 0x2c,
+    SUBSYSTEM = 0x2e,
+    LATENCY = 0x0d,
+    CACHE_LINE = 0x0c,
+    INTERRUPT_LINE = 0x3c,
+    PAM = 0x59,
+    PM_FUNCTION = 0x0b,
+    PM_BASE = 0x40,
+    PM_APM = 0x5b,
+    PM_CONTROL = 0x80,
 
     ENABLE = 0x80000000,
     MULTIFUNCTION = 0x80,
@@ -38,7 +51,7 @@ static struct pci_function *add(struct pci *pci, uint8_t devfn, uint16_t device,
     return f;
 }
 
-void pci_init(struct pci *pci, bool disk)
+void pci_init(struct pci *pci, bool first, bool second)
 {
     struct pci_function *f;
 
@@ -49,9 +62,10 @@ void pci_init(struct pci *pci, bool disk)
     f->config[HEADER_TYPE] = MULTIFUNCTION;
     for (unsigned i = 0; i < 4; i++)
         f->config[0x60 + i] = 0x80; /* PIRQ routes: none */
-    if (disk) {
+    if (first || second) {
         f = add(pci, 0x09, 0x7010, 0x0101);
-        put16(f->config + 0x40, 0x8000); /* the primary channel is decoded */
+        put16(f->config + 0x40, first ? 0x8000 : 0); /* the channels that are decoded */
+        put16(f->config + 0x42, second ? 0x8000 : 0);
     }
     f = add(pci, PM_FUNCTION, 0x7113, 0x0680);
     f->config[PM_BASE] = 1; /* an address of ports */

@@ -137,6 +137,10 @@ class Command(unittest.TestCase):
         for machine in ("", "bochs", "bochs:", "vmware:x"):
             self.usage(*kernel, "--machine=" + machine, says="machine")
         self.usage(*kernel, "--paging=soft", says="paging")
+        disk = ["--disk", self.kernel]
+        self.usage(*kernel, *disk, *disk, *disk, says="at most two")
+        self.usage(*kernel, *disk, *disk, "--cdrom", self.kernel, says="at most two")
+        self.usage(*kernel, "--cdrom", "/no/such/file", says="/no/such/file")
 
     def test_files(self):
         self.usage("--kernel", "/no/such/file", says="/no/such/file")

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* The VMM's disk against ATA/ATAPI-6: the protocols as a driver with programmed I/O follows them. */
+/* The VMM's disk against ATA/ATAPI-6: the protocols as a driver with programmed I/O follows them.
+ */
 #include "ata.h"
 
 #include <check.h>
@@ -256,6 +257,173 @@ START_TEST(interrupts_can_be_disabled)
 }
 END_TEST
 
+/* ---- A CD-ROM drive ---- */
+
+enum { CD_SECTORS = 1250, REASON = 3 };
+
+/* A packet, with a limit of bytes that the host takes at once. */
+static void packet(const uint8_t bytes[12], unsigned limit)
+{
+    out(1, 0);
+    out(4, (uint8_t)limit);
+    out(5, (uint8_t)(limit >> 8));
+    out(6, 0xa0);
+    out(7, 0xa0);
+    ck_assert_uint_eq(in(7) & (BSY | DRQ | ERR), DRQ);
+    ck_assert_uint_eq(in(2) & REASON, 1); /* a command, to the device */
+    for (unsigned i = 0; i < 12; i += 2)
+        ata_write(&ata, 0, 2, bytes[i] | (unsigned)bytes[i + 1] << 8);
+    ck_assert(ata_interrupt(&ata));
+}
+
+/* Takes the reply part by part; how many bytes there were. */
+static size_t take(uint8_t *to, size_t room, unsigned limit)
+{
+    size_t total = 0;
+
+    while (in(7) & DRQ) {
+        size_t bytes = in(4) | (size_t)in(5) << 8;
+
+        ck_assert_uint_eq(in(2) & REASON, 2); /* data, to the host */
+        ck_assert_uint_ge(bytes, 1);
+        ck_assert_uint_le(bytes, limit);
+        ck_assert_uint_le(total + bytes, room);
+        for (size_t i = 0; i < bytes; i += 2) {
+            uint32_t word = ata_read(&ata, 0, 2);
+
+            to[total + i] = (uint8_t)word;
+            if (i + 1 < bytes)
+                to[total + i + 1] = (uint8_t)(word >> 8);
+        }
+        ck_assert(ata_interrupt(&ata));
+        total += bytes;
+    }
+    expect_done();
+    ck_assert_uint_eq(in(2) & REASON, 3); /* the end */
+    return total;
+}
+
+static void expect_sense(uint32_t sense)
+{
+    uint8_t reply[18];
+
+    ck_assert_uint_eq(in(7) & (DRQ | ERR), ERR);
+    ck_assert_uint_eq(in(1) >> 4, sense >> 16);
+    packet((const uint8_t[12]){0x03, 0, 0, 0, 18}, 18);
+    ck_assert_uint_eq(take(reply, 18, 18), 18);
+    ck_assert_uint_eq(reply[0], 0x70);
+    ck_assert_uint_eq(reply[2], sense >> 16);
+    ck_assert_uint_eq(reply[12], sense >> 8 & 0xff);
+}
+
+START_TEST(cd_is_told_from_a_disk)
+{
+    uint16_t word;
+
+    ata_init_cd(&ata, disk, sizeof(disk));
+    ck_assert_uint_eq(in(4), 0x14);
+    ck_assert_uint_eq(in(5), 0xeb);
+    command(0xec, 0, 0);
+    ck_assert_uint_eq(in(7) & (DRQ | ERR), ERR);
+    ck_assert_uint_eq(in(4), 0x14);
+    ck_assert_uint_eq(in(5), 0xeb);
+    command(0xa1, 0, 0);
+    ck_assert_uint_eq(in(7) & (DRQ | ERR), DRQ);
+    word = (uint16_t)ata_read(&ata, 0, 2);
+    ck_assert_uint_eq(word >> 14, 2);     /* packets */
+    ck_assert_uint_eq(word >> 8 & 31, 5); /* a CD-ROM drive */
+    ck_assert_uint_eq(word & 3, 0);       /* of 12 bytes */
+    for (unsigned i = 1; i < 256; i++)
+        ata_read(&ata, 0, 2);
+    expect_done();
+    command(0x08, 0, 0); /* DEVICE RESET */
+    ck_assert_uint_eq(in(4), 0x14);
+    command(0x30, 0, 1);
+    ck_assert_uint_eq(in(7) & (DRQ | ERR), ERR);
+    ata_write_control(&ata, 4);
+    ata_write_control(&ata, 0);
+    ck_assert_uint_eq(in(5), 0xeb);
+}
+END_TEST
+
+START_TEST(cd_reads)
+{
+    static const unsigned limits[] = {2048, 0xfffe, 512, 0};
+    static uint8_t data[3 * 2048];
+
+    ata_init_cd(&ata, disk, sizeof(disk));
+    for (unsigned i = 0; i < 4; i++) {
+        unsigned limit = limits[i] ? limits[i] : 0xfffe;
+
+        memset(data, 0, sizeof(data));
+        packet((const uint8_t[12]){0x28, 0, 0, 0, 4, 0x57, 0, 0, 3}, limits[i]);
+        ck_assert_uint_eq(take(data, sizeof(data), limit), sizeof(data));
+        ck_assert_mem_eq(data, disk + 0x457 * 2048, sizeof(data));
+        packet((const uint8_t[12]){0xa8, 0, 0, 0, 0, 7, 0, 0, 0, 1}, limits[i]);
+        ck_assert_uint_eq(take(data, 2048, limit), 2048);
+        ck_assert_mem_eq(data, disk + 7 * 2048, 2048);
+        packet((const uint8_t[12]){0xbe, 0, 0, 0, 0, 9, 0, 0, 1, 0x10}, limits[i]);
+        ck_assert_uint_eq(take(data, 2048, limit), 2048);
+        ck_assert_mem_eq(data, disk + 9 * 2048, 2048);
+    }
+    packet((const uint8_t[12]){0x28, 0, 0, 0, 4, 0x57, 0, 0, 0},
+           2048); /* nothing is not an error */
+    expect_done();
+    packet((const uint8_t[12]){0x28, 0, 0, 0, 4, 0xe1, 0, 0, 2}, 2048);
+    expect_sense(0x52100);
+    packet((const uint8_t[12]){0x28, 0, 0xff, 0xff, 0xff, 0xff, 0, 0, 1}, 2048);
+    expect_sense(0x52100);
+    packet((const uint8_t[12]){0xa8, 0, 0, 0, 0, 1, 0xff, 0xff, 0xff, 0xff}, 2048);
+    expect_sense(0x52100);
+    packet((const uint8_t[12]){0x2a, 0, 0, 0, 0, 1, 0, 0, 1}, 2048); /* WRITE */
+    expect_sense(0x52000);
+    ck_assert_mem_eq(disk, expected, sizeof(disk));
+    out(1, 1); /* DMA is not there */
+    out(7, 0xa0);
+    ck_assert_uint_eq(in(7) & (DRQ | ERR), ERR);
+}
+END_TEST
+
+START_TEST(cd_tells)
+{
+    uint8_t data[64];
+
+    ata_init_cd(&ata, disk, sizeof(disk));
+    packet((const uint8_t[12]){0}, 2048); /* TEST UNIT READY */
+    expect_done();
+    packet((const uint8_t[12]){0x25}, 2048);
+    ck_assert_uint_eq(take(data, 8, 8), 8);
+    ck_assert_mem_eq(
+        data, ((const uint8_t[]){0, 0, (CD_SECTORS - 1) >> 8, (CD_SECTORS - 1) & 0xff, 0, 0, 8, 0}),
+        8);
+    packet((const uint8_t[12]){0x12, 0, 0, 0, 36}, 36);
+    ck_assert_uint_eq(take(data, 36, 36), 36);
+    ck_assert_uint_eq(data[0], 5);
+    ck_assert_uint_eq(data[4], 36 - 5);
+    packet((const uint8_t[12]){0x12, 0, 0, 0, 5}, 36); /* no more than asked for; an odd number */
+    ck_assert_uint_eq(take(data, 5, 36), 5);
+    packet((const uint8_t[12]){0x43, 2, 0, 0, 0, 0, 0, 0, 64}, 64); /* READ TOC, as times */
+    ck_assert_uint_eq(take(data, 64, 64), 20);
+    ck_assert_uint_eq(data[1], 18);
+    ck_assert_uint_eq(data[6], 1);
+    ck_assert_mem_eq(data + 9, ((const uint8_t[]){0, 2, 0}), 3); /* two seconds to sector 0 */
+    ck_assert_uint_eq(data[14], 0xaa);
+    ck_assert_uint_eq((data[17] * 60u + data[18]) * 75 + data[19], CD_SECTORS + 150);
+    packet((const uint8_t[12]){0x43, 0, 0, 0, 0, 0, 0xaa, 0, 64}, 64); /* the lead-out alone */
+    ck_assert_uint_eq(take(data, 64, 64), 12);
+    ck_assert_uint_eq(data[10] << 8 | data[11], CD_SECTORS);
+    packet((const uint8_t[12]){0x4a, 1, 0, 0, 0x10, 0, 0, 0, 8}, 8);
+    ck_assert_uint_eq(take(data, 8, 8), 8);
+    ck_assert_uint_eq(data[2] & 0x87, 4);
+    ck_assert_uint_eq(data[5], 2); /* there is a disc */
+    packet((const uint8_t[12]){0x5a, 0, 0x2a, 0, 0, 0, 0, 0, 64}, 64);
+    ck_assert_uint_eq(take(data, 64, 64), 28);
+    ck_assert_uint_eq(data[8], 0x2a);
+    packet((const uint8_t[12]){0x5a, 0, 0x0e, 0, 0, 0, 0, 0, 64}, 64);
+    expect_sense(0x52400);
+}
+END_TEST
+
 START_TEST(no_drive)
 {
     ata_init(&ata, NULL, 0);
@@ -299,6 +467,9 @@ int main(void)
     tcase_add_test(tc, device_1_is_absent);
     tcase_add_test(tc, reset_leaves_the_signature);
     tcase_add_test(tc, interrupts_can_be_disabled);
+    tcase_add_test(tc, cd_is_told_from_a_disk);
+    tcase_add_test(tc, cd_reads);
+    tcase_add_test(tc, cd_tells);
     tcase_add_test(tc, no_drive);
     tcase_add_test(tc, data_that_nobody_asked_for);
     suite_add_tcase(suite, tc);

@@ -10,7 +10,7 @@ static struct pci pci;
 
 static void setup(void)
 {
-    pci_init(&pci, true);
+    pci_init(&pci, true, false);
 }
 
 static void address(unsigned bus, unsigned device, unsigned function, unsigned reg)
@@ -40,7 +40,7 @@ START_TEST(the_bus_has_four_functions)
     ck_assert_uint_eq(read_config(1, 1, 8) >> 8 & 5, 0); /* both channels in compatibility mode */
     ck_assert_uint_eq(read_config(1, 3, 8) >> 16, 0x0680);
     ck_assert_uint_eq(read_config(1, 3, 0x58) >> 25 & 1, 1); /* APMC_EN: nobody sets up SMM */
-    pci_init(&pci, false);
+    pci_init(&pci, false, false);
     ck_assert_uint_eq(read_config(1, 1, 0), 0xffffffff);
     ck_assert_uint_eq(read_config(1, 3, 0), 0x71138086);
 }
@@ -50,7 +50,7 @@ END_TEST
 START_TEST(power_management_is_put_where_the_firmware_says)
 {
     for (int disk = 0; disk < 2; disk++) {
-        pci_init(&pci, disk);
+        pci_init(&pci, disk, disk);
         ck_assert_uint_eq(read_config(1, 3, 0x40), 1);
         ck_assert_uint_eq(pci_pm_ports(&pci), 0);
         pci_write(&pci, 0xcfc, 4, 0xb041);

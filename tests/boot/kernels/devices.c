@@ -10,6 +10,7 @@ enum {
     PIT_HZ = 1193182,
     VECTOR_TIMER = 0x20,
     VECTOR_COM1 = 0x24,
+    VECTOR_CLOCK = 0x28,
     VECTOR_LAPIC = 0x40,
     LAPIC = 0xfee00000,
 };
@@ -18,6 +19,7 @@ static volatile unsigned counts[0x50];
 static volatile char typed[64];
 static volatile unsigned typed_bytes;
 static bool take_input;
+static volatile uint8_t clock_flags;
 
 static uint32_t lapic(uint32_t offset)
 {
@@ -35,6 +37,11 @@ void interrupt(uint32_t vector)
     if (vector == VECTOR_COM1 && take_input)
         while (in8(COM1 + 5) & 1 && typed_bytes < sizeof(typed))
             typed[typed_bytes++] = (char)in8(COM1);
+    if (vector == VECTOR_CLOCK) {
+        out8(0x70, 12);
+        clock_flags |= in8(0x71);
+        out8(PIC2, 0x20);
+    }
     if (vector >= VECTOR_LAPIC)
         lapic_write(0xb0, 0);
     else
@@ -249,6 +256,44 @@ void test_rtc(void)
     print("\n");
     REQUIRE(ticks >= 80 && ticks <= 120);
     REQUIRE(seconds() == (begin + 1) % 60);
+}
+
+static void set_cmos(uint8_t index, uint8_t value)
+{
+    out8(0x70, index);
+    out8(0x71, value);
+}
+
+/* The clock's periodic interrupt, 1024 times a second, beside the timer's hundred; then one at the
+ * end of an update. */
+void test_rtc_interrupts(void)
+{
+    unsigned before;
+
+    begin_interrupts(1 | 1 << 2);
+    out8(PIC2 + 1, 0xfe);
+    set_cmos(10, 0x26);
+    cmos(12);
+    set_cmos(11, 0x42);
+    start_pit(100);
+    wait_for_interrupt();
+    before = counts[VECTOR_TIMER];
+    counts[VECTOR_CLOCK] = 0;
+    while (counts[VECTOR_TIMER] < before + 20)
+        wait_for_interrupt();
+    print("clock interrupts ");
+    print_hex(counts[VECTOR_CLOCK]);
+    print("\n");
+    REQUIRE((clock_flags & 0xc0) == 0xc0);
+    REQUIRE(counts[VECTOR_CLOCK] >= 100 && counts[VECTOR_CLOCK] <= 220);
+    set_cmos(11, 0x12);
+    cmos(12);
+    clock_flags = 0;
+    for (before = counts[VECTOR_CLOCK]; counts[VECTOR_CLOCK] == before;)
+        wait_for_interrupt();
+    REQUIRE((clock_flags & 0x90) == 0x90);
+    REQUIRE(!(cmos(10) & 0x80));
+    set_cmos(11, 2);
 }
 
 /* ---- The console ---- */

@@ -93,9 +93,15 @@ void test_memory(void);
 void test_pit(void);
 void test_lapic(void);
 void test_rtc(void);
+void test_rtc_interrupts(void);
 void test_echo(bool interrupts);
 _Noreturn void power_off(void);
 
+/* reboot.c */
+void test_reboot(const char *way); /* cf9, keyboard, fast or triple */
+
+/* main.c */
+_Noreturn void triple_fault(void);
 void kernel_main(void);
 
 #endif

@@ -11,7 +11,7 @@ static _Noreturn void halt(void)
         __asm__ volatile("cli; hlt");
 }
 
-static _Noreturn void triple_fault(void)
+void triple_fault(void)
 {
     struct {
         uint16_t limit;
@@ -39,11 +39,13 @@ static void exit_with(const char *value)
 
 static void run(const char *line)
 {
-    const char *value = find_word(line, "exit");
+    const char *value = find_word(line, "exit"), *way = find_word(line, "reboot");
 
     if (value)
         exit_with(value);
-    if (find_word(line, "info"))
+    if (way)
+        test_reboot(way);
+    else if (find_word(line, "info"))
         show_information();
     else if (find_word(line, "check"))
         check_information(line);
@@ -68,6 +70,8 @@ static void run(const char *line)
         test_lapic();
     else if (find_word(line, "rtc"))
         test_rtc();
+    else if (find_word(line, "rtc-irq"))
+        test_rtc_interrupts();
     else if (find_word(line, "echo"))
         test_echo(false);
     else if (find_word(line, "echo-irq"))
