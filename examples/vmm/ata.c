@@ -308,6 +308,8 @@ static void identify(struct ata *ata)
 
     if (cylinders > 16383)
         cylinders = 16383;
+    if (!cylinders)
+        cylinders = 1; /* or a BIOS finds no sector to boot from on a disk of a few sectors */
     memset(w, 0, ATA_SECTOR);
     put16(w, 0, 0x0040); /* a fixed disk */
     put16(w, 1, cylinders);

@@ -21,7 +21,8 @@
 struct guest_ram {
     uint8_t *low;        /* backs [0, low_bytes) */
     uint64_t low_bytes;  /* at least 2 MiB */
-    uint64_t high_bytes; /* at GUEST_HIGH; backed by the embedder elsewhere */
+    uint64_t high_bytes; /* at GUEST_HIGH … */
+    uint8_t *high;       /* … backed by this, of which loaders know nothing */
 };
 
 /* A file given to the guest: the kernel or a module. */

@@ -120,11 +120,12 @@ static enum virtx_status add_slots(struct virtx_vm *vm, const struct guest_ram *
                                    uint64_t hole_end)
 {
     const struct {
-        uint64_t gpa, bytes, offset;
+        uint64_t gpa, bytes;
+        uint8_t *memory;
     } parts[] = {
-        {0, GUEST_HOLE, 0},
-        {hole_end, ram->low_bytes - hole_end, hole_end},
-        {GUEST_HIGH, ram->high_bytes, ram->low_bytes},
+        {0, GUEST_HOLE, ram->low},
+        {hole_end, ram->low_bytes - hole_end, ram->low + hole_end},
+        {GUEST_HIGH, ram->high_bytes, ram->high},
     };
     static struct virtx_memslot *slots[3];
     enum virtx_status status = VIRTX_OK;
@@ -136,7 +137,7 @@ static enum virtx_status add_slots(struct virtx_vm *vm, const struct guest_ram *
             .type = VIRTX_MEMORY_WB,
             .gpa = parts[i].gpa,
             .bytes = parts[i].bytes,
-            .memory = ram->low + parts[i].offset,
+            .memory = parts[i].memory,
         };
         if (slots[i])
             status = virtx_memslot_remove(slots[i], NULL);
@@ -147,16 +148,21 @@ static enum virtx_status add_slots(struct virtx_vm *vm, const struct guest_ram *
     return status;
 }
 
+/* The two parts need not be neighbours in the machine's memory, which has a hole of its own. */
 static enum virtx_status add_memory(struct virtx_vm *vm, uint64_t bytes, uint64_t hole_end,
                                     struct guest_ram *ram)
 {
-    uint64_t low = bytes < GUEST_LOW_MAX ? bytes : GUEST_LOW_MAX;
-    uint8_t *memory = bare_pages_alloc(bytes / BARE_PAGE_SIZE, 512);
+    uint64_t low = bytes < GUEST_LOW_MAX ? bytes : GUEST_LOW_MAX, high = bytes - low;
 
-    if (!memory)
+    *ram = (struct guest_ram){.low_bytes = low, .high_bytes = high};
+    ram->low = bare_pages_alloc(low / BARE_PAGE_SIZE, 512);
+    if (high)
+        ram->high = bare_pages_alloc(high / BARE_PAGE_SIZE, 512);
+    if (!ram->low || (high && !ram->high))
         return VIRTX_E_NO_MEMORY;
-    memset(memory, 0, bytes);
-    *ram = (struct guest_ram){.low = memory, .low_bytes = low, .high_bytes = bytes - low};
+    memset(ram->low, 0, low);
+    if (high)
+        memset(ram->high, 0, high);
     return add_slots(vm, ram, hole_end);
 }
 
@@ -222,11 +228,13 @@ static void init_drives(const struct guest_image *image)
 {
     for (unsigned i = 0; i < 2; i++) {
         uint8_t *data = (uint8_t *)(uintptr_t)image->drive[i].data;
+        uint64_t bytes = image->drive[i].bytes;
 
+        /* Modules have whole pages, so a file may end within a sector. */
         if (i == 1 && image->is_cd)
-            ata_init_cd(&board.ata[i], data, image->drive[i].bytes);
+            ata_init_cd(&board.ata[i], data, (bytes + ATAPI_SECTOR - 1) & -(uint64_t)ATAPI_SECTOR);
         else
-            ata_init(&board.ata[i], data, image->drive[i].bytes);
+            ata_init(&board.ata[i], data, (bytes + ATA_SECTOR - 1) & -(uint64_t)ATA_SECTOR);
     }
 }
 

@@ -257,6 +257,24 @@ START_TEST(interrupts_can_be_disabled)
 }
 END_TEST
 
+/* A boot sector is a disk. */
+START_TEST(smallest_disk)
+{
+    uint16_t words[256];
+
+    ata_init(&ata, disk, 512);
+    command(0xec, 0, 0);
+    for (unsigned i = 0; i < 256; i++)
+        words[i] = (uint16_t)ata_read(&ata, 0, 2);
+    ck_assert_uint_eq(words[1], 1);
+    ck_assert_uint_eq(words[60], 1);
+    command(0x20, 0, 1);
+    expect_data(expected, 1, 1, 2);
+    command(0x20, 1, 1);
+    expect_error(0x10);
+}
+END_TEST
+
 /* ---- A CD-ROM drive ---- */
 
 enum { CD_SECTORS = 1250, REASON = 3 };
@@ -467,6 +485,7 @@ int main(void)
     tcase_add_test(tc, device_1_is_absent);
     tcase_add_test(tc, reset_leaves_the_signature);
     tcase_add_test(tc, interrupts_can_be_disabled);
+    tcase_add_test(tc, smallest_disk);
     tcase_add_test(tc, cd_is_told_from_a_disk);
     tcase_add_test(tc, cd_reads);
     tcase_add_test(tc, cd_tells);
