@@ -59,6 +59,8 @@ const char *guest_load(const struct guest_ram *ram, const struct guest_image *im
         return linux_load(ram, image, start);
     if (multiboot_is(kernel))
         return multiboot_load(ram, image, start);
+    if (multiboot2_is(kernel))
+        return multiboot2_load(ram, image, start);
     if (pvh_is(kernel))
         return pvh_load(ram, image, start);
     if (elf_is(kernel))
@@ -93,6 +95,23 @@ const char *guest_put(const struct guest_ram *ram, const struct guest_file *file
         extent->end = address + memory;
     extent->in_low_memory |= address < 0x100000;
     return NULL;
+}
+
+const char *guest_put_flat(const struct guest_ram *ram, const struct guest_file *file, uint64_t at,
+                           const struct guest_addresses *addresses, struct guest_extent *extent)
+{
+    static const char lie[] = "the multiboot header's addresses do not fit the file";
+    const struct guest_addresses *a = addresses;
+    uint64_t offset, bytes;
+
+    if (a->load > a->header || a->header - a->load > at || (a->load_end && a->load_end < a->load))
+        return lie;
+    offset = at - (a->header - a->load);
+    bytes = a->load_end ? a->load_end - a->load : file->bytes - offset;
+    if (a->bss_end && a->bss_end < a->load)
+        return lie;
+    return guest_put(ram, file, offset, bytes, a->load, a->bss_end ? a->bss_end - a->load : bytes,
+                     extent);
 }
 
 const char *guest_put_modules(const struct guest_ram *ram, const struct guest_image *image,

@@ -62,6 +62,9 @@ const char *linux_load_elf(const struct guest_ram *ram, const struct guest_image
 bool multiboot_is(const struct guest_file *kernel);
 const char *multiboot_load(const struct guest_ram *ram, const struct guest_image *image,
                            struct guest_start *start);
+bool multiboot2_is(const struct guest_file *kernel);
+const char *multiboot2_load(const struct guest_ram *ram, const struct guest_image *image,
+                            struct guest_start *start);
 bool pvh_is(const struct guest_file *kernel);
 const char *pvh_load(const struct guest_ram *ram, const struct guest_image *image,
                      struct guest_start *start);
@@ -84,6 +87,14 @@ struct guest_extent {
 const char *guest_put(const struct guest_ram *ram, const struct guest_file *file, uint64_t offset,
                       uint64_t bytes, uint64_t address, uint64_t memory,
                       struct guest_extent *extent);
+
+/* The addresses in a multiboot header: its own, where the file's part goes, that part's end or 0,
+ * the end of its memory or 0. `at` is where the header is in the file. */
+struct guest_addresses {
+    uint64_t header, load, load_end, bss_end;
+};
+const char *guest_put_flat(const struct guest_ram *ram, const struct guest_file *file, uint64_t at,
+                           const struct guest_addresses *addresses, struct guest_extent *extent);
 
 /* Puts the modules behind the kernel, each on a page of its own, and moves *end behind them. */
 const char *guest_put_modules(const struct guest_ram *ram, const struct guest_image *image,

@@ -56,22 +56,14 @@ static const char *load_flat(const struct guest_ram *ram, const struct guest_fil
                              uint64_t at, uint64_t *entry, struct guest_extent *extent)
 {
     const uint8_t *h = file->data + at;
-    uint64_t header, load, load_end, bss_end, offset, bytes;
+    struct guest_addresses addresses;
 
     if (at + 32 > file->bytes)
         return "the kernel file is cut short";
-    header = get32(h + 12);
-    load = get32(h + 16);
-    load_end = get32(h + 20);
-    bss_end = get32(h + 24);
-    if (load > header || header - load > at || (load_end && load_end < load))
-        return "the multiboot header's addresses do not fit the file";
-    offset = at - (header - load);
-    bytes = load_end ? load_end - load : file->bytes - offset;
-    if (bss_end && bss_end < load)
-        return "the multiboot header's addresses do not fit the file";
+    addresses =
+        (struct guest_addresses){get32(h + 12), get32(h + 16), get32(h + 20), get32(h + 24)};
     *entry = get32(h + 28);
-    return guest_put(ram, file, offset, bytes, load, bss_end ? bss_end - load : bytes, extent);
+    return guest_put_flat(ram, file, at, &addresses, extent);
 }
 
 /* ---- The information structure and what it points to ---- */

@@ -940,6 +940,134 @@ START_TEST(pvh)
 }
 END_TEST
 
+/* A multiboot2 header at 0x800 with these tags, each padded to 8 bytes, and the end. */
+static void put_header_2(const uint32_t *tags, size_t words)
+{
+    uint8_t *h = file + 0x800;
+    uint32_t length = 16 + 4 * (uint32_t)words + 8;
+
+    memset(h, 0, length);
+    put32(h, 0xe85250d6);
+    put32(h + 8, length);
+    put32(h + 12, 0u - 0xe85250d6 - length);
+    for (size_t i = 0; i < words; i++)
+        put32(h + 16 + 4 * i, tags[i]);
+    put32(h + length - 4, 8);
+}
+
+/* The information of this type, after `before` others of it; NULL: there is none. */
+static const uint8_t *find_info(uint32_t type, unsigned before)
+{
+    uint32_t total = get32(info());
+
+    for (uint32_t at = 8; at < total; at += (get32(info() + at + 4) + 7) & ~7u) {
+        ck_assert_uint_ge(get32(info() + at + 4), 8);
+        ck_assert_uint_le(at + get32(info() + at + 4), total);
+        if (get32(info() + at) == type && !before--)
+            return info() + at;
+    }
+    return NULL;
+}
+
+static void multiboot2_must_fail(const uint32_t *tags, size_t words, const char *part)
+{
+    const char *why;
+
+    make_elf(false, MIB, 2, plain);
+    put_header_2(tags, words);
+    why = guest_load(&ram, &image, &start);
+    ck_assert_msg(why && strstr(why, part), "expected \"%s\", got \"%s\"", part, why ? why : "");
+}
+
+START_TEST(multiboot2)
+{
+    static const uint32_t tags[] = {
+        1,       16, 6,  22,       /* information: the map; optional, below: anything */
+        5,       20, 80, 25, 0, 0, /* a screen */
+        0x10001, 12, 99, 0,        /* optional */
+        0x10063, 8};               /* unknown and optional */
+    static const uint32_t good[] = {1,       16, 6,  15, 5,       20, 80, 25, 0,          0,
+                                    0x10001, 12, 99, 0,  0x10063, 8,  3,  12, MIB + 0x20, 0};
+    const uint8_t *map;
+
+    memcpy(ram.low + 0xe0000, "RSD PTR with more behind it", 27);
+    image.modules = 2;
+    image.module[0] = (struct guest_file){(const uint8_t *)"one", 3, "name of one"};
+    image.module[1] = (struct guest_file){(const uint8_t *)"two", 3, "name"};
+    make_elf(false, MIB, 2, plain);
+    put_header_2(good, sizeof(good) / 4);
+    ck_assert(multiboot2_is(&image.kernel) && !multiboot_is(&image.kernel));
+    ck_assert_ptr_null(guest_load(&ram, &image, &start));
+    ck_assert_uint_eq(start.preset, VIRTX_PRESET_FLAT32);
+    ck_assert_uint_eq(start.rax, 0x36d76289);
+    ck_assert_uint_eq(start.rip, MIB + 0x20);
+    ck_assert_uint_eq(start.rbx % 8, 0);
+    ck_assert_mem_eq(ram.low + MIB, file + DATA, 0x800);
+    ck_assert_str_eq((const char *)find_info(1, 0) + 8, "arg=1 x");
+    ck_assert_ptr_nonnull(find_info(2, 0));
+    ck_assert_str_eq((const char *)find_info(3, 0) + 16, "of one");
+    ck_assert_mem_eq(ram.low + get32(find_info(3, 1) + 8), "two", 3);
+    ck_assert_uint_eq(get32(find_info(3, 1) + 12) - get32(find_info(3, 1) + 8), 3);
+    ck_assert_ptr_null(find_info(3, 2));
+    ck_assert_uint_eq(get32(find_info(4, 0) + 8), 639);
+    ck_assert_uint_eq(get32(find_info(4, 0) + 12), 15 * 1024);
+    map = find_info(6, 0);
+    ck_assert_uint_eq(get32(map + 4), 16 + 4 * 24);
+    ck_assert_uint_eq(get32(map + 8), 24);
+    ck_assert_uint_eq(get64(map + 16 + 3 * 24), MIB);
+    ck_assert_uint_eq(get32(map + 16 + 3 * 24 + 16), 1);
+    ck_assert_mem_eq(find_info(14, 0) + 8, ram.low + 0xe0000, 20);
+    ck_assert_mem_eq(find_info(15, 0) + 8, ram.low + 0xe0000, 36);
+    ck_assert_ptr_nonnull(find_info(0, 0));
+    multiboot2_must_fail(tags, sizeof(tags) / 4, "information");
+}
+END_TEST
+
+START_TEST(multiboot2_flat)
+{
+    uint32_t tags[] = {2, 24, 2 * MIB + 0x800,  2 * MIB, 2 * MIB + 0x1800, 2 * MIB + 0x1900,
+                       3, 12, 2 * MIB + 0x1000, 0};
+
+    make_elf(false, MIB, 2, plain);
+    put_header_2(tags, 10);
+    memset(ram.low + 2 * MIB, 0xee, 0x2000);
+    ck_assert_ptr_null(guest_load(&ram, &image, &start));
+    ck_assert_uint_eq(start.rip, 2 * MIB + 0x1000);
+    ck_assert_mem_eq(ram.low + 2 * MIB, file, 0x1800);
+    ck_assert_uint_eq(ram.low[2 * MIB + 0x18ff], 0);
+    ck_assert_uint_eq(ram.low[2 * MIB + 0x1900], 0xee);
+    tags[3] = 0xffffffff; /* from the file's beginning */
+    tags[4] = 0;
+    tags[5] = 0;
+    put_header_2(tags, 10);
+    ck_assert_ptr_null(guest_load(&ram, &image, &start));
+    ck_assert_mem_eq(ram.low + 2 * MIB, file, ELF_BYTES);
+    multiboot2_must_fail(tags, 6, "no entry");
+    tags[3] = 2 * MIB + 0x801;
+    multiboot2_must_fail(tags, 10, "addresses");
+}
+END_TEST
+
+START_TEST(multiboot2_headers_that_lie)
+{
+    multiboot2_must_fail((const uint32_t[]){11, 8}, 2, "does not define");
+    multiboot2_must_fail((const uint32_t[]){6, 7}, 2, "damaged");
+    multiboot2_must_fail((const uint32_t[]){6, 0xffffffff}, 2, "damaged");
+    multiboot2_must_fail((const uint32_t[]){3, 8}, 2, "damaged");
+    make_elf(false, MIB, 2, plain);
+    put_header_2(NULL, 0);
+    put32(file + 0x808, ELF_BYTES);
+    put32(file + 0x80c, 0u - 0xe85250d6 - ELF_BYTES);
+    ck_assert(strstr(guest_load(&ram, &image, &start), "cut short"));
+    put_header_2(NULL, 0);
+    put32(file + 0x804, 4); /* MIPS */
+    put32(file + 0x80c, get32(file + 0x80c) - 4);
+    ck_assert(strstr(guest_load(&ram, &image, &start), "another processor"));
+    file[0x80c] ^= 1;
+    ck_assert(!multiboot2_is(&image.kernel));
+}
+END_TEST
+
 START_TEST(no_kernel)
 {
     new_file(512);
@@ -981,7 +1109,7 @@ START_TEST(damaged_files_do_no_harm)
     image.modules = 1;
     image.module[0] = (struct guest_file){(const uint8_t *)"module", 6, "m"};
     for (unsigned i = 0; i < 3000; i++) {
-        switch (any() % 6) {
+        switch (any() % 7) {
         case 0:
             make_flat();
             damage(12, 20);
@@ -998,6 +1126,15 @@ START_TEST(damaged_files_do_no_harm)
             make_pvh(any() & 1, 2 * MIB);
             damage(0, 0x1000);
             damage(0xa00, 0x40);
+            break;
+        case 5:
+            make_elf(any() & 1, MIB, 2, plain);
+            put_header_2((const uint32_t[]){1, 16, 6, 15, 3, 12, MIB, 0}, 8);
+            damage(0, TABLE + 2 * 56);
+            if (any() & 1) /* the checksum stays: two words change against each other */
+                put32(file + 0x808, get32(file + 0x808) + 8),
+                    put32(file + 0x80c, get32(file + 0x80c) - 8);
+            damage(0x810, 0x30);
             break;
         case 4:
             make_elf(any() & 1, 2 * MIB, 2, kernel_parts);
@@ -1050,6 +1187,9 @@ int main(void)
     tcase_add_test(tc, linux_zimage);
     tcase_add_test(tc, vmlinux);
     tcase_add_test(tc, pvh);
+    tcase_add_test(tc, multiboot2);
+    tcase_add_test(tc, multiboot2_flat);
+    tcase_add_test(tc, multiboot2_headers_that_lie);
     tcase_add_test(tc, no_kernel);
     tcase_add_test(tc, linux_zero_page);
     tcase_add_test(tc, linux_longest_header_keeps_the_map);
