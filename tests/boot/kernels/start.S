@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* The multiboot header and the way from a loader to kernel_main. FLAT: the header has the address
- * fields. Assembled for 64 bits, the kernel switches to long mode itself. */
+ * fields. MULTIBOOT2: it is that of the second version. Assembled for 64 bits, the kernel switches to long mode itself. */
 #ifdef FLAT
 #define FLAGS 0x00010003
 #else
@@ -8,11 +8,22 @@
 #endif
 
     .section .multiboot, "a"
+#ifdef MULTIBOOT2
+    .balign 8
+header:
+    .long 0xe85250d6, 0, header_end - header, -(0xe85250d6 + header_end - header)
+    .short 1, 0                 /* information: command line, memory map, new RSDP */
+    .long 20, 1, 6, 15, 0
+    .short 0, 0
+    .long 8
+header_end:
+#else
     .balign 4
 header:
     .long 0x1badb002, FLAGS, -(0x1badb002 + FLAGS)
 #ifdef FLAT
     .long header, kernel_start, kernel_data_end, kernel_end, start
+#endif
 #endif
 
     .section .text.start, "ax"
