@@ -10,7 +10,7 @@
  *
  * Of a virtual interrupt whose delivery an exit interrupts, Bochs 2.7 reports the vector of whatever was
  * delivered before. The right one is the highest in service, as on every processor. (If that other event was
- * no interrupt, nothing tells that it is not what was being delivered.)
+ * an exception, nothing tells that it is not what was being delivered.)
  *
  * Without virtual NMIs the processor does not see the guest's IRET end its handler. The next moment
  * when the guest would take an interrupt stands in for it: handlers run with interrupts off.
@@ -138,8 +138,9 @@ bool vmx_event_interrupted(struct vmx_vcpu *v)
         .has_error = info & INTERRUPTION_ERROR,
         .address = hv->state.cr2, /* #PF: the processor has written it already */
     };
-    /* 1 is no type: nothing had been delivered before. */
-    if (event.type <= 1 && !hv->injected && hv->controls.apic.delivery)
+    /* 1 is no type: nothing had been delivered before. Nor are NMIs or external interrupts delivered
+     * that were not injected. */
+    if (event.type <= VIRTX_EVENT_NMI && !hv->injected && hv->controls.apic.delivery)
         event = (struct virtx_event){.type = VIRTX_EVENT_INTERRUPT,
                                      .vector = vmx_apic_in_service(v)};
     if (event.has_error)

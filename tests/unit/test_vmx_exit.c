@@ -1173,6 +1173,11 @@ START_TEST(apic_virtualization)
     take_exit(VMX_REASON_EPT_VIOLATION);
     ck_assert_uint_eq(hv->reinject.type, VIRTX_EVENT_INTERRUPT);
     ck_assert_uint_eq(hv->reinject.vector, 0xa2);
+    /* None but an injected NMI is delivered. */
+    vmcs[VMCS_IDT_VECTORING] = INTERRUPTION_VALID | 0x202;
+    take_exit(VMX_REASON_EPT_VIOLATION);
+    ck_assert_uint_eq(hv->reinject.type, VIRTX_EVENT_INTERRUPT);
+    ck_assert_uint_eq(hv->reinject.vector, 0xa2);
     vmcs[VMCS_IDT_VECTORING] = INTERRUPTION_VALID | 0x33;
     hv->injected = true;
     take_exit(VMX_REASON_EPT_VIOLATION);
