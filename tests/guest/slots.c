@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Memory that changes while two vcpus run on it, each on a processor of its own; a third makes the
- * changes. Run with --cpus 3.
+ * Memory that changes while two vcpus or more run on it, each on a processor of its own; another
+ * one makes the changes. Run with --cpus 3, or with up to 5 for as many vcpus less one.
  *
  * The guest writes each word of its own and finds in it what it wrote last: so it notices a page
  * that it reads or writes through a translation that should be gone. The host fills memory that it
  * has back with a pattern and looks later whether anybody has written there.
+ *
+ * Words of the command line: rounds=N, of each kind of change.
  */
 #include "harness.h"
 
@@ -13,7 +15,7 @@ enum {
     PAGE = 4096,
     PAGES = 64,
     BYTES = PAGES * PAGE,
-    VCPUS = 2,
+    VCPUS = GUEST_CPUS, /* at most */
     ROUNDS = 8,
     PATIENCE = 20000000,
     CODE = 0x800, /* in page 0: a RET */
@@ -29,6 +31,7 @@ static volatile struct progress {
     uint64_t steps, bad, executed;
 } progress[VCPUS];
 static volatile bool guest_stop;
+static unsigned vcpus;
 static uint64_t written[VCPUS][PAGES];
 
 static void guest_lives(uint64_t n)
@@ -81,6 +84,21 @@ static enum virtx_status access_later(struct runner *r, const struct virtx_exit 
     return VIRTX_E_NOT_FOUND;
 }
 
+static volatile bool pause_wanted;
+static volatile unsigned parked;
+
+/* Anybody may have the vcpu until all go on. */
+static enum virtx_status park(struct runner *r)
+{
+    enum virtx_status status = virtx_vcpu_put(r->vcpu);
+
+    __atomic_add_fetch(&parked, 1, __ATOMIC_SEQ_CST);
+    while (pause_wanted)
+        bare_pause();
+    __atomic_sub_fetch(&parked, 1, __ATOMIC_SEQ_CST);
+    return status;
+}
+
 static void run_vcpu(void *arg)
 {
     struct runner *r = arg;
@@ -107,6 +125,9 @@ static void run_vcpu(void *arg)
             r->status = virtx_vcpu_complete(r->vcpu, NULL);
             break;
         case VIRTX_EXIT_KICK:
+            if (pause_wanted)
+                r->status = park(r);
+            break;
         case VIRTX_EXIT_INTERRUPT:
             break;
         default:
@@ -150,23 +171,23 @@ static void settle(uint64_t generation)
     CHECK(settled);
 }
 
-/* Until both guests have gone on. */
+/* Until all guests have gone on. */
 static void let_run(void)
 {
-    uint64_t from[VCPUS];
-    bool both = false;
+    uint64_t from[VCPUS] = {0};
+    bool all = false;
 
-    for (unsigned n = 0; n < VCPUS; n++)
+    for (unsigned n = 0; n < vcpus; n++)
         from[n] = progress[n].steps;
     bare_irq_enable();
-    for (uint64_t i = 0; i < PATIENCE && !both; i++) {
-        both = true;
-        for (unsigned n = 0; n < VCPUS; n++)
-            both = both && progress[n].steps > from[n] + 100;
+    for (uint64_t i = 0; i < PATIENCE && !all; i++) {
+        all = true;
+        for (unsigned n = 0; n < vcpus; n++)
+            all = all && progress[n].steps > from[n] + 100;
         bare_pause();
     }
     bare_irq_disable();
-    CHECK(both);
+    CHECK(all);
 }
 
 static void wait_a_little(void)
@@ -235,15 +256,15 @@ static void read_only(unsigned round)
 
 static void no_execute(unsigned round)
 {
-    uint64_t generation = 0, executed[VCPUS];
+    uint64_t generation = 0, executed[VCPUS] = {0};
 
     (void)round;
     CHECK_OK(virtx_memslot_protect(live, VIRTX_READ | VIRTX_WRITE, &generation));
     settle(generation);
-    for (unsigned n = 0; n < VCPUS; n++)
+    for (unsigned n = 0; n < vcpus; n++)
         executed[n] = progress[n].executed;
     wait_a_little();
-    for (unsigned n = 0; n < VCPUS; n++)
+    for (unsigned n = 0; n < vcpus; n++)
         CHECK(progress[n].executed <= executed[n] + 1); /* one may have been counted late */
     CHECK_OK(virtx_memslot_protect(live, ALL_RIGHTS, &generation));
     let_run();
@@ -301,6 +322,38 @@ static void log_alone(unsigned round)
     CHECK_OK(virtx_memslot_log(live, false));
 }
 
+/* All stand still: none takes a step, and their registers can be had and changed from here. */
+static void pause_and_resume(unsigned round)
+{
+    uint64_t steps[VCPUS] = {0};
+    struct virtx_state state;
+
+    pause_wanted = true;
+    for (unsigned n = 0; n < vcpus; n++)
+        virtx_vcpu_kick(runners[n].vcpu);
+    bare_irq_enable();
+    for (uint64_t i = 0; i < PATIENCE && parked < vcpus; i++)
+        bare_pause();
+    bare_irq_disable();
+    CHECK_EQUAL(parked, vcpus);
+    for (unsigned n = 0; n < vcpus && parked == vcpus; n++) {
+        steps[n] = progress[n].steps;
+        CHECK_OK(virtx_vcpu_get(runners[n].vcpu, VIRTX_STATE_DR, &state));
+        CHECK_EQUAL(state.dr[3], round);
+        state.dr[3] = round + 1;
+        CHECK_OK(virtx_vcpu_set(runners[n].vcpu, VIRTX_STATE_DR, &state));
+    }
+    wait_a_little();
+    for (unsigned n = 0; n < vcpus; n++)
+        CHECK_EQUAL(progress[n].steps, steps[n]);
+    for (unsigned n = 0; n < vcpus; n++)
+        CHECK_OK(virtx_vcpu_put(runners[n].vcpu));
+    pause_wanted = false;
+    for (uint64_t i = 0; i < PATIENCE && parked != 0; i++)
+        bare_pause();
+    let_run();
+}
+
 static void nothing(void *arg)
 {
     (void)arg;
@@ -310,14 +363,15 @@ static bool begin(void)
 {
     static struct virtx_host_ops ops;
 
-    if (bare_cpu_count() < 3) {
+    vcpus = bare_cpu_count() - 1 < VCPUS ? bare_cpu_count() - 1 : VCPUS;
+    if (vcpus < 2) {
         check(false, "the machine has three processors (--cpus 3)", __FILE__, __LINE__);
         return false;
     }
     ops = bare_virtx_ops;
     ops.virt_to_phys = backing;
     /* What the bare host takes for its processors is taken before pages are counted. */
-    for (unsigned n = 1; n <= VCPUS; n++) {
+    for (unsigned n = 1; n <= vcpus; n++) {
         CHECK(bare_cpu_run(n, nothing, NULL));
         bare_cpu_wait(n);
     }
@@ -333,11 +387,11 @@ static bool begin(void)
     guest_stop = false;
     machine_open();
     add(bank[0]);
-    for (unsigned n = 0; n < VCPUS; n++) {
+    for (unsigned n = 0; n < vcpus; n++) {
         runners[n].vcpu = n == 0 ? machine.vcpu : vcpu_make(machine.vm, n);
         vcpu_prepare(runners[n].vcpu, n, guest_lives, n);
     }
-    for (unsigned n = 0; n < VCPUS; n++)
+    for (unsigned n = 0; n < vcpus; n++)
         CHECK(bare_cpu_run(n + 1, run_vcpu, &runners[n]));
     let_run();
     return true;
@@ -346,7 +400,7 @@ static bool begin(void)
 static void stop_guests(void)
 {
     guest_stop = true;
-    for (unsigned n = 0; n < VCPUS; n++) {
+    for (unsigned n = 0; n < vcpus; n++) {
         bare_cpu_wait(n + 1);
         if (!CHECK_EQUAL(runners[n].status, VIRTX_OK))
             bare_printf("  vcpu %u: %s\n", n, runners[n].other);
@@ -357,7 +411,8 @@ static void stop_guests(void)
 
 static void end(void)
 {
-    CHECK_OK(virtx_vcpu_destroy(runners[1].vcpu));
+    for (unsigned n = 1; n < vcpus; n++)
+        CHECK_OK(virtx_vcpu_destroy(runners[n].vcpu));
 }
 
 /* With `step` 1 each round leaves the memory in the other bank. */
@@ -365,7 +420,7 @@ static void rounds(void (*change)(unsigned round), unsigned step)
 {
     if (!begin())
         return;
-    for (unsigned round = 0; round < ROUNDS; round++)
+    for (unsigned round = 0; round < bare_option_u64("rounds", ROUNDS); round++)
         change(round * step);
     stop_guests();
     end();
@@ -435,8 +490,14 @@ static void by_write_protection(void)
     log_is_complete();
 }
 
+static void paused(void)
+{
+    rounds(pause_and_resume, 1);
+}
+
 GUEST_CASES({"removed-and-added", removed}, {"moved", moved}, {"read-only", narrowed},
             {"no-execute", not_executed}, {"backing-swapped", swapped}, {"log-on-and-off", logged},
             {"log-is-complete", log_is_complete},
             {"log-is-complete-by-dirty-flags", without_hardware_log},
-            {"log-is-complete-by-write-protection", by_write_protection});
+            {"log-is-complete-by-write-protection", by_write_protection},
+            {"paused-and-resumed", paused});

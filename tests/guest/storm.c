@@ -8,6 +8,7 @@
  * Words of the command line: ipis=N, how many in each case.
  */
 #include "crew.h"
+#include "storm.h"
 #include <virtx/ioapic.h>
 
 enum {
@@ -307,4 +308,5 @@ static void in_turns(void)
 }
 
 GUEST_CASES({"storm-one-vcpu", one_vcpu}, {"storm-two-vcpus", two_vcpus},
-            {"storm-four-vcpus", four_vcpus}, {"storm-four-vcpus-in-turns", in_turns});
+            {"storm-four-vcpus", four_vcpus}, {"storm-four-vcpus-in-turns", in_turns},
+            {"storm-starts", storm_starts}, {"storm-starts-in-turns", storm_starts_in_turns});
