@@ -80,6 +80,9 @@ struct virtx_paging {
      *  to be loaded, or 0: it is to be done by way of control_changed() and root(). NULL for nested engines;
      *  for others an optional quick way, used if not NULL. */
     uint64_t (*load_cr3)(struct virtx_vcpu *vcpu, uint64_t cr3);
+    /** The guest changes WP of CR0 (@p reg is 0) or PGE of CR4 in long mode, without PCIDs, and nothing else has
+     *  changed since root(): as load_cr3(), with the register's new value. NULL: there is no such way. */
+    uint64_t (*toggle)(struct virtx_vcpu *vcpu, unsigned reg, uint64_t value);
     /** The guest executed INVLPG. NULL for nested engines. */
     void (*invlpg)(struct virtx_vcpu *vcpu, uint64_t gva);
     /** The library has written guest memory: for the guest, or for the embedder. Any thread. NULL: not

@@ -249,8 +249,7 @@ struct virtx_hw {
     void (*apic_changed)(struct hw_vcpu *hv);
     /* The guest's CR4 from now on is this: what kernels write twice to flush the TLB; or its CR0, of
      * which WP changes, under shadow paging only. False: more changes than PGE or WP, or more follows
-     * from it than src/hw sees to (a flush, another root); nothing has been done. True under shadow paging: the
-     * group VIRTX_STATE_CR is valid. NULL: the vendor has no quick way. */
+     * from it than src/hw sees to (a flush, another root); nothing has been done. NULL: the vendor has no quick way. */
     bool (*toggle)(struct hw_vcpu *hv, unsigned reg, uint64_t value);
     /* Retires the exit's instruction: RIP += length (wrapping as CS says), clears RF and the
      * interrupt shadow, and leaves a pending single-step #DB when TF is set. */

@@ -48,13 +48,20 @@ static __attribute__((noinline)) enum hw_quick toggle_shadowed(struct hw_vcpu *h
     const struct virtx_exit_cr *cr = &hv->vcpu->exit.cr;
     struct virtx_vcpu *vcpu = hv->vcpu;
     const struct virtx_paging *paging = vcpu->vm->paging;
+    uint64_t hpa = 0;
 
     if (!hv->ops->toggle || (cr->reg != 4 && cr->reg != 0) || (hv->work & HW_WORK_ROOT) ||
         (cr->reg == 4 && (cr->value & ~hv->soft->policy.cr4)) ||
         !hv->ops->toggle(hv, cr->reg, cr->value))
         return HW_QUICK_NO;
-    paging->control_changed(vcpu, hv->state.cr0, hv->state.cr4, hv->state.efer);
-    use_root(hv, paging->root(vcpu));
+    if (paging->toggle && !(hv->state.cr4 & CR4_PCIDE))
+        hpa = paging->toggle(vcpu, cr->reg, cr->value);
+    if (unlikely(!hpa)) {
+        hw_state(hv, VIRTX_STATE_CR);
+        paging->control_changed(vcpu, hv->state.cr0, hv->state.cr4, hv->state.efer);
+        hpa = paging->root(vcpu);
+    }
+    use_root(hv, hpa);
     hv->ops->advance(hv);
     return HW_QUICK_ENTER;
 }

@@ -165,29 +165,17 @@ static uint64_t shadow_root(struct virtx_vcpu *vcpu)
     return hpa;
 }
 
-/* Most often a space that is known, and nothing that was written meanwhile. */
-static uint64_t shadow_load_cr3(struct virtx_vcpu *vcpu, uint64_t cr3)
+/* A root that is known, after what is taken for a flush. */
+static inline uint64_t enter_root(struct virtx_vcpu *vcpu, struct shadow_vm *sv,
+                                  struct shadow_vcpu *v, struct shadow_page *root)
 {
-    struct shadow_vm *sv = shadow_vm_of(vcpu->vm);
-    struct shadow_vcpu *v = shadow_vcpu_of(vcpu);
-    struct shadow_page *root = v->root;
-    uint64_t hpa = 0;
+    uint64_t hpa = root->hpa;
 
-    virtx_lock(&sv->lock);
-    if (sv->unsync[SHADOW_TABLES])
-        shadow_sync_tables(sv);
-    if (unlikely(v->flush | v->stale) || !root || root->state != SHADOW_LIVE)
-        goto out;
-    if ((cr3 ^ v->mode.cr3) & SPTE_ADDRESS) {
-        root = shadow_page_find(sv, (cr3 & SPTE_ADDRESS) >> 12, v->root->role);
-        if (!root)
-            goto out;
+    if (root != v->root) {
         v->root->pins--; /* it is alive: nobody waits for that */
         root->pins++;
         v->root = root;
     }
-    v->mode.cr3 = cr3;
-    hpa = root->hpa;
     if (sv->unsync[SHADOW_TABLES] || sv->unsync[SHADOW_LEAVES]) {
         shadow_sync_leaves(sv, root);
         shadow_sync_rounds(sv);
@@ -198,7 +186,62 @@ static uint64_t shadow_load_cr3(struct virtx_vcpu *vcpu, uint64_t cr3)
         v->root_hpa = hpa;
         hw_owe(hw_of(vcpu), HW_FLUSH_TAG);
     }
-out:
+    return hpa;
+}
+
+/* The root, if nothing has to be found out first. */
+static inline struct shadow_page *root_in_use(struct shadow_vm *sv, const struct shadow_vcpu *v)
+{
+    struct shadow_page *root = v->root;
+
+    if (sv->unsync[SHADOW_TABLES])
+        shadow_sync_tables(sv);
+    if (unlikely(v->flush | v->stale) || !root || root->state != SHADOW_LIVE)
+        return NULL;
+    return root;
+}
+
+/* Most often a space that is known, and nothing that was written meanwhile. */
+static uint64_t shadow_load_cr3(struct virtx_vcpu *vcpu, uint64_t cr3)
+{
+    struct shadow_vm *sv = shadow_vm_of(vcpu->vm);
+    struct shadow_vcpu *v = shadow_vcpu_of(vcpu);
+    struct shadow_page *root;
+    uint64_t hpa = 0;
+
+    virtx_lock(&sv->lock);
+    root = root_in_use(sv, v);
+    if (root && ((cr3 ^ v->mode.cr3) & SPTE_ADDRESS))
+        root = shadow_page_find(sv, (cr3 & SPTE_ADDRESS) >> 12, root->role);
+    if (root) {
+        v->mode.cr3 = cr3;
+        hpa = enter_root(vcpu, sv, v, root);
+    }
+    virtx_unlock(&sv->lock);
+    return hpa;
+}
+
+/* CR0.WP: the same tables, read in another way. CR4.PGE: a flush. */
+static uint64_t shadow_toggle(struct virtx_vcpu *vcpu, unsigned reg, uint64_t value)
+{
+    struct shadow_vm *sv = shadow_vm_of(vcpu->vm);
+    struct shadow_vcpu *v = shadow_vcpu_of(vcpu);
+    struct shadow_page *root;
+    uint64_t hpa = 0;
+
+    virtx_lock(&sv->lock);
+    root = root_in_use(sv, v);
+    if (root && reg == 0)
+        root = shadow_page_find(sv, root->gfn,
+                                root->role ^ v->role ^ shadow_role_wp(v->role, value, v->mode.cr4));
+    if (root) {
+        v->role = root->role & ROLE_MODE;
+        if (reg == 0)
+            v->mode.cr0 = value;
+        else
+            v->mode.cr4 = value;
+        hpa = enter_root(vcpu, sv, v, root);
+    }
     virtx_unlock(&sv->lock);
     return hpa;
 }
@@ -256,6 +299,7 @@ const struct virtx_paging virtx_paging_shadow = {
     .fault = shadow_fault,
     .control_changed = shadow_control_changed,
     .load_cr3 = shadow_load_cr3,
+    .toggle = shadow_toggle,
     .invlpg = shadow_invlpg,
     .written = shadow_written,
 };

@@ -258,6 +258,21 @@ static inline uint64_t shadow_unknown(const struct shadow_vm *sv, const struct s
     return page->role & ROLE_ROOT ? 0 : sv->unknown;
 }
 
+/* A role under another CR0.WP; while that is 0 SMEP, SMAP and keys are kept apart. */
+static inline uint32_t shadow_role_wp(uint32_t role, uint64_t cr0, uint64_t cr4)
+{
+    role &= ~(uint32_t)(ROLE_WP | ROLE_SMEP | ROLE_SMAP | ROLE_PKE);
+    if (cr0 & CR0_WP)
+        return role | ROLE_WP;
+    if (cr4 & CR4_SMEP)
+        role |= ROLE_SMEP;
+    if (cr4 & CR4_SMAP)
+        role |= ROLE_SMAP;
+    if (cr4 & CR4_PKE)
+        role |= ROLE_PKE;
+    return role;
+}
+
 /* Other processors may have translations of this VM, or be walking its tables. */
 static inline bool shadow_alone(const struct shadow_vm *sv)
 {
@@ -276,8 +291,13 @@ void shadow_page_drop(struct shadow_vm *sv, struct shadow_page *page);
 void shadow_page_unpin(struct shadow_vm *sv, struct shadow_page *page);
 void shadow_page_touch(struct shadow_vm *sv, struct shadow_page *page);
 bool shadow_page_used(struct shadow_vm *sv, struct shadow_page *page);
+void shadow_settle_freed(struct shadow_vm *sv);
 /* Gives other vcpus notice of pages that were freed. At the end of each operation. */
-void shadow_settle(struct shadow_vm *sv);
+static inline void shadow_settle(struct shadow_vm *sv)
+{
+    if (unlikely(sv->freed))
+        shadow_settle_freed(sv);
+}
 void shadow_free_all(struct shadow_vm *sv);
 struct shadow_page *shadow_page_number(const struct shadow_vm *sv, uint32_t number);
 

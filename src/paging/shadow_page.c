@@ -405,12 +405,10 @@ void shadow_page_unpin(struct shadow_vm *sv, struct shadow_page *page)
  * Freed pages may be in the processors' caches of table walks. A vcpu that is alone flushes before
  * its next entry; several do so in their own time, and the pages wait for that.
  */
-void shadow_settle(struct shadow_vm *sv)
+void shadow_settle_freed(struct shadow_vm *sv)
 {
     uint64_t generation;
 
-    if (likely(!sv->freed))
-        return;
     sv->freed = 0;
     sv->narrowed++;
     if (shadow_alone(sv))

@@ -15,15 +15,7 @@ static uint32_t role_of(const struct walk_mode *mode)
         role |= mode->cr4 & CR4_PSE ? ROLE_PSE : 0;
     else
         role |= (mode->efer & EFER_NXE ? ROLE_NXE : 0) | (mode->no_1g ? 0 : ROLE_PSE);
-    if (mode->cr0 & CR0_WP)
-        return role | ROLE_WP;
-    if (mode->cr4 & CR4_SMEP)
-        role |= ROLE_SMEP;
-    if (mode->cr4 & CR4_SMAP)
-        role |= ROLE_SMAP;
-    if (mode->cr4 & CR4_PKE)
-        role |= ROLE_PKE;
-    return role;
+    return shadow_role_wp(role, mode->cr0, mode->cr4);
 }
 
 /*

@@ -282,13 +282,10 @@ bool vmx_toggle(struct hw_vcpu *hv, unsigned reg, uint64_t value)
     if (v->nested || v->mode != VMX_MODE_NATIVE || (hv->dirty & VIRTX_STATE_CR))
         return false;
     state = &hv->state;
-    state->cr0 = vmx_guest_cr0(v);
-    state->cr4 = guest_cr4(v);
-    hv->valid |= VIRTX_STATE_CR;
-    hv->vcpu->stats.control_reads += 2;
     if (!(state->efer & EFER_LMA) ||
-        (reg == 0 ? state->cr0 ^ value ^ CR0_WP : state->cr4 ^ value ^ CR4_PGE))
+        (reg == 0 ? vmx_guest_cr0(v) ^ value ^ CR0_WP : guest_cr4(v) ^ value ^ CR4_PGE))
         return false;
+    hv->vcpu->stats.control_reads++;
     if (reg == 0) {
         v->cr0 = state->cr0 = value;
         vmx_set_field(v, VMCS_CR0_SHADOW, value);
