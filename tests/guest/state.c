@@ -58,8 +58,9 @@ static void read_all(void)
     seen.kernel_gs_base = bare_rdmsr(MSR_KERNEL_GS_BASE);
     seen.tsc = bare_tsc();
     __asm__ volatile("movw %%es, %0; movw %%cs, %1; movw %%ss, %2; movw %%ds, %3; movw %%fs, %4;"
-                     "movw %%gs, %5" : "=m"(seen.seg[0]), "=m"(seen.seg[1]), "=m"(seen.seg[2]),
-                     "=m"(seen.seg[3]), "=m"(seen.seg[4]), "=m"(seen.seg[5]));
+                     "movw %%gs, %5"
+                     : "=m"(seen.seg[0]), "=m"(seen.seg[1]), "=m"(seen.seg[2]), "=m"(seen.seg[3]),
+                       "=m"(seen.seg[4]), "=m"(seen.seg[5]));
     __asm__ volatile("sldt %0; str %1; sgdt %2; sidt %3"
                      : "=m"(seen.ldtr), "=m"(seen.tr), "=m"(seen.gdtr), "=m"(seen.idtr));
 }
@@ -78,8 +79,8 @@ static void set_some(struct virtx_state *s)
     s->rflags |= 3ul << 12;        /* IOPL */
     s->cr2 = 0x123456789abc;
     s->cr8 = 3;
-    s->cr0 |= 8;         /* TS */
-    s->cr4 |= 1ul << 2;  /* TSD */
+    s->cr0 |= 8;        /* TS */
+    s->cr4 |= 1ul << 2; /* TSD */
     s->efer |= EFER_SCE;
     for (unsigned i = 0; i < 4; i++)
         s->dr[i] = 0x10000 * (i + 1) + 1;
@@ -183,7 +184,8 @@ static void guest_writes(uint64_t argument)
     bare_write_cr4(bare_read_cr4() | 4 | 0x80); /* TSD, PGE */
     bare_write_cr8(7);
     __asm__ volatile("movq %0, %%dr0; movq %1, %%dr3; movq %2, %%dr7"
-                     : : "r"(BASE_A), "r"(BASE_B), "r"(0x700ul));
+                     :
+                     : "r"(BASE_A), "r"(BASE_B), "r"(0x700ul));
     bare_wrmsr(MSR_EFER, bare_rdmsr(MSR_EFER) | EFER_SCE);
     bare_wrmsr(MSR_PAT, 0x0001020405060007 & ~0xff0000000000ul);
     for (uint32_t i = 0; i < 4; i++)
@@ -301,7 +303,9 @@ static void user_syscalls(uint64_t rounds)
 static void user_sysenters(uint64_t rounds)
 {
     __asm__ volatile("1: movq %%rsp, %%rcx; leaq 2f(%%rip), %%rdx; sysenter; 2: decq %0; jnz 1b"
-                     : "+r"(rounds) : : "rcx", "rdx", "memory");
+                     : "+r"(rounds)
+                     :
+                     : "rcx", "rdx", "memory");
 }
 
 static void guest_syscalls(uint64_t rounds)
@@ -393,8 +397,9 @@ static void tables_in_ring3(void)
 /* ---- FPU ---- */
 
 #define XMM_ALL(OP)                                                                                \
-    OP(0) OP(1) OP(2) OP(3) OP(4) OP(5) OP(6) OP(7) OP(8) OP(9) OP(10) OP(11) OP(12) OP(13)        \
-    OP(14) OP(15)
+    OP(0)                                                                                          \
+    OP(1) OP(2) OP(3) OP(4) OP(5) OP(6) OP(7) OP(8) OP(9) OP(10) OP(11) OP(12) OP(13) OP(14)       \
+        OP(15)
 
 /* Compiled for general registers only: what the compiler does not use needs no clobber. */
 static void xmm_fill(uint64_t seed)
@@ -429,20 +434,22 @@ static void guest_xmm(uint64_t seed)
     guest_done(bad + (back != x87));
 }
 
-static void two_fpus(void)
+/* Two vcpus take turns, from exit to exit. */
+static void take_turns(void (*fn)(uint64_t))
 {
     machine_open();
     struct virtx_vcpu *vcpus[2] = {machine.vcpu, vcpu_make(machine.vm, 1)};
     unsigned done = 0;
 
-    vcpu_prepare(vcpus[0], 0, guest_xmm, 0x1111000011110000);
-    vcpu_prepare(vcpus[1], 1, guest_xmm, 0x2222000022220000);
-    for (unsigned turn = 0; done < 2 && turn < 100; turn++) {
+    vcpu_prepare(vcpus[0], 0, fn, 0x1111000011110000);
+    vcpu_prepare(vcpus[1], 1, fn, 0x2222000022220000);
+    for (unsigned turn = 0; done < 2 && turn < 200;) {
         unsigned i = turn % 2;
         const struct virtx_exit *exit = vcpu_run(vcpus[i]);
 
         if (exit->reason == VIRTX_EXIT_INTERRUPT)
             continue;
+        turn++;
         if (!CHECK_EQUAL(exit->reason, VIRTX_EXIT_IO))
             break;
         if (exit->io.port == PORT_DONE) {
@@ -453,6 +460,42 @@ static void two_fpus(void)
     }
     CHECK_EQUAL(done, 2);
     CHECK_OK(virtx_vcpu_destroy(vcpus[1]));
+}
+
+static void two_fpus(void)
+{
+    take_turns(guest_xmm);
+}
+
+/* An operating system that switches lazily: CR0.TS, #NM at the first use (Intel SDM "Interrupt 7";
+ * WAIT too, with CR0.MP), CLTS, and the registers as they were. */
+static void guest_lazy(uint64_t seed)
+{
+    uint64_t bad = 0, cr0 = bare_read_cr0() | 2;
+
+    bare_write_cr0(cr0);
+    xmm_fill(seed);
+    for (unsigned i = 0; i < 20; i++) {
+        uint64_t before = guest_vector_count[7];
+
+        bare_write_cr0(cr0 | 8);
+        guest_mark(i);
+        bad += GUEST_TRY("movaps %%xmm0, %%xmm0", : : "memory") != 7;
+        bad += GUEST_TRY("fwait", : : "memory") != 7;
+        bad += bare_read_cr0() != (cr0 | 8);
+        __asm__ volatile("clts");
+        bad += GUEST_TRY("movaps %%xmm0, %%xmm0", : : "memory") != -1;
+        bad += GUEST_TRY("fwait", : : "memory") != -1;
+        bad += guest_vector_count[7] - before != 2;
+        bad += xmm_differs(seed);
+        xmm_fill(seed);
+    }
+    guest_done(bad);
+}
+
+static void two_lazy(void)
+{
+    take_turns(guest_lazy);
 }
 
 /* The host's registers are its own again after put. */
@@ -843,8 +886,8 @@ GUEST_CASES({"set-then-guest-reads", set_then_guest_reads}, {"survives-put", sur
             {"guest-sets-then-get", guest_sets}, {"get-set-get", round_trip},
             {"stale-descriptor", stale_descriptor}, {"system-calls-without-exits", system_calls},
             {"swapgs-without-exits", swapgs}, {"descriptor-tables-in-ring-3", tables_in_ring3},
-            {"two-fpus", two_fpus}, {"host-fpu-and-debug-registers", host_fpu},
-            {"fpu-area", fpu_area_round_trip}, {"fpu-not-moved-by-exits", fpu_stays},
-            {"xcr0", xcr0}, {"tsc", tsc}, {"tsc-aux", tsc_aux},
-            {"data-breakpoint", data_breakpoint}, {"presets", presets}, {"bad-msrs", bad_msrs},
-            {"compacted-xsave-natively-and-in-a-guest", compacted_format});
+            {"two-fpus", two_fpus}, {"two-guests-that-switch-lazily", two_lazy},
+            {"host-fpu-and-debug-registers", host_fpu}, {"fpu-area", fpu_area_round_trip},
+            {"fpu-not-moved-by-exits", fpu_stays}, {"xcr0", xcr0}, {"tsc", tsc},
+            {"tsc-aux", tsc_aux}, {"data-breakpoint", data_breakpoint}, {"presets", presets},
+            {"bad-msrs", bad_msrs}, {"compacted-xsave-natively-and-in-a-guest", compacted_format});
