@@ -68,6 +68,7 @@ static unsigned fetch_piece(struct hw_vcpu *hv, const struct code *code, uint64_
                                             .address = linear};
         return 0;
     default:
+        hv->fault = hw_table_fault(linear, walk.gpa, VIRTX_READ);
         fetch->access = HW_ACCESS_NONE;
         return 0;
     }

@@ -3,7 +3,7 @@
  * Completing an access: the results in the record (a handler's, the loop's or the library's own)
  * reach the guest's registers, and the instruction is retired.
  */
-#include "hw/service.h"
+#include "hw/emulation.h"
 
 /* Writes a general register as the instruction set does: 32-bit results clear the upper half,
  * smaller ones keep the rest. */
@@ -36,8 +36,8 @@ static bool long_mode_code(struct hw_vcpu *hv)
 }
 
 /*
- * Retires the instruction of the record. A vcpu that has been put meanwhile has all its registers in
- * memory, and no vendor to ask.
+ * Retires the instruction of the record. A vcpu that has been put meanwhile has all its registers
+ * in memory, and no vendor to ask.
  */
 void hw_retire(struct hw_vcpu *hv)
 {
@@ -93,7 +93,8 @@ static void complete_cpuid(struct hw_vcpu *hv)
 static void complete_cr(struct hw_vcpu *hv)
 {
     const struct virtx_exit_cr *cr = &hv->vcpu->exit.cr;
-    struct virtx_exit_cr access = *cr; /* raising an exception leaves the record alone, but be sure */
+    struct virtx_exit_cr access =
+        *cr; /* raising an exception leaves the record alone, but be sure */
 
     if (access.access == VIRTX_READ)
         hw_gpr_write(hv, access.gpr, access.value, long_mode_code(hv) ? 8 : 4);
@@ -224,7 +225,9 @@ static __attribute__((noinline)) enum virtx_status complete_otherwise(struct hw_
         return hw_mmio_complete(hv, value);
     if (value)
         take_value(hv, value);
-    else if (exit->reason == VIRTX_EXIT_HYPERCALL) /* the loop may have written RAX in place */
+    if (hv->pending.kind == HW_PENDING_INSN)
+        return hw_execute_continue(hv);
+    if (!value && exit->reason == VIRTX_EXIT_HYPERCALL) /* the loop may have written RAX in place */
         exit->hypercall.number = hv->state.gpr[VIRTX_RAX];
     if (exit->reason == VIRTX_EXIT_TASK_SWITCH) {
         hv->has_reinject = false; /* its delivery was the task switch */
@@ -258,7 +261,7 @@ enum virtx_status hw_fault(struct virtx_vcpu *vcpu, const struct virtx_event *ev
         return virtx_fail(&vcpu->error, status, "event", "is not one that can be delivered",
                           event->vector);
     vcpu->exit.pending = false;
-    if (vcpu->exit.reason == VIRTX_EXIT_MMIO)
+    if (vcpu->exit.reason == VIRTX_EXIT_MMIO || hv->pending.kind == HW_PENDING_INSN)
         hw_mmio_abandon(hv);
     hw_raise(hv, event);
     return VIRTX_OK;

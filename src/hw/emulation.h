@@ -55,6 +55,7 @@ struct hw_access {
     uint8_t piece; /* bytes of the piece that waits for the embedder */
     bool write;
     bool probed;   /* all pages have been found to allow it */
+    bool port;     /* it is a port's, in one piece */
     uint8_t flags; /* enum insn_access_flags */
     uint8_t data[16];
 };
@@ -64,12 +65,12 @@ struct hw_emulation {
     struct insn_cpu cpu;
     struct insn_replay replay;
     struct hw_access access;
-    bool forbidden; /* an access met a slot that does not allow it */
+    bool forbidden; /* an access met a slot that does not allow it, or a walk a hole: hv->fault */
     bool injected;  /* a handler has queued the exception itself */
-    bool stopped;   /* an access meets what is not memory and not a device */
     uint8_t answers; /* of the loop, since run began the instruction; counted as far as they matter */
     struct insn_msrs msrs;
     bool has_msrs;  /* in use by the instruction */
+    bool ports;     /* the instruction's ports are reached through the executor */
     bool any;       /* system instructions too: nobody else will execute them */
     struct hw_line line[HW_LINES];
 };
@@ -115,9 +116,26 @@ const struct hw_line *hw_code(struct hw_vcpu *hv, struct hw_fetch *fetch);
 
 void hw_code_reset(struct hw_emulation *em); /* once, before all else */
 
+/* access.c */
+extern const struct insn_ops hw_insn_ops;
+extern const struct insn_ops hw_insn_port_ops; /* for string port access, to memory that is a device */
+/* Moves on with the access in progress until it is done or must wait. */
+enum insn_access_result hw_access_advance(struct hw_vcpu *hv, struct insn_fault *fault);
+
+/* registers.c */
+void hw_registers_out(struct hw_vcpu *hv, struct insn_cpu *cpu);
+void hw_registers_in(struct hw_vcpu *hv, const struct insn_cpu *cpu);
+/* What else retiring an instruction does. `trap`: TF was set. */
+void hw_retired(struct hw_vcpu *hv, const struct insn_cpu *cpu, bool trap);
+void hw_single_step(struct hw_vcpu *hv);
+
 /* execute.c */
+/* An exception arises. In place of the processor, the executor asks the intercepts. As hw_exit(). */
+bool hw_raise_fault(struct hw_vcpu *hv, const struct insn_fault *fault, enum virtx_status *status);
 bool hw_execute_insn(struct hw_vcpu *hv, const struct insn *insn, enum virtx_status *status);
 enum virtx_status hw_execute_continue(struct hw_vcpu *hv);
+/* INS or OUTS whose memory is a device. */
+bool hw_execute_string_io(struct hw_vcpu *hv, const struct insn *insn, enum virtx_status *status);
 /* hw_execute(), system instructions included. */
 bool hw_execute_any(struct hw_vcpu *hv, enum virtx_status *status);
 /* interpret.c: an intercept wants an instruction that the executor would do by itself; and

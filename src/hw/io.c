@@ -2,8 +2,8 @@
 /*
  * String port access: INS and OUTS, with REP, between a port and guest linear memory.
  *
- * One exit carries as many units as fit VIRTX_IO_BATCH and as memory allows without a fault. What is
- * left of a REP is executed again by the guest, and exits again.
+ * One exit carries as many units as fit VIRTX_IO_BATCH and as memory allows without a fault. What
+ * is left of a REP is executed again by the guest, and exits again.
  */
 #include "hw/emulation.h"
 
@@ -52,8 +52,9 @@ static bool unit_address(struct hw_vcpu *hv, const struct insn *insn, bool write
                               event);
 }
 
-/* How many units from `i` lie behind each other in at most `bytes` of one page, upwards, with no limit
- * between them: what the first and the last may do, all may. 1: the unit is looked at by itself. */
+/* How many units from `i` lie behind each other in at most `bytes` of one page, upwards, with no
+ * limit between them: what the first and the last may do, all may. 1: the unit is looked at by
+ * itself. */
 static unsigned stretch(struct hw_vcpu *hv, const struct insn *insn, bool write, unsigned i,
                         unsigned units, size_t bytes, uint64_t *linear)
 {
@@ -84,10 +85,9 @@ static unsigned gather(struct hw_vcpu *hv, const struct insn *insn, unsigned uni
         uint64_t linear;
 
         count = stretch(hv, insn, in, i, units, VIRTX_PAGE_SIZE, &linear);
-        if (count > 1 &&
-            (in ? hw_linear_probe_write(hv, linear, (size_t)count * size, event)
-                : hw_linear_read(hv, linear, hv->io_buffer + i * size, (size_t)count * size,
-                                 event)) == HW_ACCESS_OK)
+        if (count > 1 && (in ? hw_linear_probe_write(hv, linear, (size_t)count * size, event)
+                             : hw_linear_read(hv, linear, hv->io_buffer + i * size,
+                                              (size_t)count * size, event)) == HW_ACCESS_OK)
             continue;
         count = 1; /* what is wrong is found unit by unit */
         if (!unit_address(hv, insn, in, i, &linear, event))
@@ -122,13 +122,17 @@ bool hw_io(struct hw_vcpu *hv, enum virtx_status *status)
         return true;
     }
     units = (unsigned)min_u64(left, VIRTX_IO_BATCH / io->size);
+    if (unlikely(hw_state(hv, VIRTX_STATE_RFLAGS)->rflags & RFLAGS_TF))
+        units = 1; /* it traps after each iteration */
     units = gather(hv, &insn, units, in, &event, &result);
     if (units == 0 && result == HW_ACCESS_FAULT) {
         hw_raise(hv, &event);
         return true;
     }
+    if (units == 0 && result == HW_ACCESS_NONE)
+        return hw_memory_exit(hv);
     if (units == 0) /* memory that is itself a device: the executor reaches it */
-        return hw_execute(hv, status);
+        return hw_execute_string_io(hv, &insn, status);
 
     string->address_size = insn.address_size;
     string->rep = io->rep;
@@ -157,14 +161,13 @@ static bool store(struct hw_vcpu *hv, unsigned units, unsigned *done)
         enum hw_access_result result = HW_ACCESS_FAULT;
 
         count = stretch(hv, &insn, true, *done, units, WRITE_BYTES, &linear);
-        if (count > 1 &&
-            hw_linear_write(hv, linear, hv->io_buffer + *done * io->size,
-                            (size_t)count * io->size, &event) == HW_ACCESS_OK)
+        if (count > 1 && hw_linear_write(hv, linear, hv->io_buffer + *done * io->size,
+                                         (size_t)count * io->size, &event) == HW_ACCESS_OK)
             continue;
         count = 1;
         if (unit_address(hv, &insn, true, *done, &linear, &event))
-            result = hw_linear_write(hv, linear, hv->io_buffer + *done * io->size, io->size,
-                                     &event);
+            result =
+                hw_linear_write(hv, linear, hv->io_buffer + *done * io->size, io->size, &event);
         if (result == HW_ACCESS_FAULT) {
             /* The guest's tables have changed under the access. */
             hw_raise(hv, &event);
@@ -198,4 +201,6 @@ void hw_io_complete(struct hw_vcpu *hv)
     counter_write(hv, VIRTX_RCX, left, string.address_size);
     if (stored && left == 0)
         hw_retire(hv);
+    else if (stored && unlikely(hw_state(hv, VIRTX_STATE_RFLAGS)->rflags & RFLAGS_TF))
+        hw_single_step(hv);
 }

@@ -21,6 +21,12 @@ void hw_walk_mode(struct hw_vcpu *hv, struct walk_mode *mode)
     mode->amd = hv->soft->policy.amd;
 }
 
+struct virtx_page_fault hw_table_fault(uint64_t linear, uint64_t gpa, uint8_t access)
+{
+    return (struct virtx_page_fault){
+        .gpa = gpa, .gva = linear, .gva_valid = true, .access = access, .table_walk = true};
+}
+
 enum hw_access_result hw_translate(struct hw_vcpu *hv, uint64_t linear, uint32_t access,
                                    uint32_t flags, uint64_t *gpa, struct virtx_event *event)
 {
@@ -41,7 +47,11 @@ enum hw_access_result hw_translate(struct hw_vcpu *hv, uint64_t linear, uint32_t
                                       .error = result.error,
                                       .address = linear};
         return HW_ACCESS_FAULT;
+    case VIRTX_E_RANGE:
+        hv->fault = hw_table_fault(linear, result.gpa, VIRTX_WRITE);
+        return HW_ACCESS_NONE;
     default:
+        hv->fault = hw_table_fault(linear, result.gpa, VIRTX_READ);
         return HW_ACCESS_NONE;
     }
 }

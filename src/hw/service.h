@@ -56,7 +56,7 @@ enum hw_pending {
     HW_PENDING_NONE,
     HW_PENDING_STRING, /* io.c */
     HW_PENDING_SIMPLE, /* mmio.c: a plain MOV, described in hw_soft.mov */
-    HW_PENDING_INSN,   /* mmio.c: the executor's restart log knows */
+    HW_PENDING_INSN,   /* execute.c: the executor's restart log knows */
 };
 
 /* A MOV-like access to MMIO that needs no executor. */
@@ -309,10 +309,11 @@ void hw_mmio_abandon(struct hw_vcpu *hv); /* the pending access ends in an excep
 enum virtx_status hw_mmio_complete(struct hw_vcpu *hv, const void *value);
 bool hw_page_fault(struct hw_vcpu *hv, enum virtx_status *status);
 
-/* execute.c */
+/* registers.c */
 enum insn_mode hw_insn_mode(struct hw_vcpu *hv);
+/* execute.c */
 bool hw_execute(struct hw_vcpu *hv, enum virtx_status *status); /* the instruction at RIP */
-/* Delivers an event in software. False: it cannot be, the record says why. */
+/* deliver.c: delivers an event in software. False: it cannot be, the record says why. */
 bool hw_deliver(struct hw_vcpu *hv, const struct virtx_event *event);
 
 /* interpret.c */
@@ -347,8 +348,10 @@ enum hw_access_result {
     HW_ACCESS_OK,
     HW_ACCESS_FAULT, /* the exception is in *event */
     HW_ACCESS_MMIO,  /* translated, but not to memory that allows it */
-    HW_ACCESS_NONE,  /* a table of the guest is not in memory */
+    HW_ACCESS_NONE,  /* a table of the guest is not in memory, or may not be written: hv->fault */
 };
+/* As the processor's own walk would have faulted at this entry, or table. */
+struct virtx_page_fault hw_table_fault(uint64_t linear, uint64_t gpa, uint8_t access);
 /* `flags`: WALK_IMPLICIT or 0; the privilege is the guest's own. */
 enum hw_access_result hw_translate(struct hw_vcpu *hv, uint64_t linear, uint32_t access,
                                    uint32_t flags, uint64_t *gpa, struct virtx_event *event);

@@ -224,6 +224,15 @@ void load_virtual(struct exec *exec, unsigned segment, uint16_t selector);
 enum insn_result execute_descriptor(struct exec *exec);
 enum insn_result read_far(struct exec *exec, unsigned index, uint64_t *offset, uint16_t *selector);
 enum insn_result execute_interrupt(struct exec *exec);
+/* exec_virtual.c: virtual-8086 mode with IOPL below 3. */
+bool virtual_restricted(const struct exec *exec);
+/* PUSHF, POPF and IRET of this size are allowed there at all. */
+enum insn_result virtual_flags(struct exec *exec, unsigned size);
+/* What PUSHF pushes, and what POPF and IRET make of an image. */
+uint64_t virtual_image(const struct exec *exec);
+enum insn_result virtual_pop(struct exec *exec, uint64_t image);
+/* INT n in virtual-8086 mode. */
+enum insn_result virtual_interrupt(struct exec *exec, const struct insn_event *event);
 enum insn_result deliver(struct exec *exec, const struct insn_event *event, uint64_t rip);
 enum insn_result execute_system(struct exec *exec);
 enum insn_result execute_virtualization(struct exec *exec);

@@ -132,11 +132,11 @@ static enum insn_result return_far(struct exec *exec)
     bool flags = insn->op == INSN_OP_IRET;
     unsigned size = insn->operand_size;
     uint64_t offset, selector = 0, image = 0;
-    enum insn_result result;
+    bool restricted = flags && virtual_restricted(exec);
+    enum insn_result result = restricted ? virtual_flags(exec, size) : INSN_OK;
 
-    if (flags && virtual_8086(exec->cpu) && (exec->cpu->rflags & FLAG_IOPL) != FLAG_IOPL)
-        return INSN_UNSUPPORTED;
-    result = pop_value(exec, &offset, size);
+    if (!result)
+        result = pop_value(exec, &offset, size);
     if (!result)
         result = pop_value(exec, &selector, size);
     if (!result && flags)
@@ -145,6 +145,8 @@ static enum insn_result return_far(struct exec *exec)
         result = jump_far(exec, (uint16_t)selector, offset);
     if (result)
         return result;
+    if (restricted)
+        return virtual_pop(exec, image);
     if (flags)
         stage_flags(exec, poppable_flags(exec, size) | (size > 2 ? FLAG_RF : 0), image);
     else if (insn->operands)

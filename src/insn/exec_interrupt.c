@@ -224,18 +224,6 @@ static enum insn_result bound(struct exec *exec)
     return index < lower || index > upper ? raise(exec, VECTOR_BR) : INSN_OK;
 }
 
-/* In virtual-8086 mode INT n depends on IOPL, and with CR4.VME on the TSS's redirection map too. */
-static enum insn_result interrupt_n(struct exec *exec, const struct insn_event *event)
-{
-    const struct insn_cpu *cpu = exec->cpu;
-
-    if (virtual_8086(cpu) && (cpu->cr4 & CR4_VME))
-        return INSN_UNSUPPORTED;
-    if (virtual_8086(cpu) && (cpu->rflags & FLAG_IOPL) != FLAG_IOPL)
-        return raise_code(exec, VECTOR_GP, 0);
-    return deliver(exec, event, exec->rip);
-}
-
 enum insn_result execute_interrupt(struct exec *exec)
 {
     struct insn_event event = {.type = INSN_EVENT_SOFTWARE};
@@ -257,7 +245,8 @@ enum insn_result execute_interrupt(struct exec *exec)
         break;
     default:
         event.vector = exec->insn->imm & 0xff;
-        return interrupt_n(exec, &event);
+        return virtual_8086(exec->cpu) ? virtual_interrupt(exec, &event)
+                                       : deliver(exec, &event, exec->rip);
     }
     return deliver(exec, &event, exec->rip);
 }

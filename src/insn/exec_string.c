@@ -2,10 +2,34 @@
 /*
  * String instructions with their repeat prefixes, and port input and output.
  */
-#include "insn/exec.h"
+#include "insn/segment.h"
 
-/* I/O is free in real mode and where CPL <= IOPL; elsewhere the TSS's bitmap decides (Intel SDM,
-   "I/O Permission Bit Map"). */
+enum { TSS_MAP = 0x66, TSS_BYTES = 0x68 };
+
+/* The TSS's bitmap (Intel SDM, "I/O Permission Bit Map"). Two bytes of it are read, whatever the
+ * access. */
+static enum insn_result check_map(struct exec *exec, uint16_t port, unsigned size)
+{
+    const struct insn_seg *tr = &exec->cpu->tr;
+    uint16_t map = 0, bits = 0;
+    uint32_t at;
+    enum insn_result result;
+
+    if (!(tr->attributes & 8) || (tr->attributes & AR_UNUSABLE) || tr->limit < TSS_BYTES - 1)
+        return raise_code(exec, VECTOR_GP, 0);
+    result = read_memory(exec, tr->base + TSS_MAP, &map, 2, INSN_ACCESS_SYSTEM);
+    if (result)
+        return result;
+    at = map + port / 8u;
+    if (at + 1 > tr->limit)
+        return raise_code(exec, VECTOR_GP, 0);
+    result = read_memory(exec, tr->base + at, &bits, 2, INSN_ACCESS_SYSTEM);
+    if (!result && (bits >> (port & 7) & ((1u << size) - 1)))
+        return raise_code(exec, VECTOR_GP, 0);
+    return result;
+}
+
+/* I/O is free in real mode and where CPL <= IOPL; elsewhere the TSS's bitmap decides. */
 enum insn_result check_io(struct exec *exec, uint16_t port, unsigned size)
 {
     const struct insn_cpu *cpu = exec->cpu;
@@ -14,7 +38,7 @@ enum insn_result check_io(struct exec *exec, uint16_t port, unsigned size)
     if (real_mode(cpu) || (!virtual_8086(cpu) && cpu->cpl <= (cpu->rflags >> 12 & 3)))
         return INSN_OK;
     if (!exec->ops->io_permitted)
-        return INSN_UNSUPPORTED;
+        return exec->ops->descriptors ? check_map(exec, port, size) : INSN_UNSUPPORTED;
     result = exec->ops->io_permitted(exec->context, port, size, exec->fault);
     return result == INSN_ACCESS_OK      ? INSN_OK
            : result == INSN_ACCESS_FAULT ? INSN_FAULT

@@ -121,7 +121,7 @@ struct insn_ops {
                                    struct insn_fault *fault);
     /**
      * May the guest use these ports where CPL > IOPL (the TSS's I/O bitmap)? Answers OK or FAULT.
-     * Without it, such I/O is INSN_UNSUPPORTED.
+     * Without it the executor looks itself if it has descriptors; else such I/O is INSN_UNSUPPORTED.
      */
     enum insn_access_result (*io_permitted)(void *context, uint16_t port, unsigned size,
                                             struct insn_fault *fault);

@@ -84,10 +84,14 @@ static enum insn_result interrupt_flag(struct exec *exec, bool set)
 static enum insn_result push_flags(struct exec *exec)
 {
     uint64_t flags = exec->cpu->rflags & ~(uint64_t)(FLAG_VM | FLAG_RF);
+    unsigned size = exec->insn->operand_size;
+    enum insn_result result = INSN_OK;
 
-    if (virtual_8086(exec->cpu) && iopl(exec) < 3)
-        return exec->cpu->cr4 & CR4_VME ? INSN_UNSUPPORTED : raise_code(exec, VECTOR_GP, 0);
-    return push_value(exec, flags, exec->insn->operand_size);
+    if (virtual_restricted(exec)) {
+        result = virtual_flags(exec, size);
+        flags = virtual_image(exec);
+    }
+    return result ? result : push_value(exec, flags, size);
 }
 
 /* Which flags POPF and IRET change at this privilege and operand size. */
@@ -108,14 +112,16 @@ uint64_t poppable_flags(const struct exec *exec, unsigned size)
 static enum insn_result pop_flags(struct exec *exec)
 {
     unsigned size = exec->insn->operand_size;
-    enum insn_result result;
+    bool restricted = virtual_restricted(exec);
+    enum insn_result result = restricted ? virtual_flags(exec, size) : INSN_OK;
     uint64_t value;
 
-    if (virtual_8086(exec->cpu) && iopl(exec) < 3)
-        return exec->cpu->cr4 & CR4_VME ? INSN_UNSUPPORTED : raise_code(exec, VECTOR_GP, 0);
-    result = pop_value(exec, &value, size);
+    if (!result)
+        result = pop_value(exec, &value, size);
     if (result)
         return result;
+    if (restricted)
+        return virtual_pop(exec, value);
     stage_flags(exec, poppable_flags(exec, size), value);
     return INSN_OK;
 }

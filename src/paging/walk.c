@@ -110,6 +110,13 @@ no_translation(const struct walk_mode *mode, uint64_t entry, uint32_t access, ui
     return VIRTX_E_FAULT;
 }
 
+static __attribute__((noinline, cold)) enum virtx_status no_table(uint64_t gpa,
+                                                                  struct walk_result *result)
+{
+    result->gpa = gpa;
+    return VIRTX_E_NOT_FOUND;
+}
+
 static __attribute__((noinline, cold)) enum virtx_status no_rights(const struct walk_mode *mode,
                                                                    uint32_t access, uint32_t flags,
                                                                    bool key,
@@ -270,7 +277,7 @@ static enum virtx_status walk_4level(struct virtx_vm *vm, const struct walk_mode
     path->shift = 39;
     for (unsigned i = 0; i < 4; i++) {
         if (!find_table(vm, slots, entry & ADDRESS, &table))
-            return VIRTX_E_NOT_FOUND;
+            return no_table(entry & ADDRESS, result);
         entry = read_entry(table, gva, shifts[i]);
         /* AMD APM "Long-Mode Page Translation": a PML4E has no G bit. Intel ignores it. */
         if ((entry & reserved) != ENTRY_P || (i == 0 && mode->amd && (entry & ENTRY_G)))
@@ -318,7 +325,7 @@ static enum virtx_status walk_pae(struct virtx_vm *vm, const struct walk_mode *m
     path->shift = 21;
 
     if (!find_table(vm, slots, path->root, &table))
-        return VIRTX_E_NOT_FOUND;
+        return no_table(path->root, result);
     entry = read_entry(table, gva, 21);
     if ((entry & reserved) != ENTRY_P)
         goto fault;
@@ -331,7 +338,7 @@ static enum virtx_status walk_pae(struct virtx_vm *vm, const struct walk_mode *m
     }
 
     if (!find_table(vm, slots, entry & ADDRESS, &table))
-        return VIRTX_E_NOT_FOUND;
+        return no_table(entry & ADDRESS, result);
     entry = read_entry(table, gva, 12);
     if ((entry & reserved) != ENTRY_P)
         goto fault;
@@ -374,7 +381,7 @@ static enum virtx_status walk_32(struct virtx_vm *vm, const struct walk_mode *mo
     path->shift = 22;
 
     if (!find_table(vm, slots, path->root, &table))
-        return VIRTX_E_NOT_FOUND;
+        return no_table(path->root, result);
     entry = read_entry_32(table, gva, 22);
     if (!(entry & ENTRY_P))
         goto fault;
@@ -389,7 +396,7 @@ static enum virtx_status walk_32(struct virtx_vm *vm, const struct walk_mode *mo
     }
 
     if (!find_table(vm, slots, entry & ADDRESS_32, &table))
-        return VIRTX_E_NOT_FOUND;
+        return no_table(entry & ADDRESS_32, result);
     entry = read_entry_32(table, gva, 12);
     if (!(entry & ENTRY_P))
         goto fault;
@@ -465,6 +472,32 @@ static __attribute__((noinline)) bool set_flags(struct virtx_vm *vm, const struc
     return true;
 }
 
+/* Whether flags would have to be set in an entry that may not be written, and which. */
+static bool flags_refused(struct virtx_vm *vm, const struct path *path, uint64_t gva, bool write,
+                          uint64_t *gpa)
+{
+    const struct slot_table *slots = virtx_slots(vm);
+    uint64_t table = path->root, mask = path->width == 8 ? 0x1ff : 0x3ff;
+    unsigned shift = path->shift;
+
+    for (unsigned i = 0; i < path->count; i++) {
+        uint64_t entry = path->entry[i];
+        uint64_t wanted = ENTRY_A | (write && i + 1u == path->count ? ENTRY_D : 0);
+
+        if (unlikely(wanted & ~entry)) {
+            const struct slot_entry *slot;
+
+            *gpa = table + (gva >> shift & mask) * path->width;
+            slot = virtx_slot_find(slots, *gpa);
+            if (slot && !(slot->rights & VIRTX_WRITE))
+                return true;
+        }
+        table = entry & (path->width == 8 ? ADDRESS : ADDRESS_32);
+        shift -= path->width == 8 ? 9 : 10;
+    }
+    return false;
+}
+
 static __attribute__((noinline)) enum virtx_status
 walk_careful(struct virtx_vm *vm, const struct walk_mode *mode, uint64_t gva, uint32_t access,
              uint32_t flags, struct walk_result *result)
@@ -472,6 +505,12 @@ walk_careful(struct virtx_vm *vm, const struct walk_mode *mode, uint64_t gva, ui
     struct path path;
     for (unsigned attempt = 0; attempt < FLAG_ATTEMPTS; attempt++) {
         enum virtx_status status = walk_once(vm, mode, gva, access, flags, result, &path);
+        uint64_t refused;
+        if (status == VIRTX_OK && (flags & WALK_SET_FLAGS) &&
+            flags_refused(vm, &path, gva, access & VIRTX_WRITE, &refused)) {
+            result->gpa = refused;
+            return VIRTX_E_RANGE;
+        }
         if (status != VIRTX_OK || !(flags & WALK_SET_FLAGS) ||
             set_flags(vm, &path, gva, access & VIRTX_WRITE))
             return status;
@@ -533,32 +572,6 @@ enum virtx_status walk_memo_fill(struct walk_memo *memo, struct virtx_vm *vm,
     if (status == VIRTX_OK && (mode->efer & EFER_LMA) && (mode->cr0 & CR0_PG))
         remember(memo, vm, gva, &path, result->gpa);
     return status;
-}
-
-/* Whether flags would have to be set in an entry that may not be written, and which. */
-static bool flags_refused(struct virtx_vm *vm, const struct path *path, uint64_t gva, bool write,
-                          uint64_t *gpa)
-{
-    const struct slot_table *slots = virtx_slots(vm);
-    uint64_t table = path->root, mask = path->width == 8 ? 0x1ff : 0x3ff;
-    unsigned shift = path->shift;
-
-    for (unsigned i = 0; i < path->count; i++) {
-        uint64_t entry = path->entry[i];
-        uint64_t wanted = ENTRY_A | (write && i + 1u == path->count ? ENTRY_D : 0);
-
-        if (unlikely(wanted & ~entry)) {
-            const struct slot_entry *slot;
-
-            *gpa = table + (gva >> shift & mask) * path->width;
-            slot = virtx_slot_find(slots, *gpa);
-            if (slot && !(slot->rights & VIRTX_WRITE))
-                return true;
-        }
-        table = entry & (path->width == 8 ? ADDRESS : ADDRESS_32);
-        shift -= path->width == 8 ? 9 : 10;
-    }
-    return false;
 }
 
 /* The walk ends at an entry that is not present, or that is not allowed. */

@@ -30,7 +30,8 @@ enum walk_flag {
 };
 
 struct walk_result {
-    uint64_t gpa;    /* when VIRTX_OK */
+    uint64_t gpa;    /* when VIRTX_OK; when VIRTX_E_NOT_FOUND that of the table; when
+                        VIRTX_E_RANGE that of the entry */
     uint64_t bytes;  /* size of the guest page */
     uint32_t error;  /* #PF error code, when VIRTX_E_FAULT */
     uint32_t rights; /* virtx_access bits granted at this privilege */
@@ -46,7 +47,8 @@ struct walk_path {
 };
 
 /*
- * VIRTX_OK, VIRTX_E_FAULT (page fault), VIRTX_E_NOT_FOUND (a table of the guest is not in memory).
+ * VIRTX_OK, VIRTX_E_FAULT (page fault), VIRTX_E_NOT_FOUND (a table of the guest is not in memory), VIRTX_E_RANGE (a
+ * flag cannot be set, as the table lies in a slot that may not be written; nothing was).
  * Whether gva is canonical is the caller's question: that is #GP or #SS, not #PF. Flags are set
  * only by an access that is allowed, and as WALK_SET_TABLES says. On a vcpu's thread, or under the VM's lock.
  */
@@ -54,8 +56,7 @@ enum virtx_status walk_guest(struct virtx_vm *vm, const struct walk_mode *mode, 
                              uint32_t access, uint32_t flags, struct walk_result *result);
 /* The same, saying which way it went; `path` holds with VIRTX_OK, `path->table` without too. With
  * WALK_SET_TABLES it also holds after a fault on an entry that is not present, up to that; its count is
- * 0 if a flag could not be set. A flag
- * that cannot be set, as the table lies in a slot that may not be written, is VIRTX_E_RANGE. */
+ * 0 if a flag could not be set. */
 enum virtx_status walk_guest_path(struct virtx_vm *vm, const struct walk_mode *mode, uint64_t gva,
                                   uint32_t access, uint32_t flags, struct walk_result *result,
                                   struct walk_path *path);

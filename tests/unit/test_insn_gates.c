@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Changes of privilege and of tasks in the executor: gates, interrupts, returns, LDTR and TR, against
- * what the manuals say.
+ * Changes of privilege and of tasks in the executor: gates, interrupts, returns, LDTR and TR,
+ * against what the manuals say.
  */
 #include <check.h>
 #include <stdlib.h>
@@ -372,6 +372,141 @@ START_TEST(virtual_8086)
 END_TEST
 
 /* Intel SDM, "Task Switching". */
+/* ---- Virtual-8086 mode with IOPL below 3 ---- */
+
+enum { VM = 0x20000, VIF = 0x80000, VIP = 0x100000, IOPL3 = 0x3000, NT = 0x4000, TF = 0x100 };
+
+static void virtual_machine(uint64_t flags, bool vme)
+{
+    m.cpu.rflags = VM | 2 | flags;
+    m.cpu.cr4 = vme;
+    m.cpu.mode = INSN_16;
+    m.cpu.cpl = 3;
+    for (unsigned i = 0; i < INSN_SEGMENTS; i++)
+        m.cpu.seg[i] = (struct insn_seg){0x10000, 0xffff, 0xf3, 0x1000};
+    m.gpr[RSP] = 0x800;
+    m.cpu.rip = 0x100;
+}
+
+/* Intel SDM, "PUSHF", "POPF", "IRET", and "Virtual Mode Extensions". */
+START_TEST(virtual_flags)
+{
+    virtual_machine(0x200, false);
+    ck_fault(RUN(0x9c), 13, 0);
+    ck_fault(RUN(0x9d), 13, 0);
+    ck_fault(RUN(0xcf), 13, 0);
+    ck_fault(RUN(0xfa), 13, 0);
+    virtual_machine(0x200, true);
+    ck_assert_int_eq(RUN(0x9c), INSN_OK);
+    ck_assert_uint_eq(get(0x107fe, 2), 0x3002); /* VIF is 0 and IOPL seems to be 3 */
+    virtual_machine(VIF, true);
+    ck_assert_int_eq(RUN(0x9c), INSN_OK);
+    ck_assert_uint_eq(get(0x107fe, 2), 0x3202);
+    ck_fault(RUN(0x66, 0x9c), 13, 0);
+    ck_fault(RUN(0x66, 0x9d), 13, 0);
+    ck_fault(RUN(0x66, 0xcf), 13, 0);
+    put(0x107fe, 0x4cd5, 2); /* all but IF, TF and IOPL */
+    ck_assert_int_eq(RUN(0x9d), INSN_OK);
+    ck_assert_uint_eq(m.cpu.rflags, VM | 0x4cd7);
+    virtual_machine(0, true);
+    put(0x10800, 0x3202, 2);
+    ck_assert_int_eq(RUN(0x9d), INSN_OK);
+    ck_assert_uint_eq(m.cpu.rflags, VM | VIF | 2);
+    virtual_machine(VIP, true);
+    ck_fault(RUN(0x9d), 13, 0); /* an interrupt waits */
+    put(0x10800, TF, 2);
+    virtual_machine(0, true);
+    ck_fault(RUN(0x9d), 13, 0);
+    put(0x10800, 0x1234, 2);
+    put(0x10802, 0x500, 2);
+    put(0x10804, 0x201, 2);
+    ck_assert_int_eq(RUN(0xcf), INSN_OK);
+    ck_assert_uint_eq(m.cpu.rflags, VM | VIF | 3);
+    ck_assert_uint_eq(m.cpu.rip, 0x1234);
+    ck_assert_uint_eq(m.cpu.seg[INSN_CS].base, 0x5000);
+}
+END_TEST
+
+/* Intel SDM, "Class 3—Software Interrupt Handling in Virtual-8086 Mode", methods 1 to 6. */
+START_TEST(virtual_interrupts)
+{
+    put_gate(IDT + 0x21 * 8, CODE0, 0x3000, 14, 3, 0);
+    put(0x21 * 4, 0x2000ull << 16 | 0x345, 4);
+    m.cpu.tr.limit = 0x200;
+    put(TSS_A + 0x66, 0x88, 2); /* the map of ports; that of interrupts from 0x68 on */
+    virtual_machine(IOPL3, false);
+    ck_assert_int_eq(RUN(0xcd, 0x21), INSN_OK); /* 1 */
+    ck_at(0x3000, CODE0, 0, INNER - 36);
+    m.cpu.seg[INSN_CS].selector = 0;
+    virtual_machine(0, false);
+    ck_fault(RUN(0xcd, 0x21), 13, 0); /* 2 */
+    put(TSS_A + 0x68 + 4, 2, 1);
+    virtual_machine(0, true);
+    ck_fault(RUN(0xcd, 0x21), 13, 0); /* 3 */
+    virtual_machine(IOPL3, true);
+    ck_assert_int_eq(RUN(0xcd, 0x21), INSN_OK); /* 4 */
+    ck_at(0x3000, CODE0, 0, INNER - 36);
+    put(TSS_A + 0x68 + 4, 0xfd, 1);
+    virtual_machine(IOPL3 | 0x200 | TF, true);
+    ck_assert_int_eq(RUN(0xcd, 0x21), INSN_OK); /* 5 */
+    ck_at(0x345, 0x2000, 3, 0x7fa);
+    ck_assert_uint_eq(m.cpu.rflags, VM | IOPL3 | 2);
+    ck_assert_uint_eq(get(0x107fa, 2), 0x102);
+    ck_assert_uint_eq(get(0x107fc, 2), 0x1000);
+    ck_assert_uint_eq(get(0x107fe, 2), 0x3302);
+    virtual_machine(0x200 | VIF, true);
+    ck_assert_int_eq(RUN(0xcd, 0x21), INSN_OK); /* 6 */
+    ck_at(0x345, 0x2000, 3, 0x7fa);
+    ck_assert_uint_eq(m.cpu.rflags, VM | 0x202);
+    ck_assert_uint_eq(get(0x107fe, 2), 0x3202);
+    m.cpu.tr.limit = 0x6b; /* the map's byte is not in the TSS */
+    virtual_machine(IOPL3, true);
+    ck_fault(RUN(0xcd, 0x21), 13, 0);
+}
+END_TEST
+
+static enum insn_access_result do_in(void *context, uint16_t port, void *data, unsigned size,
+                                     struct insn_fault *fault)
+{
+    (void)context, (void)fault;
+    memset(data, port & 0xff, size);
+    return INSN_ACCESS_OK;
+}
+
+/* Intel SDM, "I/O Permission Bit Map". */
+START_TEST(port_map)
+{
+    m.ops.in = do_in;
+    m.gpr[RDX] = 0x67;
+    put(TSS_A + 0x66, 0x68, 2);
+    ck_fault(RUN(0xec), 13, 0); /* no map in a TSS of 0x68 bytes */
+    put(TSS_A + 0x66, 0x70, 2);
+    m.cpu.tr.limit = 0x70 + 0x0d;
+    ck_assert_int_eq(RUN(0xec), INSN_OK);
+    ck_assert_uint_eq(m.gpr[RAX], 0x67);
+    ck_assert_int_eq(RUN(0x66, 0xed), INSN_OK);
+    put(TSS_A + 0x70 + 13, 1, 1); /* port 0x68 */
+    ck_assert_int_eq(RUN(0xec), INSN_OK);
+    ck_fault(RUN(0x66, 0xed), 13, 0);
+    ck_fault(RUN(0xed), 13, 0);
+    put(TSS_A + 0x70 + 12, 0x80, 1);
+    ck_fault(RUN(0xec), 13, 0);
+    put(TSS_A + 0x70 + 12, 0, 2);
+    m.cpu.tr.limit--; /* two bytes are read */
+    ck_fault(RUN(0xec), 13, 0);
+    m.cpu.tr.limit++;
+    m.cpu.tr.attributes = 0x83; /* a 16-bit TSS has none */
+    ck_fault(RUN(0xec), 13, 0);
+    m.cpu.rflags |= IOPL3;
+    ck_assert_int_eq(RUN(0xec), INSN_OK);
+    /* in virtual-8086 mode IOPL has no say */
+    m.cpu.tr.attributes = 0x8b;
+    put(TSS_A + 0x70 + 12, 0x80, 1);
+    virtual_machine(IOPL3, false);
+    ck_fault(RUN(0xec), 13, 0);
+}
+END_TEST
+
 START_TEST(tasks)
 {
     run_at(0);
@@ -437,7 +572,7 @@ START_TEST(task_checks)
     put_descriptor(TASK_B, TSS_B, 0x67, 0x0009);
     ck_fault(call_gate(TASK_B), 11, TASK_B);
     put_descriptor(TASK_B, TSS_B, 0x67, 0x0089);
-    ck_fault(call_gate(TASK_GATE), 10, 0); /* no CS in its TSS */
+    ck_fault(call_gate(TASK_GATE), 10, 0);       /* no CS in its TSS */
     put_descriptor(TASK_B, TSS_B, 0x67, 0x0089); /* the attempt has made it busy */
     put(TSS_B + 0x1c, 0x1000, 4);
     m.cpu.cr0 |= 1u << 31;
@@ -460,7 +595,7 @@ START_TEST(system_segments)
     ck_assert_int_eq(RUN(0x0f, 0x00, 0xd8), INSN_OK); /* ltr ax */
     ck_assert_uint_eq(m.cpu.tr.base, TSS_B);
     ck_assert_uint_eq(m.memory[GDT + TASK_B + 5], 0x8b);
-    ck_fault(RUN(0x0f, 0x00, 0xd8), 13, TASK_B); /* busy */
+    ck_fault(RUN(0x0f, 0x00, 0xd8), 13, TASK_B);      /* busy */
     ck_assert_int_eq(RUN(0x0f, 0x00, 0xcb), INSN_OK); /* str ebx */
     ck_assert_uint_eq(m.gpr[RBX], TASK_B);
     m.gpr[RAX] = DATA0;
@@ -539,6 +674,9 @@ int main(void)
     tcase_add_test(tests, interrupts);
     tcase_add_test(tests, interrupts_64);
     tcase_add_test(tests, virtual_8086);
+    tcase_add_test(tests, virtual_flags);
+    tcase_add_test(tests, virtual_interrupts);
+    tcase_add_test(tests, port_map);
     tcase_add_test(tests, tasks);
     tcase_add_test(tests, task_checks);
     tcase_add_test(tests, system_segments);

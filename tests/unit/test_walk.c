@@ -255,8 +255,22 @@ static uint32_t ref_rights(const struct ref_registers *regs, uint64_t gva, bool 
     return rights;
 }
 
-static uint64_t seen[3]; /* outcomes of the random test, so that it cannot pass by doing nothing */
+static uint64_t seen[4]; /* outcomes of the random test, so that it cannot pass by doing nothing */
 static uint64_t seen_error[64], seen_size[6];
+
+/* The first entry whose flags would have to be set where the slot may not be written, or 0. */
+static uint64_t refused_entry(const struct ref_result *ref, bool write)
+{
+    for (unsigned i = 0; i < ref->count; i++) {
+        const struct ref_entry *entry = &ref->entry[i];
+        const struct slot_entry *slot = virtx_slot_find(slots, entry->address);
+
+        if (ref_used_entry(entry->value, i + 1 == ref->count, write) != entry->value &&
+            !(slot->rights & VIRTX_WRITE))
+            return entry->address;
+    }
+    return 0;
+}
 
 /* Walks with both and compares everything; `flags` has no WALK_PROBE. */
 static void compare(const struct walk_mode *mode, uint64_t gva, uint32_t access, uint32_t flags)
@@ -273,11 +287,13 @@ static void compare(const struct walk_mode *mode, uint64_t gva, uint32_t access,
     uint32_t rights = ref_rights(&regs, gva, a.cpl3, a.implicit);
     struct walk_result got;
     enum virtx_status status;
-    uint64_t expected_dirty[SLOTS];
+    uint64_t expected_dirty[SLOTS], refused = 0;
 
     memcpy(expected, memory, PAGES * PAGE);
     memcpy(expected_dirty, dirty, sizeof(dirty));
-    if (ref.kind == REF_OK && (flags & WALK_SET_FLAGS)) {
+    if (ref.kind == REF_OK && (flags & WALK_SET_FLAGS))
+        refused = refused_entry(&ref, a.write);
+    if (ref.kind == REF_OK && (flags & WALK_SET_FLAGS) && !refused) {
         for (unsigned i = 0; i < ref.count; i++) {
             uint64_t used, at = ref.entry[i].address;
             const struct slot_entry *slot = virtx_slot_find(slots, at);
@@ -286,7 +302,7 @@ static void compare(const struct walk_mode *mode, uint64_t gva, uint32_t access,
             uint64_t now = 0;
             memcpy(&now, expected + offset, ref.entry[i].width);
             used = ref_used_entry(now, i + 1 == ref.count, a.write);
-            if (used == now || !(slot->rights & VIRTX_WRITE))
+            if (used == now)
                 continue;
             write_entry(expected, at, ref.entry[i].width, used);
             expected_dirty[slot - slots->entry] |= BIT((at - slot->gpa) / PAGE);
@@ -295,9 +311,14 @@ static void compare(const struct walk_mode *mode, uint64_t gva, uint32_t access,
 
     memset(&got, 0xaa, sizeof(got));
     status = walk_guest(&vm, mode, gva, access, flags, &got);
-    seen[ref.kind]++;
+    seen[refused ? 3 : ref.kind]++;
     switch (ref.kind) {
     case REF_OK:
+        if (refused) {
+            ck_assert_int_eq(status, VIRTX_E_RANGE);
+            ck_assert_uint_eq(got.gpa, refused);
+            break;
+        }
         ck_assert_int_eq(status, VIRTX_OK);
         ck_assert_uint_eq(got.gpa, ref.address);
         ck_assert_uint_eq(got.bytes, ref.page_bytes);
@@ -343,6 +364,7 @@ START_TEST(random_walks)
     ck_assert_uint_gt(seen[REF_OK], RANDOM_WALKS / 10);
     ck_assert_uint_gt(seen[REF_PAGE_FAULT], RANDOM_WALKS / 10);
     ck_assert_uint_gt(seen[REF_NO_MEMORY], 100);
+    ck_assert_uint_gt(seen[3], 100); /* refused flags */
     for (unsigned i = 0; i < 4; i++)
         ck_assert_uint_gt(seen_size[i], 1000);
     for (unsigned error = 0; error < 64; error++) {
