@@ -276,10 +276,34 @@ static struct insn_msrs *system_msrs(void *context)
     return &em->msrs;
 }
 
+static enum insn_access_result task_cr3(void *context, uint64_t cr3, struct insn_fault *fault)
+{
+    struct hw_vcpu *hv = context;
+
+    (void)fault;
+    if (hw_cr_write(hv, 3, cr3))
+        return INSN_ACCESS_OK;
+    ((struct hw_emulation *)hv->emulation)->injected = true;
+    return INSN_ACCESS_FAULT;
+}
+
 static bool vector_register(void *context, unsigned reg, void *data, bool write,
                             enum insn_vector part)
 {
     return hw_fpu_vector(context, reg, data, write, part);
+}
+
+static bool fpu_image(void *context, void *image, bool write)
+{
+    hw_fpu_image(context, image, write);
+    return true;
+}
+
+static bool x87(void *context, unsigned opcode, unsigned modrm, void *image, void *memory,
+                uint64_t *flags)
+{
+    hw_fpu_x87(context, opcode, modrm, image, memory, flags);
+    return true;
 }
 
 /* ---- Ports ---- */
@@ -349,7 +373,10 @@ const struct insn_ops hw_insn_ops = {
     .compare_exchange = compare_exchange,
     .descriptors = true,
     .msrs = system_msrs,
+    .task_cr3 = task_cr3,
     .vector = vector_register,
+    .fpu = fpu_image,
+    .x87 = x87,
 };
 
 const struct insn_ops hw_insn_port_ops = {
@@ -360,5 +387,8 @@ const struct insn_ops hw_insn_port_ops = {
     .out = port_out,
     .descriptors = true,
     .msrs = system_msrs,
+    .task_cr3 = task_cr3,
     .vector = vector_register,
+    .fpu = fpu_image,
+    .x87 = x87,
 };

@@ -229,10 +229,6 @@ static __attribute__((noinline)) enum virtx_status complete_otherwise(struct hw_
         return hw_execute_continue(hv);
     if (!value && exit->reason == VIRTX_EXIT_HYPERCALL) /* the loop may have written RAX in place */
         exit->hypercall.number = hv->state.gpr[VIRTX_RAX];
-    if (exit->reason == VIRTX_EXIT_TASK_SWITCH) {
-        hv->has_reinject = false; /* its delivery was the task switch */
-        return VIRTX_OK;
-    }
     hw_complete_record(hv);
     return VIRTX_OK;
 }

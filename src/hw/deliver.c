@@ -49,6 +49,11 @@ bool hw_deliver(struct hw_vcpu *hv, const struct virtx_event *wanted)
         has_delivered(hv, &event);
         return true;
     }
+    if (result == INSN_FAULT && em->cpu.task_switched) { /* the delivery was the switch */
+        hw_registers_in(hv, &em->cpu);
+        has_delivered(hv, &event);
+        return em->injected || hw_raise_fault(hv, &fault, &hv->status);
+    }
     hv->reinject = event;
     hv->has_reinject = true;
     hv->work |= HW_WORK_EVENT;
@@ -64,4 +69,18 @@ bool hw_deliver(struct hw_vcpu *hv, const struct virtx_event *wanted)
     if (em->forbidden)
         return hw_memory_exit(hv);
     return hw_emulation_exit(hv, NULL, 0);
+}
+
+/*
+ * The exit of a task switch: that of an event through a task gate, or of the instruction at RIP.
+ * The processor has made the checks that come before it; they are made again.
+ */
+bool hw_task_switch(struct hw_vcpu *hv, enum virtx_status *status)
+{
+    const struct virtx_event event = hv->reinject;
+
+    if (!hv->has_reinject)
+        return hw_execute(hv, status);
+    hv->has_reinject = false;
+    return hw_deliver(hv, &event);
 }

@@ -265,7 +265,7 @@ bool hw_exit(struct hw_vcpu *hv, enum virtx_status *status)
         hw_triple_fault(hv);
         return true;
     case VIRTX_EXIT_TASK_SWITCH:
-        return hw_to_loop(hv, true);
+        return hw_task_switch(hv, status);
     case VIRTX_EXIT_INIT:
     case VIRTX_EXIT_SIPI:
     case VIRTX_EXIT_UNKNOWN:

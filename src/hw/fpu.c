@@ -161,6 +161,123 @@ bool hw_fpu_vector(struct hw_vcpu *hv, unsigned reg, void *data, bool write, enu
     return good;
 }
 
+/* ---- Images for the executor: FXSAVE's format, of 512 bytes ---- */
+
+enum { LEGACY_BYTES = 512, LEGACY_X87 = 1, LEGACY_SSE = 2, LEGACY_XMM = 160 };
+
+/* What is in memory, with components in their initial state written out. */
+static void image_of_area(struct hw_vcpu *hv, uint8_t *image)
+{
+    const uint8_t *area = hv->fpu_area;
+    const uint16_t fcw = 0x37f;
+    const uint32_t mxcsr = 0x1f80;
+    uint64_t present = LEGACY_X87 | LEGACY_SSE;
+
+    memcpy(image, area, LEGACY_BYTES);
+    if (hv->soft->policy.xcr0)
+        memcpy(&present, area + XSAVE_HEADER, sizeof(present));
+    if (!(present & LEGACY_X87)) {
+        memset(image, 0, MXCSR_OFFSET);
+        memcpy(image, &fcw, sizeof(fcw));
+        memset(image + 32, 0, LEGACY_XMM - 32);
+    }
+    if (!(present & LEGACY_SSE)) {
+        memcpy(image + MXCSR_OFFSET, &mxcsr, sizeof(mxcsr));
+        memset(image + LEGACY_XMM, 0, 256);
+    }
+}
+
+static void image_to_area(struct hw_vcpu *hv, const uint8_t *image)
+{
+    uint8_t *area = hv->fpu_area;
+    uint64_t present;
+
+    memcpy(area, image, LEGACY_BYTES);
+    if (!hv->soft->policy.xcr0)
+        return;
+    memcpy(&present, area + XSAVE_HEADER, sizeof(present));
+    present |= LEGACY_X87 | LEGACY_SSE;
+    memcpy(area + XSAVE_HEADER, &present, sizeof(present));
+}
+
+void hw_fpu_image(struct hw_vcpu *hv, void *image, bool write)
+{
+    _Alignas(16) uint8_t copy[LEGACY_BYTES];
+    struct fpu_access access;
+    uint64_t flags;
+
+    if (!hv->fpu_loaded) {
+        if (write)
+            image_to_area(hv, image);
+        else
+            image_of_area(hv, image);
+        return;
+    }
+    if (write)
+        memcpy(copy, image, sizeof(copy));
+    flags = x86_irq_save();
+    fpu_open(hv, &access);
+    if (write)
+        area_load(copy, 0);
+    else
+        area_save(copy, 0);
+    fpu_close(hv, &access);
+    x86_irq_restore(flags);
+    if (!write)
+        memcpy(image, copy, sizeof(copy));
+}
+
+#ifdef VIRTX_UNIT /* where no register is the processor's own */
+static void x87_execute(unsigned opcode, unsigned modrm, void *memory, uint64_t *flags)
+{
+    (void)opcode, (void)modrm, (void)memory, (void)flags;
+}
+#else
+/* x87.S: 8 bytes for each instruction. */
+extern const char hw_x87_registers[], hw_x87_memory[];
+
+/* FCMOV reads flags, FCOMI writes them, FNSTSW AX a general register. */
+static void x87_execute(unsigned opcode, unsigned modrm, void *memory, uint64_t *flags)
+{
+    const char *code = modrm >= 0xc0 ? hw_x87_registers + 8 * ((opcode & 7) * 64 + (modrm & 63))
+                                     : hw_x87_memory + 8 * ((opcode & 7) * 8 + (modrm >> 3 & 7));
+    uint64_t rax = *flags | 2;
+
+    __asm__ volatile("pushfq\n\t"
+                     "andq $~0x8d5, (%%rsp)\n\t"
+                     "orq %%rax, (%%rsp)\n\t"
+                     "popfq\n\t"
+                     "call *%2\n\t"
+                     "pushfq\n\t"
+                     "popq %%rax"
+                     : "+a"(rax), "+D"(memory)
+                     : "r"(code)
+                     : "memory", "cc");
+    *flags = rax & 0x8d5;
+}
+#endif
+
+/* Whatever is in the processor meanwhile is put aside. */
+void hw_fpu_x87(struct hw_vcpu *hv, unsigned opcode, unsigned modrm, void *image, void *memory,
+                uint64_t *flags)
+{
+    _Alignas(16) uint8_t own[LEGACY_BYTES], copy[LEGACY_BYTES];
+    struct fpu_access access;
+    uint64_t irq;
+
+    memcpy(copy, image, sizeof(copy));
+    irq = x86_irq_save();
+    fpu_open(hv, &access);
+    area_save(own, 0);
+    area_load(copy, 0);
+    x87_execute(opcode, modrm, memory, flags);
+    area_save(copy, 0);
+    area_load(own, 0);
+    fpu_close(hv, &access);
+    x86_irq_restore(irq);
+    memcpy(image, copy, sizeof(copy));
+}
+
 static uint32_t standard_bytes(struct hw_vcpu *hv)
 {
     uint64_t components = hv->soft->policy.xcr0;

@@ -4,6 +4,8 @@
  */
 #include "hw/emulation.h"
 
+#define DR7_LOCAL 0x155u /* L0 to L3 and LE */
+
 enum insn_mode hw_insn_mode(struct hw_vcpu *hv)
 {
     const struct virtx_state *state = hw_state(hv, VIRTX_STATE_CR | VIRTX_STATE_SEG);
@@ -71,6 +73,7 @@ void hw_registers_out(struct hw_vcpu *hv, struct insn_cpu *cpu)
     cpu->amd = hv->soft->policy.amd;
     cpu->avx = (state->cr4 & CR4_OSXSAVE) && (hv->state.xcr0 & 6) == 6;
     cpu->shadow = INSN_SHADOW_NONE;
+    cpu->task_switched = false;
     ((struct hw_emulation *)hv->emulation)->has_msrs = false;
 }
 
@@ -104,6 +107,8 @@ void hw_registers_in(struct hw_vcpu *hv, const struct insn_cpu *cpu)
     segment_in(hv, VIRTX_TR, &cpu->tr);
     if (unlikely(state->cr0 != cpu->cr0)) /* TS, by a task switch */
         hw_change(hv, VIRTX_STATE_CR)->cr0 = cpu->cr0;
+    if (unlikely(cpu->task_switched)) /* the local breakpoints are the old task's */
+        hw_change(hv, VIRTX_STATE_DR)->dr7 &= ~(uint64_t)DR7_LOCAL;
     if (state->gdtr.base != cpu->gdtr.base || state->gdtr.limit != cpu->gdtr.limit ||
         state->idtr.base != cpu->idtr.base || state->idtr.limit != cpu->idtr.limit) {
         hw_change(hv, VIRTX_STATE_TABLES);

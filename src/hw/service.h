@@ -315,6 +315,7 @@ enum insn_mode hw_insn_mode(struct hw_vcpu *hv);
 bool hw_execute(struct hw_vcpu *hv, enum virtx_status *status); /* the instruction at RIP */
 /* deliver.c: delivers an event in software. False: it cannot be, the record says why. */
 bool hw_deliver(struct hw_vcpu *hv, const struct virtx_event *event);
+bool hw_task_switch(struct hw_vcpu *hv, enum virtx_status *status); /* as hw_exit() */
 
 /* interpret.c */
 static inline enum hw_place hw_place(struct hw_vcpu *hv)
@@ -370,6 +371,10 @@ enum virtx_status hw_fpu_create(struct hw_vcpu *hv);
 void hw_fpu_destroy(struct hw_vcpu *hv);
 void hw_fpu_reset(struct hw_vcpu *hv);
 void hw_fpu_load(struct hw_vcpu *hv);
+/* An image as FXSAVE makes it in 64-bit mode, of 512 bytes; as struct insn_ops has it. */
+void hw_fpu_image(struct hw_vcpu *hv, void *image, bool write);
+void hw_fpu_x87(struct hw_vcpu *hv, unsigned opcode, unsigned modrm, void *image, void *memory,
+                uint64_t *flags);
 /* 16 bytes of a vector register of the guest. False: its registers are not in the processor. */
 bool hw_fpu_vector(struct hw_vcpu *hv, unsigned reg, void *data, bool write,
                    enum insn_vector part);

@@ -54,6 +54,7 @@ enum {
     CR4_UMIP = 1u << 11,
     CR4_LA57 = 1u << 12,
     CR4_FSGSBASE = 1u << 16,
+    CR4_CET = 1u << 23,
 };
 
 /* Most registers one instruction writes: POPA. */
@@ -77,6 +78,7 @@ struct exec {
     uint8_t mode;     /* staged enum insn_mode */
     uint8_t cpl;      /* staged */
     bool task_switched; /* CR0.TS is to be set */
+    bool committed;     /* what is staged becomes the state even if a fault follows */
     uint8_t segments; /* staged segment registers, a bit mask; 6: LDTR, 7: TR */
     uint64_t value[16];
     struct insn_seg seg[INSN_SEGMENTS];
@@ -237,6 +239,8 @@ enum insn_result deliver(struct exec *exec, const struct insn_event *event, uint
 enum insn_result execute_system(struct exec *exec);
 enum insn_result execute_virtualization(struct exec *exec);
 enum insn_result execute_vector(struct exec *exec);
+/* False: it is none of x87, FXSAVE and its relatives. */
+bool execute_x87(struct exec *exec, enum insn_result *result);
 /* False: it is none of BMI1 and BMI2. */
 bool execute_bmi(struct exec *exec, enum insn_result *result);
 enum insn_result execute_system_call(struct exec *exec);

@@ -181,7 +181,7 @@ enum insn_result far_system(struct exec *exec, struct descriptor *descriptor, ui
         return through_gate(exec, descriptor, next);
     if (type == TYPE_TASK_GATE)
         return task_by_gate(exec, (uint16_t)(descriptor->low >> 16), source, next, 0, NULL);
-    return task_switch(exec, descriptor, selector, source, next, NULL);
+    return task_switch(exec, descriptor, selector, source, next, 0, NULL);
 }
 
 static enum insn_result jump_protected(struct exec *exec, uint16_t selector, uint64_t offset,

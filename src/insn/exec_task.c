@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Task switches (Intel SDM, "Task Switching"). One that changes CR3 while paging is on is refused:
- * the rest of it would have to be read through other tables.
+ * Task switches (Intel SDM, "Task Switching"). Once the old task is saved and the new one's
+ * registers are loaded, the switch has happened: what is wrong with its segments is a fault of the
+ * new task, before its first instruction.
  */
 #include "insn/segment.h"
 
@@ -17,10 +18,11 @@ struct layout {
 static const struct layout layouts[2] = {{0x2b, 2, 0x0e, 0x22, 4, 0x2a},
                                          {0x67, 4, 0x20, 0x48, 6, 0x60}};
 
-enum { TSS_CR3 = 0x1c, TSS_TRAP = 0x64, REGISTERS = 10, PIECE = 16 };
+enum { TSS_CR3 = 0x1c, TSS_TRAP = 0x64, PIECE = 16, VECTOR_PF = 14, DR6_BT = 1 << 15 };
 
 struct task {
     const struct layout *layout;
+    unsigned ext; /* bit 0 of the error codes */
     uint8_t image[0x68];
 };
 
@@ -127,14 +129,33 @@ static enum insn_result load_task_code(struct exec *exec, uint16_t selector, uin
     return stage_code(exec, &code, ip, rpl, 0);
 }
 
-static enum insn_result load_segments(struct exec *exec, const struct task *task, uint32_t ip)
+/* Before any is judged: the selectors are the new task's, and where CS cannot be had it is as it
+ * was. */
+static void load_selectors(struct exec *exec, const struct task *task, uint16_t *selectors)
 {
     const struct layout *layout = task->layout;
-    enum insn_result result = INSN_OK;
-    uint16_t selectors[INSN_SEGMENTS] = {0};
+    unsigned rpl;
 
-    for (unsigned i = 0; i < layout->count; i++)
-        selectors[i] = (uint16_t)field(task, layout->segments + i * layout->word, 2);
+    for (unsigned i = 0; i < INSN_SEGMENTS; i++)
+        selectors[i] =
+            i < layout->count ? (uint16_t)field(task, layout->segments + i * layout->word, 2) : 0;
+    rpl = selectors[INSN_CS] & 3;
+    for (unsigned i = 0; i < INSN_SEGMENTS; i++) {
+        load_null(exec, i, selectors[i], rpl);
+        if (i != INSN_CS)
+            continue;
+        exec->seg[i] = exec->cpu->seg[i];
+        exec->seg[i].selector = selectors[i];
+        exec->seg[i].attributes = (exec->seg[i].attributes & ~(uint32_t)AR_DPL) | rpl << 5;
+    }
+    exec->cpl = (uint8_t)rpl;
+}
+
+static enum insn_result load_segments(struct exec *exec, const struct task *task, uint32_t ip,
+                                      uint16_t *selectors)
+{
+    enum insn_result result;
+
     if (exec->flags & FLAG_VM) {
         for (unsigned i = 0; i < INSN_SEGMENTS; i++)
             load_virtual(exec, i, selectors[i]);
@@ -143,6 +164,7 @@ static enum insn_result load_segments(struct exec *exec, const struct task *task
         exec->cpl = 3;
         return INSN_OK;
     }
+    (void)task;
     result = load_task_code(exec, selectors[INSN_CS], ip);
     for (unsigned i = 0; i < INSN_SEGMENTS && !result; i++) {
         if (i == INSN_CS)
@@ -151,8 +173,6 @@ static enum insn_result load_segments(struct exec *exec, const struct task *task
             result = load_data(exec, i, selectors[i], VECTOR_TS);
         else if (i == INSN_SS)
             result = raise_code(exec, VECTOR_TS, 0);
-        else
-            load_null(exec, i, selectors[i], exec->cpl);
     }
     return result;
 }
@@ -164,13 +184,16 @@ static enum insn_result load(struct exec *exec, const struct task *task, bool ne
     unsigned word = layout->word, from = layout->ip;
     uint64_t flags = field(task, from + word, word);
     const uint64_t known = 0x3f7fd5;
+    uint16_t selectors[INSN_SEGMENTS];
     enum insn_result result;
 
     for (unsigned i = RAX; i <= RDI; i++)
         stage_gpr(exec, i, word == 2 ? 2 : 4, field(task, from + (2 + i) * word, word));
     exec->flags = (flags & known) | 2 | (nested ? FLAG_NT : 0);
+    exec->rip = field(task, from, word);
+    load_selectors(exec, task, selectors);
     result = load_task_ldt(exec, (uint16_t)field(task, layout->ldt, 2));
-    return result ? result : load_segments(exec, task, field(task, from, word));
+    return result ? result : load_segments(exec, task, field(task, from, word), selectors);
 }
 
 static enum insn_result push_error(struct exec *exec, unsigned size, uint32_t error)
@@ -178,10 +201,17 @@ static enum insn_result push_error(struct exec *exec, unsigned size, uint32_t er
     struct stack stack = {.seg = exec->seg[INSN_SS], .top = exec->value[RSP]};
 
     stack.width = stack.seg.attributes & AR_BIG ? 4 : 2;
+    stack.flags = exec->cpl < 3 ? INSN_ACCESS_SYSTEM : 0;
     if (push_on(exec, &stack, error, size))
         return INSN_FAULT;
     stage_stack(exec, &stack);
     return INSN_OK;
+}
+
+static bool new_cr3(const struct exec *exec, const struct task *task)
+{
+    return task->layout->word == 4 && (exec->cpu->cr0 >> 31 & 1) &&
+           field(task, TSS_CR3, 4) != (uint32_t)exec->cpu->cr3;
 }
 
 static enum insn_result read_task(struct exec *exec, const struct descriptor *tss,
@@ -193,20 +223,44 @@ static enum insn_result read_task(struct exec *exec, const struct descriptor *ts
     if (tss->seg.limit < task->layout->limit)
         return raise_code(exec, VECTOR_TS, code_of(tss->seg.selector));
     result = transfer(exec, tss->seg.base, task->image, task->layout->limit + 1u, false);
-    if (result || task->layout->word == 2)
-        return result;
-    if ((exec->cpu->cr0 >> 31 & 1) && field(task, TSS_CR3, 4) != (uint32_t)exec->cpu->cr3)
+    if (!result && new_cr3(exec, task) && !exec->ops->task_cr3)
         return INSN_UNSUPPORTED;
-    return field(task, TSS_TRAP, 2) & 1 ? INSN_UNSUPPORTED : INSN_OK; /* the debug trap */
+    return result;
+}
+
+/* From here on the new task's. */
+static enum insn_result enter_task(struct exec *exec, const struct task *task, bool nested,
+                                   const uint32_t *error)
+{
+    enum insn_result result = INSN_OK;
+
+    exec->committed = true;
+    if (new_cr3(exec, task)) {
+        exec->cpu->cr3 = field(task, TSS_CR3, 4);
+        result = exec->ops->task_cr3(exec->context, exec->cpu->cr3, exec->fault) == INSN_ACCESS_OK
+                     ? INSN_OK
+                     : INSN_FAULT;
+    }
+    if (!result)
+        result = load(exec, task, nested);
+    if (!result && error)
+        result = push_error(exec, task->layout->word, *error);
+    if (result == INSN_FAULT && exec->fault->has_error_code && exec->fault->vector != VECTOR_PF)
+        exec->fault->error_code |= task->ext;
+    if (result || task->layout->word == 2 || !(field(task, TSS_TRAP, 2) & 1))
+        return result;
+    *exec->fault = (struct insn_fault){.vector = VECTOR_DB, .address = DR6_BT};
+    return INSN_FAULT;
 }
 
 enum insn_result task_switch(struct exec *exec, struct descriptor *tss, uint16_t selector,
-                             enum task_source source, uint64_t rip, const uint32_t *error)
+                             enum task_source source, uint64_t rip, unsigned ext,
+                             const uint32_t *error)
 {
     bool nested = source == TASK_CALL || source == TASK_GATE;
     uint64_t flags = exec->cpu->rflags & ~(uint64_t)(source == TASK_IRET ? FLAG_NT : 0);
     uint16_t link = exec->cpu->tr.selector;
-    struct task task;
+    struct task task = {.ext = ext};
     enum insn_result result = read_task(exec, tss, &task);
 
     if (result)
@@ -226,10 +280,7 @@ enum insn_result task_switch(struct exec *exec, struct descriptor *tss, uint16_t
     exec->tr.attributes |= AR_BUSY;
     exec->segments |= 1u << STAGED_TR;
     exec->task_switched = true;
-    result = load(exec, &task, nested);
-    if (!result && error)
-        result = push_error(exec, task.layout->word, *error);
-    return result;
+    return enter_task(exec, &task, nested, error);
 }
 
 /* The TSS descriptor behind a task gate or a back link. */
@@ -254,7 +305,7 @@ enum insn_result task_by_gate(struct exec *exec, uint16_t selector, enum task_so
         return raise_code(exec, vector, code_of(selector) | ext);
     if (!(tss.seg.attributes & AR_PRESENT))
         return raise_code(exec, VECTOR_NP, code_of(selector) | ext);
-    return task_switch(exec, &tss, selector, source, rip, error);
+    return task_switch(exec, &tss, selector, source, rip, ext, error);
 }
 
 /* IRET with NT: to the task that the TSS links to. */

@@ -212,6 +212,25 @@ static enum insn_result with_32_bytes(struct exec *exec, const struct vector_mov
     return store ? store_256(exec, reg, linear) : load_256(exec, reg, linear);
 }
 
+/*
+ * What is nothing where the processor lacks a feature, or has it off: PREFETCH of a register (#UD
+ * on AMD's processors), RDSSP without shadow stacks. False: neither.
+ */
+static bool execute_hint(struct exec *exec, enum insn_result *result)
+{
+    const struct insn *insn = exec->insn;
+
+    if (insn->encoding != INSN_LEGACY || insn->map != INSN_MAP_0F || insn->modrm < 0xc0)
+        return false;
+    if (insn->opcode == 0x0d)
+        *result = exec->cpu->amd ? raise(exec, VECTOR_UD) : INSN_OK;
+    else if (insn->opcode == 0x1e && !(exec->cpu->cr4 & CR4_CET))
+        *result = INSN_OK;
+    else
+        return false;
+    return true;
+}
+
 /* All that has no name. */
 enum insn_result execute_vector(struct exec *exec)
 {
@@ -221,7 +240,7 @@ enum insn_result execute_vector(struct exec *exec)
     enum insn_result result;
     unsigned reg, size;
 
-    if (execute_bmi(exec, &result))
+    if (execute_bmi(exec, &result) || execute_x87(exec, &result) || execute_hint(exec, &result))
         return result;
     if (!move || !exec->ops->vector)
         return INSN_UNSUPPORTED;

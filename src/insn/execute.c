@@ -385,18 +385,21 @@ static inline void begin(struct exec *exec, const struct insn *insn, struct insn
     exec->mode = cpu->mode;
     exec->cpl = cpu->cpl;
     exec->task_switched = false;
+    exec->committed = false;
 }
 
 static inline enum insn_result end(struct exec *exec, enum insn_result result)
 {
-    if (result == INSN_OK) {
+    if (result == INSN_OK || (exec->committed && result == INSN_FAULT)) {
         commit(exec);
         exec->cpu->rip = exec->rip;
         exec->cpu->shadow = exec->shadow;
         exec->cpu->mode = exec->mode;
         exec->cpu->cpl = exec->cpl;
-        if (exec->task_switched)
+        if (exec->task_switched) {
             exec->cpu->cr0 |= CR0_TS;
+            exec->cpu->task_switched = true;
+        }
     } else if (result != INSN_PENDING) {
         exec->replay->count = 0;
     }

@@ -46,7 +46,7 @@ struct insn_cpu {
     uint64_t rip;
     uint64_t rflags;
     uint64_t cr0; /**< a task switch sets TS */
-    uint64_t cr3; /**< only compared, by task switches */
+    uint64_t cr3; /**< task switches compare and change it */
     uint64_t cr4;
     uint64_t efer;
     struct insn_seg seg[INSN_SEGMENTS]; /**< indexed by enum insn_segment */
@@ -58,6 +58,7 @@ struct insn_cpu {
     uint8_t cpl;    /**< current privilege level; 3 in virtual-8086 mode */
     bool avx;       /**< CR4.OSXSAVE and XCR0 let AVX instructions run */
     bool amd;       /**< an AMD processor, where the two vendors' differ */
+    bool task_switched; /**< out: set by a task switch, also by one that a fault of the new task follows */
     uint8_t shadow; /**< out: enum insn_shadow, set when an instruction retires */
     uint64_t operand; /**< out, with INSN_SYSTEM: LMSW's operand; the linear address of INVLPG and
                            INVPCID */
@@ -145,10 +146,29 @@ struct insn_ops {
      */
     struct insn_msrs *(*msrs)(void *context);
     /**
+     * A task switch loads CR3: from now on memory is reached through these tables. Answers OK or FAULT. Without
+     * it, a switch to a task with another CR3 is INSN_UNSUPPORTED if paging is on.
+     */
+    enum insn_access_result (*task_cr3)(void *context, uint64_t cr3, struct insn_fault *fault);
+    /**
      * Reads or writes 16 bytes of vector register reg. False: it cannot be had now. Without it, SSE and
      * AVX moves are INSN_UNSUPPORTED.
      */
     bool (*vector)(void *context, unsigned reg, void *data, bool write, enum insn_vector part);
+    /**
+     * Reads or writes x87 and SSE registers as an image of 512 bytes, in FXSAVE's format of 64-bit mode with REX.W.
+     * False: they cannot be had now. Without it, x87 instructions, FXSAVE, FXRSTOR, LDMXCSR and STMXCSR are
+     * INSN_UNSUPPORTED.
+     */
+    bool (*fpu)(void *context, void *image, bool write);
+    /**
+     * Executes the x87 instruction with these opcode (D8 to DF) and ModRM bytes on the registers in image, as 32-bit code
+     * would, and with memory of up to 108 bytes if ModRM is below C0. No exception is pending in the image unless
+     * the instruction is one that does not wait. What becomes of FOP, FIP and FDP does not matter. flags has CF, PF,
+     * AF, ZF, SF and OF before and after. False: it cannot be done now.
+     */
+    bool (*x87)(void *context, unsigned opcode, unsigned modrm, void *image, void *memory,
+                uint64_t *flags);
 };
 
 /** Kinds of access in the replay log. */
@@ -189,6 +209,9 @@ struct insn_replay {
 
 /**
  * Execute an instruction.
+ *
+ * A task switch may be followed by a fault of the new task: INSN_FAULT with task_switched set and the registers
+ * changed. Its debug trap (T in the TSS) comes in the same way, as #DB with bits of DR6 in address.
  *
  * TF is not looked at: an embedder that single-steps raises #DB itself after INSN_OK.
  *

@@ -122,7 +122,8 @@ enum insn_result far_system(struct exec *exec, struct descriptor *descriptor, ui
 /* exec_task.c */
 enum task_source { TASK_CALL, TASK_IRET, TASK_JMP, TASK_GATE };
 enum insn_result task_switch(struct exec *exec, struct descriptor *tss, uint16_t selector,
-                             enum task_source source, uint64_t rip, const uint32_t *error);
+                             enum task_source source, uint64_t rip, unsigned ext,
+                             const uint32_t *error);
 enum insn_result task_by_gate(struct exec *exec, uint16_t selector, enum task_source source,
                               uint64_t rip, unsigned ext, const uint32_t *error);
 enum insn_result task_return(struct exec *exec);

@@ -24,8 +24,11 @@ static struct operation {
 
 /* The registers of one of them, as text can name them. */
 #define STRING_TEXT(text)                                                                          \
-    __asm__ volatile(text : "+a"(rax), "+c"(rcx), "+S"(rsi), "+D"(rdi) : "d"(PORT) : "memory", "c" \
-                                                                                               "c")
+    __asm__ volatile(text                                                                          \
+                     : "+a"(rax), "+c"(rcx), "+S"(rsi), "+D"(rdi)                                  \
+                     : "d"(PORT)                                                                   \
+                     : "memory", "c"                                                               \
+                                 "c")
 
 #define STRING_REP(name)                                                                           \
     do {                                                                                           \
@@ -91,7 +94,13 @@ static void execute(struct operation *o)
 
 static void guest_string(uint64_t argument)
 {
+    uint64_t cr3;
+
     (void)argument;
+    __asm__ volatile("mov %%cr3, %0; mov %0, %%cr3"
+                     : "=r"(cr3)
+                     :
+                     : "memory"); /* tables have changed */
     execute(&operation);
     guest_done(0);
 }
@@ -368,9 +377,20 @@ static void guest_stepped(uint64_t port)
     guest_done(rcx);
 }
 
+static unsigned host_steps;
+
+static void on_host_step(struct bare_frame *frame, void *ctx)
+{
+    (void)ctx;
+    frame->rflags &= ~(uint64_t)RFLAGS_TF;
+    host_steps++;
+}
+
 static void stepped(void)
 {
     machine_open();
+    host_steps = 0;
+    bare_handler_set(1, on_host_step, NULL);
     intercept_handler(VIRTX_INTERCEPT_MMIO, VIRTX_READ | VIRTX_WRITE, GUEST_HOLE,
                       GUEST_HOLE + sizeof(device) - 1, on_access, NULL);
     intercept_handler(VIRTX_INTERCEPT_PORT, VIRTX_READ | VIRTX_WRITE, PORT, PORT, on_access, NULL);
@@ -385,6 +405,11 @@ static void stepped(void)
         for (unsigned i = 0; i < 3; i++)
             CHECK_EQUAL(trapped_rcx[i], 4 - i);
     }
+    bare_handler_set(1, NULL, NULL);
+    if (engine_is("bochs") && backend_is("svm"))
+        known_bug("Bochs takes the guest's single-step trap along into the host");
+    CHECK_EQUAL(host_steps, 0);
+    known_bug_end();
 }
 
 GUEST_CASES({"strings-by-the-loop", by_loop}, {"strings-by-handlers", by_handlers},

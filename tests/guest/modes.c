@@ -21,6 +21,7 @@ PROGRAM(mode_changes);
 PROGRAM(real_events);
 PROGRAM(big_real_loop);
 PROGRAM(long_mode_and_back);
+PROGRAM(task_switches);
 
 static struct {
     struct virtx_vm *vm;
@@ -180,6 +181,28 @@ static void changes(bool interpret)
     CHECK_EQUAL(note(11), 0x246);
     CHECK_EQUAL(note(12), 0x10);
     CHECK_EQUAL(note(13), 1);
+    box_close();
+}
+
+/* Intel SDM, "Task Management". */
+static void tasks(bool interpret)
+{
+    RUN(task_switches, interpret);
+    CHECK_EQUAL(note(0), 3);
+    CHECK_EQUAL(note(1), 0x11000);
+    CHECK_EQUAL(note(2), 0x4002); /* NT */
+    CHECK_EQUAL(note(3), 0x10000);
+    CHECK_EQUAL(note(4), 0x80000019); /* TS */
+    CHECK_EQUAL(note(5), 0x48);
+    CHECK_EQUAL(note(6), 0x28);
+    CHECK_EQUAL(note(7) & 0xe00f, 0x8000); /* BT */
+    CHECK_EQUAL(note(8) & 0x3ff, 0);       /* the local breakpoints */
+    CHECK_EQUAL(note(9), 0x18);
+    CHECK_EQUAL(note(10), 2);
+    CHECK_EQUAL(note(11), 0);
+    CHECK_EQUAL(note(12), 1);
+    CHECK_EQUAL(note(13), 0x20);
+    CHECK_EQUAL(word(0x3100), 0x18); /* the link */
     box_close();
 }
 
@@ -429,6 +452,7 @@ BOTH(faults)
 BOTH(system_instructions)
 BOTH(changes)
 BOTH(long_mode)
+BOTH(tasks)
 BOTH(events)
 BOTH(kicks)
 
@@ -440,6 +464,6 @@ BOTH(kicks)
 GUEST_CASES(CASES("real-mode-flags-and-interrupts", flags), CASES("real-mode-faults", faults),
             CASES("real-mode-system-instructions", system_instructions),
             CASES("real-protected-big-real", changes),
-            CASES("real-mode-to-64-bit-and-back", long_mode), CASES("real-mode-events", events),
-            CASES("kicks-in-big-real-mode", kicks), {"sse-moves-to-mmio", sse_to_mmio},
-            {"avx-moves-to-mmio", avx_to_mmio});
+            CASES("real-mode-to-64-bit-and-back", long_mode), CASES("task-switches", tasks),
+            CASES("real-mode-events", events), CASES("kicks-in-big-real-mode", kicks),
+            {"sse-moves-to-mmio", sse_to_mmio}, {"avx-moves-to-mmio", avx_to_mmio});

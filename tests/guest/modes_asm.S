@@ -368,6 +368,118 @@ begin real_events
     iretw
 end real_events
 
+/*
+ * Task switches of 32-bit code with paging, each task with tables of its own: CALL, IRET, a task gate
+ * with an error code, the debug trap of a TSS.
+ */
+#define TASK(n)      (0x3000 + 0x100 * (n))
+#define DIRECTORY(n) (0x10000 + 0x1000 * (n))
+#define WINDOW(n)    (0x400000 * ((n) + 1)) /* address 0 once more, in task n's tables only */
+    .macro task n, entry, stack
+    movl $DIRECTORY(\n), TASK(\n) + 0x1c
+    movl $A(\entry), TASK(\n) + 0x20
+    movl $2, TASK(\n) + 0x24
+    movl $\stack, TASK(\n) + 0x38
+    movl $0x10, TASK(\n) + 0x48
+    movl $0x08, TASK(\n) + 0x4c
+    movl $0x10, TASK(\n) + 0x50
+    movl $0x10, TASK(\n) + 0x54
+    movl $0x83, DIRECTORY(\n)
+    movl $0x83, DIRECTORY(\n) + 4 * (\n + 1)
+    .endm
+    .macro task_gate vector, selector
+    movl $\selector << 16, 0x2000 + 8 * \vector
+    movl $0x8500, 0x2004 + 8 * \vector
+    .endm
+begin task_switches
+    cli
+    lgdtl A(8f)
+    lidtl A(7f)
+    movl %cr0, %eax
+    orb $1, %al
+    movl %eax, %cr0
+    ljmpl $0x08, $A(1f)
+    .code32
+1:  movw $0x10, %ax
+    movw %ax, %ds
+    movw %ax, %es
+    movw %ax, %ss
+    movl $0x7000, %esp
+    task 0, 1f, 0x7000
+    task 1, 2f, 0x6800
+    task 2, 3f, 0x6400
+    task_gate 13, 0x28
+    movl $0x80000 + A(5f), 0x2000 + 8
+    movl $0x8e00, 0x2004 + 8
+    movl %cr4, %eax
+    orb $0x10, %al          /* 4 MiB pages */
+    movl %eax, %cr4
+    movl $DIRECTORY(0), %eax
+    movl %eax, %cr3
+    movl %cr0, %eax
+    orl $0x80000000, %eax
+    movl %eax, %cr0
+    jmp 1f
+1:  movw $0x18, %ax
+    ltr %ax
+    incl WINDOW(0) + NOTE(0)
+    lcall $0x20, $0         /* to task 1, and back */
+    movl %cr3, %eax
+    movl %eax, NOTE(3)
+    incl WINDOW(0) + NOTE(0)
+    movl %cr0, %eax
+    movl %eax, NOTE(4)
+    clts
+    movw $0x4b, %ax
+6:  movw %ax, %es           /* #GP(0x48): to task 2, which returns behind it */
+    incl WINDOW(0) + NOTE(0)
+    movw $1, TASK(1) + 0x64
+    movl $0x155, %eax
+    movl %eax, %dr7
+    lcall $0x20, $0         /* again, behind its IRET; with the debug trap */
+    movl %dr7, %eax
+    movl %eax, NOTE(8)
+    strw NOTE(9)
+    movw $PORT_DONE, %dx
+    xorl %eax, %eax
+    outl %eax, %dx
+    /* task 1 */
+2:  movl %cr3, %eax
+    movl %eax, NOTE(1)
+    pushfl
+    popl NOTE(2)
+    incl WINDOW(1) + NOTE(10)
+    iretl
+    incl WINDOW(1) + NOTE(10)
+    iretl
+    /* task 2 */
+3:  popl NOTE(5)
+    strw NOTE(6)
+    movl TASK(0) + 0x20, %eax
+    subl $A(6b), %eax
+    movl %eax, NOTE(11)
+    addl $2, TASK(0) + 0x20
+    incl WINDOW(2) + NOTE(12)
+    iretl
+    /* #DB */
+5:  movl %dr6, %eax
+    movl %eax, NOTE(7)
+    strw NOTE(13)
+    iretl
+    .code16
+    .balign 8
+9:  .quad 0
+    .quad 0x00cf9b000000ffff    /* 08: code */
+    .quad 0x00cf93000000ffff    /* 10: data */
+    .quad 0x0000890030000067    /* 18: task 0 */
+    .quad 0x0000890031000067    /* 20: task 1 */
+    .quad 0x0000890032000067    /* 28: task 2 */
+8:  .word 47
+    .long A(9b)
+7:  .word 14 * 8 - 1
+    .long 0x2000
+end task_switches
+
 /* In big real mode, for ever. */
 begin big_real_loop
     cli

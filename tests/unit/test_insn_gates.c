@@ -562,6 +562,94 @@ START_TEST(tasks)
 }
 END_TEST
 
+static uint64_t loaded_cr3;
+
+static enum insn_access_result do_task_cr3(void *context, uint64_t cr3, struct insn_fault *fault)
+{
+    (void)context, (void)fault;
+    loaded_cr3 = cr3;
+    return INSN_ACCESS_OK;
+}
+
+static void put_task_b(void)
+{
+    put(TSS_B + 0x1c, 0x5000, 4);
+    put(TSS_B + 0x20, 0x2000, 4);
+    put(TSS_B + 0x24, 0x202, 4);
+    put(TSS_B + 0x38, 0x7000, 4);
+    for (unsigned i = 0; i < 6; i++)
+        put(TSS_B + 0x48 + 4 * i, i == INSN_CS ? CODE3 : DATA3, 4);
+    put(TSS_B + 0x60, LOCAL, 4);
+    put_descriptor(TASK_B, TSS_B, 0x67, 0x0089);
+    loaded_cr3 = 0;
+}
+
+/* What is wrong with the new task is the new task's fault (Intel SDM, "Task Switching"). */
+START_TEST(faults_of_the_new_task)
+{
+    static const struct {
+        unsigned offset, value, vector, code;
+    } wrong[] = {
+        {0x4c, 0, 10, 0}, /* no CS */
+        {0x4c, DATA3, 10, DATA0 + 16},
+        {0x50, 0, 10, 0}, /* no SS */
+        {0x50, DATA0, 10, DATA0},
+        {0x54, 0xf8, 10, 0xf8},     /* DS beyond the GDT */
+        {0x58, GATE | 3, 11, GATE}, /* FS: not present */
+        {0x60, TASK_A, 10, TASK_A}, /* LDT */
+    };
+
+    for (unsigned i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
+        setup();
+        run_at(0);
+        put_task_b();
+        put_descriptor(GATE, 0, 0xfffff, 0xc073);
+        put(TSS_B + wrong[i].offset, wrong[i].value, 4);
+        ck_fault(call_gate(TASK_B), wrong[i].vector, wrong[i].code);
+        ck_assert(m.cpu.task_switched);
+        ck_assert_uint_eq(m.cpu.rip, 0x2000);
+        ck_assert_uint_eq(m.gpr[RSP], 0x7000);
+        ck_assert_uint_eq(m.cpu.tr.selector, TASK_B);
+        ck_assert(m.cpu.cr0 & 8);
+        ck_assert_uint_eq(m.cpu.seg[INSN_DS].selector, get(TSS_B + 0x54, 2));
+        ck_assert_uint_eq(get(TSS_A + 0x20, 4), 0x1007);
+        /* by an event, bit 0 of the code says so */
+        setup();
+        put_task_b();
+        put_descriptor(GATE, 0, 0xfffff, 0xc073);
+        put(TSS_B + wrong[i].offset, wrong[i].value, 4);
+        put_gate(IDT + 2 * 8, TASK_B, 0, 5, 0, 0);
+        ck_fault(insn_deliver(&(struct insn_event){.vector = 2}, &m.cpu, &m.ops, &m, &m.replay,
+                              &m.fault),
+                 wrong[i].vector, wrong[i].code | 1);
+    }
+}
+END_TEST
+
+START_TEST(task_cr3_and_trap)
+{
+    run_at(0);
+    put_task_b();
+    m.cpu.cr0 |= 1u << 31;
+    m.cpu.cr3 = 0x4000;
+    ck_assert_int_eq(call_gate(TASK_B), INSN_UNSUPPORTED); /* nobody to load CR3 */
+    m.ops.task_cr3 = do_task_cr3;
+    ck_assert_int_eq(call_gate(TASK_B), INSN_OK);
+    ck_assert_uint_eq(loaded_cr3, 0x5000);
+    ck_assert_uint_eq(m.cpu.cr3, 0x5000);
+    /* the debug trap, once the task is there */
+    setup();
+    run_at(0);
+    put_task_b();
+    put(TSS_B + 0x64, 1, 2);
+    ck_fault(call_gate(TASK_B), 1, 0);
+    ck_assert_uint_eq(m.fault.address, 1 << 15);
+    ck_assert(!m.fault.has_error_code);
+    ck_at(0x2000, CODE3, 3, 0x7000);
+    ck_assert_uint_eq(loaded_cr3, 0); /* no paging */
+}
+END_TEST
+
 START_TEST(task_checks)
 {
     run_at(0);
@@ -576,7 +664,6 @@ START_TEST(task_checks)
     put_descriptor(TASK_B, TSS_B, 0x67, 0x0089); /* the attempt has made it busy */
     put(TSS_B + 0x1c, 0x1000, 4);
     m.cpu.cr0 |= 1u << 31;
-    ck_assert_int_eq(call_gate(TASK_B), INSN_UNSUPPORTED); /* another CR3 */
     m.cpu.efer = 0x500;
     ck_fault(call_gate(TASK_B), 13, TASK_B); /* none in long mode */
 }
@@ -679,6 +766,8 @@ int main(void)
     tcase_add_test(tests, port_map);
     tcase_add_test(tests, tasks);
     tcase_add_test(tests, task_checks);
+    tcase_add_test(tests, faults_of_the_new_task);
+    tcase_add_test(tests, task_cr3_and_trap);
     tcase_add_test(tests, system_segments);
     tcase_add_test(tests, looking);
     suite_add_tcase(suite, tests);
