@@ -92,11 +92,14 @@ static void execute(struct operation *o)
     o->rdi = rdi;
 }
 
-static void guest_string(uint64_t argument)
+/* Bit n of `devices`: page n of the four is the device's. */
+static void guest_string(uint64_t devices)
 {
     uint64_t cr3;
 
-    (void)argument;
+    for (unsigned page = 0; page < 4; page++)
+        *guest_pte((page < 2 ? SOURCE : DESTINATION) + page % 2 * PAGE) =
+            ((devices >> page & 1 ? GUEST_HOLE : GUEST_MEMORY) + page * PAGE) | 7;
     __asm__ volatile("mov %%cr3, %0; mov %0, %%cr3"
                      : "=r"(cr3)
                      :
@@ -148,11 +151,11 @@ static enum virtx_verdict on_access(struct virtx_vcpu *vcpu, struct virtx_exit *
     return VIRTX_HANDLED;
 }
 
-static bool run(bool handlers)
+static bool run(unsigned devices, bool handlers)
 {
     unsigned exits = 0;
 
-    guest_prepare(guest_string, 0);
+    guest_prepare(guest_string, devices);
     while (!guest_continue(NULL)) {
         struct virtx_exit *exit = (struct virtx_exit *)(uintptr_t)machine.exit;
         uint64_t value;
@@ -227,13 +230,9 @@ static uint8_t *page_at(unsigned page, unsigned devices)
     return devices >> page & 1 ? device + page * PAGE : machine.ram + page * PAGE;
 }
 
-/* Bit n of `devices`: page n of the four is the device's. */
 static void prepare_pages(unsigned devices, bool comparing)
 {
     for (unsigned page = 0; page < 4; page++) {
-        uint64_t gva = (page < 2 ? SOURCE : DESTINATION) + page % 2 * PAGE;
-
-        *guest_pte(gva) = ((devices >> page & 1 ? GUEST_HOLE : GUEST_MEMORY) + page * PAGE) | 7;
         for (unsigned i = 0; i < PAGE; i++) {
             uint8_t byte = (uint8_t)(i * 7 + (comparing ? page % 2 : page) * 31);
 
@@ -259,7 +258,7 @@ static bool try_one(struct operation o, unsigned devices, bool handlers)
         memcpy(page_at(page, devices), model + page * PAGE, PAGE);
     operation = o;
     wanted = expected(o);
-    good = run(handlers);
+    good = run(devices, handlers);
     good &= operation.rax == wanted.rax && operation.rcx == wanted.rcx &&
             operation.rsi == wanted.rsi && operation.rdi == wanted.rdi;
     if (o.which == CMPS || o.which == SCAS)

@@ -195,13 +195,18 @@ static void tasks(bool interpret)
     CHECK_EQUAL(note(4), 0x80000019); /* TS */
     CHECK_EQUAL(note(5), 0x48);
     CHECK_EQUAL(note(6), 0x28);
+    if (engine_is("qemu") && !interpret)
+        known_bug("QEMU's task switch knows no debug trap and leaves DR7.LE");
+    else if (engine_is("bochs") && backend_is("svm") && !interpret && paging_is_nested())
+        known_bug("Bochs' intercepted #DB does not say its cause in DR6");
     CHECK_EQUAL(note(7) & 0xe00f, 0x8000); /* BT */
     CHECK_EQUAL(note(8) & 0x3ff, 0);       /* the local breakpoints */
+    CHECK_EQUAL(note(13), 0x20);
+    known_bug_end();
     CHECK_EQUAL(note(9), 0x18);
     CHECK_EQUAL(note(10), 2);
     CHECK_EQUAL(note(11), 0);
     CHECK_EQUAL(note(12), 1);
-    CHECK_EQUAL(note(13), 0x20);
     CHECK_EQUAL(word(0x3100), 0x18); /* the link */
     box_close();
 }
