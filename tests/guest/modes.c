@@ -187,6 +187,10 @@ static void changes(bool interpret)
 /* Intel SDM, "Task Management". */
 static void tasks(bool interpret)
 {
+    if (backend_is("svm") && !paging_is_nested() && !engine_is("qemu") && !interpret) {
+        not_shown("Bochs' intercept of task switches has not been tried yet");
+        return;
+    }
     RUN(task_switches, interpret);
     CHECK_EQUAL(note(0), 3);
     CHECK_EQUAL(note(1), 0x11000);
