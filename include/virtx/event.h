@@ -114,7 +114,7 @@ struct virtx_irq_source {
     /** The processor has taken an INIT: the controller takes it too. NULL: nothing to do. */
     void (*init)(void *ctx);
     /** For a local APIC that lets the processor help: what it must do for that. NULL: all accesses
-     *  to its registers exit, and interrupts are taken with `take`. */
+     *  to its registers exit, and interrupts are taken with `take`. Needs `tpr` and `set_tpr`. */
     const struct virtx_irq_apic *apic;
 };
 

@@ -119,6 +119,12 @@ enum virtx_status virtx_vcpu_irq_source(struct virtx_vcpu *vcpu,
         return virtx_fail(&vcpu->error, VIRTX_E_MISSING_OP,
                           source->pending ? "source.take" : "source.pending",
                           "is required of every interrupt source", 0);
+    if (source && source->apic &&
+        (!source->tpr || !source->set_tpr || !source->apic->move || !source->apic->base ||
+         !source->apic->external || !source->apic->changed || !source->apic->written ||
+         !source->apic->ended))
+        return virtx_fail(&vcpu->error, VIRTX_E_MISSING_OP, "source.apic",
+                          "needs all of its operations, and tpr and set_tpr beside it", 0);
     status = virtx_vcpu_claim(vcpu, &release);
     if (status != VIRTX_OK)
         return status;

@@ -156,7 +156,14 @@ void hw_put(struct virtx_vcpu *vcpu)
 
 void hw_memory(struct virtx_vm *vm, uint64_t gpa, uint64_t bytes, enum virtx_memory_change change)
 {
+    struct hw_vm *data = virtx_backend_vm(vm);
+
     vm->paging->memory(vm, gpa, bytes, change);
+    /* Adding makes nothing stale but this: the page of the local APICs gives way to the slot. */
+    if (change == VIRTX_MEMORY_ADDED && data->apic_gpa && data->apic_gpa - gpa < bytes) {
+        data->apic_gpa = 0;
+        virtx_generation_next(vm);
+    }
 }
 
 /* Its registers may be in a processor elsewhere: the vcpu's own thread does the rest. */

@@ -424,6 +424,11 @@ static void set_tpr(struct hw_vcpu *hv, uint8_t value)
     world.tpr = value;
 }
 
+static void *apic_page(struct hw_vcpu *hv)
+{
+    return hv->vcpu->virtx->caps.features & VIRTX_FEATURE_APIC_ACCESS ? world.apic_page : NULL;
+}
+
 static void cr8_threshold(struct hw_vcpu *hv, uint8_t threshold)
 {
     (void)hv;
@@ -461,6 +466,7 @@ const struct virtx_hw world_vendor = {
     .tpr = tpr,
     .set_tpr = set_tpr,
     .cr8_threshold = cr8_threshold,
+    .apic_page = apic_page,
     .inject = inject,
     .can_interrupt = can_interrupt,
     .can_nmi = can_nmi,
@@ -535,7 +541,17 @@ static enum virtx_fault_result engine_fault(struct virtx_vcpu *vcpu,
     return world.fault_result;
 }
 
+static enum virtx_status map_page(struct virtx_vm *vm, uint64_t gpa, uint64_t hpa)
+{
+    (void)vm;
+    (void)gpa;
+    (void)hpa;
+    world.pages_mapped++;
+    return VIRTX_OK;
+}
+
 const struct virtx_paging world_engine = {
+    .map_page = map_page,
     .size = sizeof(struct virtx_paging),
     .nested = true,
     .name = "model",

@@ -35,6 +35,8 @@ struct world {
     uint8_t cr8_threshold;
     uint32_t flushed;         /* debts paid so far */
     unsigned flushes, toggles;
+    unsigned pages_mapped;    /* by map_page */
+    uint8_t apic_page[4096];  /* with VIRTX_FEATURE_APIC_ACCESS */
     bool can_interrupt, can_nmi;
     bool window_interrupt, window_nmi;
     struct virtx_event injected[32]; /* in the order of delivery */

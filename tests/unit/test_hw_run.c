@@ -1319,6 +1319,96 @@ START_TEST(test_dropped_slot_is_a_debt)
 }
 END_TEST
 
+/* A local APIC in xAPIC mode, of which only the place matters. */
+static int apic_nothing(void *ctx)
+{
+    (void)ctx;
+    return -1;
+}
+
+static void apic_moved(void *ctx, void *page)
+{
+    (void)ctx;
+    (void)page;
+}
+
+static uint64_t apic_place(void *ctx)
+{
+    return *(uint64_t *)ctx;
+}
+
+static bool apic_unchanged(void *ctx)
+{
+    (void)ctx;
+    return false;
+}
+
+static void apic_written(void *ctx, uint32_t offset)
+{
+    (void)ctx;
+    (void)offset;
+}
+
+static void apic_byte(void *ctx, uint8_t value)
+{
+    (void)ctx;
+    (void)value;
+}
+
+static uint8_t apic_tpr(void *ctx)
+{
+    (void)ctx;
+    return 0;
+}
+
+/* The page of the APIC gives way to a slot that is added over it, and to itself at another place: what the TLB
+ * has of it is a debt then. */
+START_TEST(test_apic_page_is_a_debt)
+{
+    static const struct virtx_irq_apic apic = {.move = apic_moved,
+                                               .base = apic_place,
+                                               .external = apic_nothing,
+                                               .changed = apic_unchanged,
+                                               .written = apic_written,
+                                               .ended = apic_byte};
+    static const struct virtx_irq_source apic_source = {
+        .pending = apic_nothing, .take = apic_nothing, .tpr = apic_tpr, .set_tpr = apic_byte, .apic = &apic};
+    struct virtx_irq_source lacking = apic_source;
+    struct virtx_memslot_config config = {.size = sizeof(config),
+                                          .rights = VIRTX_READ,
+                                          .type = VIRTX_MEMORY_WB,
+                                          .gpa = 0xfee00000 - 0x1000,
+                                          .bytes = 0x2000};
+    uint64_t base = 0xfee00000 | 1 << 11;
+
+    world_end();
+    world_features = VIRTX_FEATURE_APIC_ACCESS;
+    world_begin(&virtx_profile_bare);
+    config.memory = world.ram;
+    lacking.tpr = NULL;
+    ck_assert_int_eq(virtx_vcpu_irq_source(world.vcpu, &lacking, &base), VIRTX_E_MISSING_OP);
+    ck_assert_int_eq(virtx_vcpu_irq_source(world.vcpu, &apic_source, &base), VIRTX_OK);
+    world_run();
+    ck_assert_uint_eq(world.pages_mapped, 1);
+    world.flushed = 0;
+    base += 0x10000;
+    virtx_vcpu_irq_changed(world.vcpu);
+    world_run();
+    ck_assert_uint_eq(world.pages_mapped, 2);
+    ck_assert_uint_eq(world.flushed, HW_FLUSH_NESTED);
+    world_run(); /* which takes the request that this vcpu has left itself */
+    world.flushed = 0;
+    ck_assert_int_eq(virtx_memslot_add(world.vm, &config, NULL), VIRTX_OK);
+    world_run();
+    ck_assert_uint_eq(world.flushed, 0); /* beside it */
+    config.gpa += 0x10000;
+    ck_assert_int_eq(virtx_memslot_add(world.vm, &config, NULL), VIRTX_OK);
+    world_run();
+    ck_assert_uint_eq(world.flushed, HW_FLUSH_NESTED);
+    world_features = 0;
+}
+END_TEST
+
 START_TEST(test_kernel_profile_switches_back)
 {
     world_end();
@@ -1542,6 +1632,7 @@ static Suite *suite(void)
     tcase_add_test(c, test_complete_after_put);
     tcase_add_test(c, test_tags);
     tcase_add_test(c, test_dropped_slot_is_a_debt);
+    tcase_add_test(c, test_apic_page_is_a_debt);
     tcase_add_test(c, test_kernel_profile_switches_back);
     tcase_add_test(c, test_xss_of_the_host);
     tcase_add_test(c, test_xss_follows_the_policy);
