@@ -241,6 +241,8 @@ enum insn_result execute_virtualization(struct exec *exec);
 enum insn_result execute_vector(struct exec *exec);
 /* False: it is none of x87, FXSAVE and its relatives. */
 bool execute_x87(struct exec *exec, enum insn_result *result);
+/* False: it is none that exec_sse.c knows. */
+bool execute_sse(struct exec *exec, enum insn_result *result);
 /* False: it is none of BMI1 and BMI2. */
 bool execute_bmi(struct exec *exec, enum insn_result *result);
 enum insn_result execute_system_call(struct exec *exec);

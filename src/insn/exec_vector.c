@@ -240,7 +240,8 @@ enum insn_result execute_vector(struct exec *exec)
     enum insn_result result;
     unsigned reg, size;
 
-    if (execute_bmi(exec, &result) || execute_x87(exec, &result) || execute_hint(exec, &result))
+    if (execute_bmi(exec, &result) || execute_x87(exec, &result) || execute_hint(exec, &result) ||
+        execute_sse(exec, &result))
         return result;
     if (!move || !exec->ops->vector)
         return INSN_UNSUPPORTED;
