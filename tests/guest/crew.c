@@ -80,7 +80,7 @@ static void one_exit(struct crew_seat *seat, const struct virtx_exit *exit)
     case VIRTX_EXIT_IO:
         if (exit->io.port == PORT_DONE) {
             seat->result = exit->io.value;
-            seat->failed = virtx_vcpu_complete(seat->vcpu, NULL) != VIRTX_OK;
+            seat->failed |= virtx_vcpu_complete(seat->vcpu, NULL) != VIRTX_OK;
             seat->done = true;
             break;
         }
@@ -101,7 +101,10 @@ static void one_run(struct crew_seat *seat)
         bare_irq_enable();
     status = virtx_vcpu_run(seat->vcpu, &exit);
     if (status != VIRTX_OK) {
-        bare_printf("vcpu %u: %s\n", seat->number, virtx_status_text(status));
+        const struct virtx_error *error = virtx_vcpu_last_error(seat->vcpu);
+
+        bare_printf("vcpu %u: %s: %s %s (0x%lx)\n", seat->number, virtx_status_text(status),
+                    error->what, error->rule, error->value);
         seat->done = seat->failed = true;
     } else if (crew_exit == NULL || !crew_exit(seat, exit)) {
         one_exit(seat, exit);
