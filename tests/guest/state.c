@@ -398,8 +398,7 @@ static void tables_in_ring3(void)
 
 #define XMM_ALL(OP)                                                                                \
     OP(0)                                                                                          \
-    OP(1) OP(2) OP(3) OP(4) OP(5) OP(6) OP(7) OP(8) OP(9) OP(10) OP(11) OP(12) OP(13) OP(14)       \
-        OP(15)
+    OP(1) OP(2) OP(3) OP(4) OP(5) OP(6) OP(7) OP(8) OP(9) OP(10) OP(11) OP(12) OP(13) OP(14) OP(15)
 
 /* Compiled for general registers only: what the compiler does not use needs no clobber. */
 static void xmm_fill(uint64_t seed)
@@ -476,10 +475,11 @@ static void guest_lazy(uint64_t seed)
     bare_write_cr0(cr0);
     xmm_fill(seed);
     for (unsigned i = 0; i < 20; i++) {
-        uint64_t before = guest_vector_count[7];
+        uint64_t before;
 
         bare_write_cr0(cr0 | 8);
         guest_mark(i);
+        before = guest_vector_count[7];
         bad += GUEST_TRY("movaps %%xmm0, %%xmm0", : : "memory") != 7;
         bad += GUEST_TRY("fwait", : : "memory") != 7;
         bad += bare_read_cr0() != (cr0 | 8);
