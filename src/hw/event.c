@@ -121,7 +121,7 @@ static bool inject_exception(struct hw_vcpu *hv)
         hw_state(hv, VIRTX_STATE_CR)->cr2 = event->address;
         if (unlikely(hv->confined) && hw_place(hv) != HW_PLACE_HARDWARE)
             hw_change(hv, VIRTX_STATE_CR);
-    } else if (event->vector == VECTOR_DB) {
+    } else if (event->vector == VECTOR_DB && event->type == VIRTX_EVENT_EXCEPTION) {
         /* Intel SDM "Debug Status Register (DR6)": B0-B3 are replaced, the others only ever set; bit 16 (RTM)
          * is inverted. DR7.GD and DEBUGCTL's LBR and BTF are cleared on the way into the handler, which an
          * injected event does not do (Intel SDM "Details of Event Injection"). */

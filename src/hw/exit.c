@@ -287,7 +287,10 @@ static void reflect(struct hw_vcpu *hv)
         .address = exit->exception.address,
     };
 
-    if (event.vector == VECTOR_BP || event.vector == VECTOR_OF) {
+    if (exit->length && event.vector == VECTOR_DB) { /* INT1 */
+        event.type = VIRTX_EVENT_PRIV_EXCEPTION;
+        event.length = exit->length;
+    } else if (event.vector == VECTOR_BP || event.vector == VECTOR_OF) {
         event.type = VIRTX_EVENT_SOFT_EXCEPTION;
         event.length = exit->length;
     }

@@ -17,7 +17,7 @@
 /* VMLOAD and VMSAVE would also reach the host's memory, and corrupt the VMCB in use on one engine.
  */
 #define ALWAYS_MISC2                                                                               \
-    (VMCB_VMRUN | VMCB_VMLOAD | VMCB_VMSAVE | VMCB_STGI | VMCB_CLGI | VMCB_SKINIT | VMCB_XSETBV |  \
+    (VMCB_ICEBP | VMCB_VMRUN | VMCB_VMLOAD | VMCB_VMSAVE | VMCB_STGI | VMCB_CLGI | VMCB_SKINIT | VMCB_XSETBV |  \
      VMCB_RDPRU)
 
 enum word { NONE, MISC1, MISC2, MISC3, FORCED };

@@ -301,6 +301,7 @@ static __attribute__((noinline)) uint32_t decode(struct svm_vcpu *sv, struct vir
         break;
     case VMEXIT_ICEBP: /* comes before #DB is raised: it is the exception that reflects it */
         decode_exception(sv, exit, VECTOR_DB);
+        exit->exception.address = 0;
         length(sv, exit);
         break;
     default:

@@ -169,6 +169,17 @@ void vmx_nmi_unblocked(struct vmx_vcpu *v)
 }
 
 /*
+ * #DB in an interrupt shadow, as STI under TF makes it, ends the shadow, delivered or dropped. Left in the VMCS,
+ * it would need the single step that has just exited to be still pending (Intel SDM "Checks on Guest Non-Register
+ * State"), and the entry would be refused.
+ */
+void vmx_debug_ends_shadow(struct vmx_vcpu *v)
+{
+    if (hw_state(&v->hw, VIRTX_STATE_INTR)->interruptibility & BLOCKED_SHADOW)
+        hw_change(&v->hw, VIRTX_STATE_INTR)->interruptibility &= ~(uint32_t)BLOCKED_SHADOW;
+}
+
+/*
  * After a fault-like exit no debug exception is pending, but for those that MOV SS holds back
  * (Intel SDM "Saving Non-Register State"). Bochs 2.7 with TF set saves the single step of the
  * instruction that has not been executed, which would be delivered before it; on a processor that

@@ -69,6 +69,8 @@ static unsigned exception(struct vmx_vcpu *v, struct virtx_exit *exit)
     if ((info & INTERRUPTION_NMI_UNBLOCKED) && !interrupted && vector != VECTOR_DF)
         vmx_nmi_unblocked(v);
     vmx_mend_pending_debug(v);
+    if (vector == VECTOR_DB)
+        vmx_debug_ends_shadow(v);
     exit->reason = VIRTX_EXIT_EXCEPTION;
     exit->exception = (struct virtx_exit_exception){
         .vector = (uint8_t)vector,

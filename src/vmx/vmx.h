@@ -317,6 +317,7 @@ void vmx_window_open(struct vmx_vcpu *v, bool nmi);
 bool vmx_event_interrupted(struct vmx_vcpu *v);
 void vmx_nmi_unblocked(struct vmx_vcpu *v);
 void vmx_mend_pending_debug(struct vmx_vcpu *v);
+void vmx_debug_ends_shadow(struct vmx_vcpu *v);
 void vmx_mend_nmi_blocking(struct vmx_vcpu *v);
 
 /* check.c */

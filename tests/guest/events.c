@@ -122,6 +122,28 @@ static void inject_software(void)
     expect_trap(1, after_int1, 0, 1);
 }
 
+static void guest_int1(uint64_t argument)
+{
+    (void)argument;
+    guest_handler[1] = guest_ignore;
+    __asm__ volatile(".byte 0xf1\nbehind_int1: nop" : : : "memory");
+    guest_done(guest_trap.count);
+}
+extern const char behind_int1[];
+
+/* Executed by the guest: the handler returns behind it (Intel SDM "INT n/INTO/INT3/INT1"). */
+static void int1_executed(void)
+{
+    machine_open();
+    if (engine_is("qemu") && !harness_interpreted()) {
+        not_shown("QEMU does not know INT1: #UD");
+        return;
+    }
+    guest_trap.count = 0;
+    CHECK_EQUAL(GUEST_RESULT(guest_int1, 0), 1);
+    expect_trap(1, behind_int1, 0, 1);
+}
+
 static void inject_refused(void)
 {
     static const struct virtx_event bad[] = {
@@ -1175,7 +1197,7 @@ static void cr8(void)
     CHECK_EQUAL(guest_state().cr8, 5);
 }
 
-GUEST_CASES({"inject-every-kind", inject_kinds}, {"inject-software-events", inject_software},
+GUEST_CASES({"inject-every-kind", inject_kinds}, {"int1-executed", int1_executed}, {"inject-software-events", inject_software},
             {"inject-refuses-nonsense", inject_refused}, {"interrupt-waits-for-window", window},
             {"window-exit", window_exit}, {"cpuid-after-sti", sti_cpuid},
             {"exit-in-a-shadow", shadow_out}, {"nested-fault-in-a-shadow", shadow_fault},

@@ -340,7 +340,7 @@ START_TEST(always_intercepted)
     ck_assert_uint_eq(control->exceptions, 1 << 1 | 1 << 17 | 1 << 18);
     ck_assert_uint_eq(control->misc1, VMCB_NMI | VMCB_INIT | VMCB_CPUID | VMCB_INVD | VMCB_INVLPGA |
                                           VMCB_IOIO | VMCB_MSR | VMCB_SHUTDOWN);
-    ck_assert_uint_eq(control->misc2, VMCB_VMRUN | VMCB_VMLOAD | VMCB_VMSAVE | VMCB_STGI |
+    ck_assert_uint_eq(control->misc2, VMCB_ICEBP | VMCB_VMRUN | VMCB_VMLOAD | VMCB_VMSAVE | VMCB_STGI |
                                           VMCB_CLGI | VMCB_SKINIT | VMCB_XSETBV | VMCB_RDPRU);
     ck_assert_uint_eq(control->v_intr_masking, 0);
     hv->controls.interrupts = hv->controls.hlt = hv->controls.hypercall = true;

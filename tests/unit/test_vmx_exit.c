@@ -671,6 +671,22 @@ START_TEST(single_step_goes_first)
 }
 END_TEST
 
+/* The single step of STI: an entry with the shadow left in the VMCS would be refused. */
+START_TEST(debug_ends_shadow)
+{
+    setup();
+    vmcs[VMCS_GUEST_RFLAGS] = 2 | RFLAGS_IF | RFLAGS_TF;
+    vmcs[VMCS_GUEST_INTERRUPTIBILITY] = VIRTX_BLOCKED_BY_STI;
+    vmcs[VMCS_EXIT_INTERRUPTION] = 1u << 31 | 3 << 8 | VECTOR_DB;
+    vmcs[VMCS_EXIT_QUALIFICATION] = 1 << 14;
+    take_exit(VMX_REASON_EXCEPTION);
+    ck_assert_uint_eq(hv->vcpu->exit.exception.address, 1 << 14);
+    ck_assert_uint_eq(hw_state(hv, VIRTX_STATE_INTR)->interruptibility, 0);
+    ck_assert(hv->dirty & VIRTX_STATE_INTR);
+    drop_vcpu();
+}
+END_TEST
+
 /* Bochs leaves another VM's blocking in the field: not believed of a vcpu that was never given an
  * NMI. */
 START_TEST(leaked_nmi_blocking)
@@ -1393,6 +1409,7 @@ int main(void)
     tcase_add_test(tests, iret_that_faulted);
     tcase_add_test(tests, interruptibility);
     tcase_add_test(tests, single_step_goes_first);
+    tcase_add_test(tests, debug_ends_shadow);
     tcase_add_test(tests, leaked_nmi_blocking);
     tcase_add_test(tests, windows);
     tcase_add_test(tests, state_round_trip);
