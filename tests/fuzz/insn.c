@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * libFuzzer's target for the decoder and the executor: the input is a processor's state, the answers of
- * its memory, and instruction bytes. Judged are the promises of execute.h: nothing is left of what did
- * not retire, logs are bounded and end, callbacks get sane arguments, and decoding finds the same
- * whatever lies behind the instruction.
+ * libFuzzer's target for the decoder and the executor: the input is a processor's state, the
+ * answers of its memory, and instruction bytes. Judged are the promises of execute.h: nothing is
+ * left of what did not retire, logs are bounded and end, callbacks get sane arguments, and decoding
+ * finds the same whatever lies behind the instruction.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -111,6 +111,44 @@ static struct insn_msrs *do_msrs(void *context)
     return &msrs;
 }
 
+static bool do_vector(void *context, unsigned reg, void *data, bool write, enum insn_vector part)
+{
+    PROMISE(reg < 16 && part <= INSN_VECTOR_HIGH);
+    if (!write)
+        fill(context, data, 16);
+    return take(context, 1) != 0xff;
+}
+
+/* The control and status words, and the register on top. */
+static bool do_fpu(void *context, void *image, bool write)
+{
+    if (!write) {
+        memset(image, 0, 512);
+        fill(context, image, 6);
+        fill(context, (uint8_t *)image + 32, 10);
+    }
+    return take(context, 1) != 0xff;
+}
+
+static bool do_x87(void *context, unsigned opcode, unsigned modrm, void *image, void *memory,
+                   uint64_t *flags)
+{
+    PROMISE(opcode >= 0xd8 && opcode <= 0xdf && modrm <= 0xff);
+    PROMISE(!(*flags & ~0x8d5ull));
+    memset(memory, (int)take(context, 1), 108);
+    fill(context, image, 16);
+    *flags = take(context, 2) & 0x8d5;
+    return take(context, 1) != 0xff;
+}
+
+static enum insn_access_result do_task_cr3(void *context, uint64_t cr3, struct insn_fault *fault)
+{
+    enum insn_access_result result = answer(context, fault, false);
+
+    PROMISE(cr3 <= UINT32_MAX);
+    return result == INSN_ACCESS_PENDING ? INSN_ACCESS_OK : result;
+}
+
 static void make_ops(struct input *in, struct insn_ops *ops)
 {
     unsigned choice = (unsigned)take(in, 1);
@@ -121,6 +159,10 @@ static void make_ops(struct input *in, struct insn_ops *ops)
     ops->out = choice & 2 ? do_out : NULL;
     ops->descriptors = choice & 4;
     ops->msrs = choice & 8 ? do_msrs : NULL;
+    ops->vector = choice & 16 ? do_vector : NULL;
+    ops->fpu = choice & 32 ? do_fpu : NULL;
+    ops->x87 = choice & 64 ? do_x87 : NULL;
+    ops->task_cr3 = choice & 128 ? do_task_cr3 : NULL;
 }
 
 static void make_cpu(struct input *in, struct insn_cpu *cpu, uint64_t *gpr)
@@ -162,6 +204,7 @@ static void unchanged(const struct insn *insn, const struct insn_cpu *before,
     if (insn && insn->op >= INSN_OP_MOVS && insn->op <= INSN_OP_OUTS)
         return;
     now.operand = before->operand;
+    now.cr3 = before->cr3; /* from the moment at which the new task's tables are needed */
     PROMISE(!memcmp(&now, before, sizeof(now)));
     PROMISE(!memcmp(gpr, after->gpr, 16 * sizeof(*gpr)));
 }
@@ -185,7 +228,7 @@ static void execute(struct input *in, const struct insn *insn, struct insn_cpu *
         memcpy(gpr, cpu->gpr, sizeof(gpr));
         result = insn ? insn_execute(insn, cpu, &ops, in, &replay, 8, &fault)
                       : insn_deliver(&event, cpu, &ops, in, &replay, &fault);
-        if (result != INSN_OK)
+        if (result != INSN_OK && !(result == INSN_FAULT && cpu->task_switched))
             unchanged(insn, &before, cpu, gpr);
         if (result != INSN_PENDING) {
             PROMISE(replay.count == 0);
@@ -228,6 +271,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             PROMISE(insn_decode(&again, bytes, i, (enum insn_mode)cpu.mode) == INSN_MORE);
         PROMISE(insn_decode(&again, bytes, insn.length, (enum insn_mode)cpu.mode) == result);
     }
-    execute(&in, result == INSN_OK ? &insn : NULL, &cpu);
+    execute(&in, result == INSN_OK || result == INSN_UNKNOWN ? &insn : NULL, &cpu);
     return 0;
 }
