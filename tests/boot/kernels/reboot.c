@@ -55,6 +55,61 @@ static void change_code(void)
         REQUIRE(call_probe() == 0xff);
 }
 
+/* ---- Page tables ---- */
+
+#ifdef __x86_64__
+enum { PAGE_FAULT = 14 };
+
+extern uint64_t pml4[512], pdpt[512];
+extern uint8_t on_page_fault[];
+extern volatile uint32_t page_faults;
+/* Counts, and goes on behind the instruction of two bytes. */
+__asm__(".text; .globl on_page_fault; on_page_fault: incl page_faults; addq $8, %rsp;"
+        "addq $2, (%rsp); iretq; .bss; .globl page_faults; .balign 4; page_faults: .long 0; .text");
+
+static bool faults(uint64_t address)
+{
+    static uint64_t idt[2 * (PAGE_FAULT + 1)];
+    struct {
+        uint16_t limit;
+        uintptr_t base;
+    } __attribute__((packed)) pointer = {sizeof(idt) - 1, (uintptr_t)idt};
+    uint64_t handler = (uintptr_t)on_page_fault;
+    uint32_t before = page_faults;
+
+    idt[2 * PAGE_FAULT] =
+        (handler & 0xffff) | 0x18 << 16 | 0x8e00ull << 32 | (handler >> 16 & 0xffff) << 48;
+    idt[2 * PAGE_FAULT + 1] = handler >> 32;
+    __asm__ volatile("lidt %0" : : "m"(pointer));
+    __asm__ volatile("movb (%0), %%al" : : "c"(address) : "rax", "memory");
+    return page_faults != before;
+}
+
+/* A second way to the same memory, which the kernel's next copy does not have. */
+static void add_mapping(void)
+{
+    REQUIRE(faults(1ull << 39));
+    ((volatile uint64_t *)pml4)[1] = (uintptr_t)pdpt | 7;
+    REQUIRE(!faults(1ull << 39));
+}
+
+static void check_mapping(void)
+{
+    REQUIRE(pml4[1] == 0);
+    REQUIRE(faults(1ull << 39));
+}
+#else
+static void add_mapping(void)
+{
+}
+
+static void check_mapping(void)
+{
+}
+#endif
+
+/* ---- Interrupt controllers ---- */
+
 static void set_controllers_up(void)
 {
     *lapic(0xf0) = 0x1f0;
@@ -118,6 +173,7 @@ void test_reboot(const char *way)
         out8(0x70, MARK);
         out8(0x71, MARKED);
         change_code();
+        add_mapping();
         set_controllers_up();
         print("first start\n");
         ask(way);
@@ -125,6 +181,7 @@ void test_reboot(const char *way)
     }
     for (unsigned i = 0; i < 8; i++)
         REQUIRE(call_probe() == 0xffffffff);
+    check_mapping();
     check_controllers();
     print("second start\n");
 }

@@ -122,6 +122,7 @@ boot_state:
     .bss
     .balign 4096
 #ifdef __x86_64__
+    .globl pml4, pdpt
 pml4:
     .skip 4096
 pdpt:
