@@ -648,9 +648,95 @@ static void x2apic_mode(void)
     with_each_help(x2apic);
 }
 
+/* ---- Another place for the registers ---- */
+
+enum { ELSEWHERE = 0xfeb00000, NOBODY = 0x77 };
+
+static uint32_t read_at(uint64_t address)
+{
+    uint32_t value;
+    __asm__ volatile("movl (%1), %0" : "=r"(value) : "r"(address) : "memory");
+    return value;
+}
+
+static void guest_served_elsewhere(struct bare_frame *frame)
+{
+    (void)frame;
+    ordered++;
+    *(volatile uint32_t *)(uintptr_t)(ELSEWHERE + REG_EOI) = 0;
+}
+
+/* What is at the place that the registers have left answers NOBODY. */
+static void guest_relocates(uint64_t rounds)
+{
+    uint64_t base = bare_rdmsr(MSR_BASE), bad = 0;
+
+    ordered = 0;
+    touch_idt();
+    guest_handler[HELD] = guest_served_elsewhere;
+    apic_write(REG_SVR, 0x1ff);
+    apic_write(REG_TPR, 0x30);
+    bad += apic_read(REG_VERSION) != 0x50014;
+    bad += (uint64_t)(read_at(ELSEWHERE + REG_VERSION) != NOBODY) << 1;
+    bare_wrmsr(MSR_BASE, ELSEWHERE | (base & 0xfff));
+    bad += (uint64_t)(apic_read(REG_VERSION) != NOBODY) << 2;
+    for (uint64_t i = 0; i < rounds; i++)
+        bad |= (uint64_t)(read_at(ELSEWHERE + REG_VERSION) != 0x50014 ||
+                          read_at(ELSEWHERE + REG_TPR) != 0x30)
+               << 3;
+    bad += (uint64_t)(read_at(ELSEWHERE + REG_SVR) != 0x1ff) << 4;
+    bare_irq_enable();
+    *(volatile uint32_t *)(uintptr_t)(ELSEWHERE + REG_ICR) = SELF | HELD;
+    for (volatile unsigned i = 0; i < 100 && !*(volatile unsigned *)&ordered; i++)
+        ;
+    bare_irq_disable();
+    bad += (uint64_t)(ordered != 1) << 5;
+    bare_wrmsr(MSR_BASE, base);
+    bad += (uint64_t)(read_at(ELSEWHERE + REG_VERSION) != NOBODY) << 6;
+    bad += (uint64_t)(apic_read(REG_VERSION) != 0x50014 || apic_read(REG_TPR) != 0x30) << 7;
+    guest_done(bad);
+}
+
+static enum virtx_verdict answer_nobody(struct virtx_vcpu *vcpu, struct virtx_exit *exit, void *ctx)
+{
+    (void)vcpu;
+    (void)ctx;
+    exit->mmio.value = NOBODY;
+    return VIRTX_HANDLED;
+}
+
+static void relocation(void)
+{
+    struct virtx_intercept *first = intercept_handler(VIRTX_INTERCEPT_MMIO, VIRTX_READ, APIC,
+                                                      APIC + 0xfff, answer_nobody, NULL);
+    struct virtx_intercept *second = intercept_handler(VIRTX_INTERCEPT_MMIO, VIRTX_READ, ELSEWHERE,
+                                                       ELSEWHERE + 0xfff, answer_nobody, NULL);
+    uint64_t before;
+
+    with_lapic(0);
+    CHECK_EQUAL(GUEST_RESULT(guest_relocates, 1), 0);
+    before = guest_exits();
+    CHECK_EQUAL(GUEST_RESULT(guest_relocates, 1000), 0);
+    before = guest_exits() - before;
+    if (paging_is_nested() && has_feature(VIRTX_FEATURE_APIC_ACCESS) &&
+        has_feature(VIRTX_FEATURE_APIC_REGISTERS))
+        CHECK(before < 100); /* the help has moved along */
+    else
+        CHECK(before >= 1000);
+    virtx_lapic_detach(&lapic);
+    CHECK_OK(virtx_intercept_remove(first));
+    CHECK_OK(virtx_intercept_remove(second));
+}
+
+static void lapic_relocated(void)
+{
+    with_each_help(relocation);
+}
+
 GUEST_CASES({"cr8-writes-without-exits", cr8_writes_without_exits},
             {"interrupt-waits-for-cr8", interrupt_waits_for_cr8},
             {"cr8-exits-armed", cr8_exits_armed}, {"lapic-priorities", lapic_priorities},
             {"lapic-saved-and-restored", lapic_restored},
             {"lapic-registers-without-exits", registers_without_exits},
-            {"lapic-level-ends", level_ends}, {"x2apic-mode", x2apic_mode});
+            {"lapic-level-ends", level_ends}, {"x2apic-mode", x2apic_mode},
+            {"lapic-relocated", lapic_relocated});
