@@ -53,6 +53,10 @@ enum virtx_request {
     VIRTX_REQUEST_NMI = 1u << 4,        /**< virtx_vcpu_nmi(). */
     VIRTX_REQUEST_INIT = 1u << 5,       /**< virtx_vcpu_signal_init(). */
     VIRTX_REQUEST_SIPI = 1u << 6,       /**< virtx_vcpu_signal_sipi(); virtx_backend_sipi() has the vector. */
+    VIRTX_REQUEST_POSTED = 1u << 7,     /**< As ::VIRTX_REQUEST_EVENT, left behind by a backend's `post`, which does not
+                                             kick: so that a request that does finds its own bit clear. */
+    VIRTX_REQUEST_DEADLINE = 1u << 8,   /**< The source's next time (virtx_irq_source::deadline), or the embedder's, may
+                                             be another. */
 };
 
 /** @brief The operations of a backend. All are required but where NULL is given a meaning. */
@@ -168,6 +172,13 @@ struct virtx_backend {
     /** Replaces it; the event is well-formed, or NULL: there is none. */
     void (*interrupted_set)(struct virtx_vcpu *vcpu, const struct virtx_event *event);
     /** @} */
+    /** Posted interrupts: requests an edge-triggered vector of the vcpu's local APIC, and sees to it that the vcpu
+     *  notices, which as an irq_changed need not be done then. Any CPU. False: nothing has been done, now it does not
+     *  work that way. NULL: it never does. */
+    bool (*post)(struct virtx_vcpu *vcpu, uint8_t vector);
+    /** What has been posted and the processor has not moved to IRR is in @p set (bit n of all 256: vector n), and no longer
+     *  posted. On the vcpu's thread, or while it is stopped. False: nothing. Goes with `post`. */
+    bool (*posted)(struct virtx_vcpu *vcpu, uint64_t set[4]);
 };
 
 /** @name What the objects offer to a backend. */

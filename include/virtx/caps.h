@@ -31,9 +31,12 @@ enum virtx_feature {
     VIRTX_FEATURE_APIC_ACCESS = 1u << 12,       /**< APIC-access page. */
     VIRTX_FEATURE_APIC_REGISTERS = 1u << 13,    /**< APIC-register virtualization. */
     VIRTX_FEATURE_VIRTUAL_INTERRUPT = 1u << 14, /**< Virtual-interrupt delivery. */
-    VIRTX_FEATURE_POSTED_INTERRUPT = 1u << 15,  /**< Posted interrupts. */
+    VIRTX_FEATURE_POSTED_INTERRUPT = 1u << 15,  /**< Posted interrupts: edge-triggered ones reach a guest that runs on
+                                                     another CPU without an exit. In use where the host has
+                                                     virtx_host_ops::interrupt, notify_cpu and posted_vector. */
     VIRTX_FEATURE_VIRTUAL_NMI = 1u << 16,       /**< NMI blocking is tracked by the hardware. */
-    VIRTX_FEATURE_TIMER = 1u << 17,             /**< VMX-preemption timer. */
+    VIRTX_FEATURE_TIMER = 1u << 17,             /**< A time at which the guest exits by itself (VMX-preemption timer):
+                                                     virtx_irq_source::deadline, virtx_vcpu_deadline(). */
     VIRTX_FEATURE_TSC_SCALING = 1u << 18,       /**< TSC multiplier, TSC ratio MSR. */
     VIRTX_FEATURE_PAUSE_FILTER = 1u << 19,      /**< PAUSE-loop exiting, PAUSE filter. */
     VIRTX_FEATURE_VIRTUAL_GIF = 1u << 20,       /**< SVM: virtual GIF. */

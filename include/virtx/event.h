@@ -116,6 +116,12 @@ struct virtx_irq_source {
     /** For a local APIC that lets the processor help: what it must do for that. NULL: all accesses
      *  to its registers exit, and interrupts are taken with `take`. Needs `tpr` and `set_tpr`. */
     const struct virtx_irq_apic *apic;
+    /** The time of the host's TSC at which `pending` will have another answer by itself, as a timer's; UINT64_MAX:
+     *  never. It is asked right after `pending`, and again when virtx_vcpu_irq_changed() says that it may be another.
+     *  With ::VIRTX_FEATURE_TIMER the guest is interrupted at that time, and no timer of the host need be armed while
+     *  it is in run. Without, or while the guest halts, that is left to the embedder; `pending` is asked again
+     *  after the first host interrupt that run takes from that time on. NULL: it has no such time. */
+    uint64_t (*deadline)(void *ctx);
 };
 
 #ifdef __cplusplus

@@ -46,6 +46,7 @@ enum virtx_exit_reason {
     VIRTX_EXIT_SIPI,        /**< `sipi`. Likewise virtx_vcpu_signal_sipi(); the vcpu waits still. */
     VIRTX_EXIT_TASK_SWITCH, /**< Not used: run carries out hardware task switches. */
     VIRTX_EXIT_WINDOW,      /**< The interrupt window asked for by virtx_vcpu_window() is open. */
+    VIRTX_EXIT_DEADLINE,    /**< The time given to virtx_vcpu_deadline() has come. */
     VIRTX_EXIT_UNKNOWN,     /**< `raw` alone says what it is. The next run re-enters. */
     VIRTX_EXIT_REASON_COUNT /**< Number of reasons. */
 };

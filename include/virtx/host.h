@@ -91,6 +91,16 @@ struct virtx_host_ops {
      *  brought it, in that context, which may be an interrupt or NMI handler; once too often rather than
      *  too seldom. */
     void (*wake)(void *ctx, struct virtx_vcpu *vcpu);
+    /** Optional; with the two that follow it allows ::VIRTX_FEATURE_POSTED_INTERRUPT. Runs the host's handler of an
+     *  external interrupt that a guest's exit has acknowledged already, as the processor would have through the IDT
+     *  (with interrupts off). While that feature is in use run hands all interrupts that end a guest's time to this,
+     *  also when it was called at IF = 0. */
+    void (*interrupt)(void *ctx, uint8_t vector);
+    /** Optional. Sends `posted_vector` to CPU @p cpu as an interrupt. If a guest runs there, its processor takes it
+     *  as a sign to look for posted interrupts; the host's own handler need only acknowledge it. From any context. */
+    void (*notify_cpu)(void *ctx, uint32_t cpu);
+    /** The vector that notify_cpu() sends, 16 to 255, of no other use; 0: there is none. */
+    uint32_t posted_vector;
 };
 
 /**

@@ -137,6 +137,9 @@ struct virtx_lapic {
     struct virtx_intercept *msrs[3]; /**< Its intercepts of MSRs. */
     const uint64_t *turns;  /**< Grows whenever the processor may write `regs`; NULL: that may be always. */
     uint64_t turn;          /**< Its value when that was last looked at. */
+    bool (*post)(struct virtx_vcpu *vcpu, uint8_t vector); /**< The backend's, or NULL; see backend.h. */
+    bool (*posted)(struct virtx_vcpu *vcpu, uint64_t set[4]); /**< Likewise. */
+    uint64_t levels[4];     /**< Vectors that have once been a level's: not posted, for the sake of TMR. Atomic. */
     bool unsaid;            /**< virtx_irq_apic::changed has not been asked since IRR, ISR or TMR were. */
     uint32_t own[0x280 / 4]; /**< See `regs`. */
 };
@@ -350,8 +353,8 @@ void virtx_lapic_set_tsc_offset(struct virtx_lapic *lapic, uint64_t offset);
  * Makes a LAPIC and gives it to a vcpu: register page and MSRs are served inside run, its vectors
  * become the vcpu's interrupts; NMI, INIT and SIPI go to virtx_vcpu_nmi(), virtx_vcpu_signal_init() and
  * virtx_vcpu_signal_sipi(); an SMI has no effect. Time is the processor's time-stamp
- * counter. What remains for the loop: to come back (with a kick, or any exit) when
- * virtx_lapic_deadline() is reached and call virtx_lapic_advance().
+ * counter. What remains for the loop: to end the sleep of a vcpu that halts when virtx_lapic_deadline() is
+ * reached, and, without ::VIRTX_FEATURE_TIMER, to have a host interrupt come then while the guest is in run.
  *
  * An attached LAPIC accepts messages from any CPU, but not from an NMI handler.
  *

@@ -220,6 +220,17 @@ enum virtx_status virtx_vcpu_irq_source(struct virtx_vcpu *vcpu,
  *  guest that runs, without making run return. From any CPU and context. */
 void virtx_vcpu_irq_changed(struct virtx_vcpu *vcpu);
 
+/**
+ * @brief Makes run return ::VIRTX_EXIT_DEADLINE once the host's TSC has reached @p tsc; 0 takes that back.
+ *
+ * For devices of the embedder's own: with ::VIRTX_FEATURE_TIMER it need not arm a timer of its host while the guest
+ * is in run. Without that feature it must, and the time is looked at whenever run takes a host interrupt. It holds
+ * for one return. A guest that halts makes run return ::VIRTX_EXIT_HLT, not this. The vcpu is not in run,
+ * or it is called from a handler.
+ * @return ::VIRTX_OK, ::VIRTX_E_BUSY
+ */
+enum virtx_status virtx_vcpu_deadline(struct virtx_vcpu *vcpu, uint64_t tsc);
+
 /** @brief Makes run return ::VIRTX_EXIT_WINDOW as soon as the guest could take an external interrupt.
  *  For embedders that inject by themselves. */
 enum virtx_status virtx_vcpu_window(struct virtx_vcpu *vcpu);

@@ -132,14 +132,14 @@ enum virtx_status virtx_vcpu_irq_source(struct virtx_vcpu *vcpu,
     vcpu->irq = source;
     vcpu->irq_ctx = ctx;
     virtx_irq_registers(vcpu, true);
-    virtx_request_lazily(vcpu, VIRTX_REQUEST_EVENT);
+    virtx_request_lazily(vcpu, VIRTX_REQUEST_EVENT | VIRTX_REQUEST_DEADLINE);
     virtx_vcpu_release(vcpu, release);
     return VIRTX_OK;
 }
 
 void virtx_vcpu_irq_changed(struct virtx_vcpu *vcpu)
 {
-    virtx_request(vcpu, VIRTX_REQUEST_EVENT);
+    virtx_request(vcpu, VIRTX_REQUEST_EVENT | VIRTX_REQUEST_DEADLINE);
 }
 
 enum virtx_status virtx_vcpu_window(struct virtx_vcpu *vcpu)
@@ -151,6 +151,19 @@ enum virtx_status virtx_vcpu_window(struct virtx_vcpu *vcpu)
         return status;
     vcpu->events.want_window = true;
     virtx_request_lazily(vcpu, VIRTX_REQUEST_EVENT);
+    virtx_vcpu_release(vcpu, release);
+    return VIRTX_OK;
+}
+
+enum virtx_status virtx_vcpu_deadline(struct virtx_vcpu *vcpu, uint64_t tsc)
+{
+    bool release;
+    enum virtx_status status = virtx_vcpu_claim(vcpu, &release);
+
+    if (status != VIRTX_OK)
+        return status;
+    vcpu->deadline = tsc;
+    virtx_request_lazily(vcpu, VIRTX_REQUEST_DEADLINE);
     virtx_vcpu_release(vcpu, release);
     return VIRTX_OK;
 }

@@ -25,6 +25,7 @@ const char *virtx_exit_name(uint32_t reason)
         [VIRTX_EXIT_SIPI] = "sipi",
         [VIRTX_EXIT_TASK_SWITCH] = "task switch",
         [VIRTX_EXIT_WINDOW] = "window",
+        [VIRTX_EXIT_DEADLINE] = "deadline",
         [VIRTX_EXIT_UNKNOWN] = "unknown",
     };
 

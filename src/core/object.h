@@ -223,6 +223,7 @@ struct virtx_vcpu {
     struct event_queue events;
     const struct virtx_irq_source *irq;
     void *irq_ctx;
+    uint64_t deadline; /* [vcpu] virtx_vcpu_deadline(); 0: none */
 
     _Atomic uint32_t cpu; /* where it is loaded, VIRTX_NO_CPU if nowhere */
     /* A thread is inside the library on this vcpu: in run, or in a call that touches its state or

@@ -94,6 +94,9 @@ void hw_apic_follow(struct hw_vcpu *hv)
     soft->apic_base = base;
     soft->apic_confined = hv->confined;
     soft->apic = choose(hv, base);
+    atomic_store(&soft->posting,
+                 soft->apic.delivery &&
+                     (hv->vcpu->virtx->caps.features & VIRTX_FEATURE_POSTED_INTERRUPT));
     move_page(hv, soft->apic.access ? base & APIC_BASE_PAGE : HW_APIC_NOWHERE);
     if (soft->apic_place == HW_APIC_UNKNOWN)
         soft->apic_place = HW_APIC_NOWHERE; /* there is no page */
@@ -116,4 +119,37 @@ bool hw_apic_exit(struct hw_vcpu *hv)
     else
         vcpu->irq->apic->written(vcpu->irq_ctx, (uint32_t)exit->raw.qualification & 0xff0);
     return true;
+}
+
+/*
+ * An interrupt for a guest that runs on another CPU reaches it without an exit. The request is left for the case that
+ * it does not run: then the next look at the events finds what was posted, and the order is that of a kick (run.c). So
+ * a notification that the host takes, or a vcpu of another VM, loses nothing.
+ */
+bool hw_post(struct virtx_vcpu *vcpu, uint8_t vector)
+{
+    struct hw_vcpu *hv = hw_of(vcpu);
+    const struct virtx *virtx = vcpu->virtx;
+    uint32_t cpu;
+    bool first;
+
+    if (!atomic_load(&hv->soft->posting))
+        return false;
+    first = hv->ops->post(hv, vector);
+    atomic_fetch_or(&vcpu->requests, VIRTX_REQUEST_POSTED);
+    if (virtx->ops.wake && !atomic_load(&vcpu->running)) {
+        virtx->ops.wake(virtx->ctx, vcpu);
+    } else if (first) {
+        cpu = atomic_load(&vcpu->cpu);
+        if (cpu != VIRTX_NO_CPU && cpu != virtx->ops.this_cpu(virtx->ctx))
+            virtx->ops.notify_cpu(virtx->ctx, cpu);
+    }
+    return true;
+}
+
+bool hw_posted(struct virtx_vcpu *vcpu, uint64_t set[4])
+{
+    struct hw_vcpu *hv = hw_of(vcpu);
+
+    return (vcpu->virtx->caps.features & VIRTX_FEATURE_POSTED_INTERRUPT) && hv->ops->posted(hv, set);
 }

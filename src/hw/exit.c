@@ -175,10 +175,14 @@ static bool exception_exit(struct hw_vcpu *hv, enum virtx_status *status)
 
 static bool interrupt_exit(struct hw_vcpu *hv)
 {
-    if (!hv->host_if)
-        return hw_to_loop(hv, false);
-    x86_irq_window();
-    if (hv->vcpu->vm->config.exit_on_interrupt)
+    const struct virtx *virtx = hv->vcpu->virtx;
+
+    if (virtx->caps.features & VIRTX_FEATURE_POSTED_INTERRUPT)
+        virtx->ops.interrupt(virtx->ctx, hv->acknowledged);
+    else if (hv->host_if)
+        x86_irq_window();
+    hw_deadline_look(hv);
+    if (!hv->host_if || hv->vcpu->vm->config.exit_on_interrupt)
         return hw_to_loop(hv, false);
     return true;
 }
@@ -223,6 +227,9 @@ static bool internal_exit(struct hw_vcpu *hv, enum virtx_status *status)
         vcpu->stats.exits[VIRTX_EXIT_EXCEPTION]++;
         return hw_interpret_fault(hv, status);
     case HW_EXIT_TIMER:
+        hv->work |= HW_WORK_EVENT | HW_WORK_DEADLINE;
+        vcpu->stats.exits[VIRTX_EXIT_DEADLINE]++;
+        return true;
     case HW_EXIT_TABLES_LOG:
         vcpu->stats.exits[VIRTX_EXIT_NONE]++;
         return true;

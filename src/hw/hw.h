@@ -42,6 +42,9 @@ enum hw_flush {
     HW_FLUSH_NESTED = 1u << 1, /* all guest-physical translations of this vcpu's root */
 };
 
+/* virtx_hw.deadline: there is none. */
+#define HW_NO_DEADLINE UINT64_MAX
+
 /* Where the guest goes on from the state that it is in. */
 enum hw_place {
     HW_PLACE_HARDWARE, /* in the processor */
@@ -62,6 +65,7 @@ enum hw_work {
     HW_WORK_STARTUP = 1u << 8,  /* an INIT or a start-up IPI has come */
     HW_WORK_EXECUTE = 1u << 9,  /* everything goes through the executor (virtx_vcpu_interpret()) */
     HW_WORK_ENGINE = 1u << 10,  /* the paging engine was exchanged */
+    HW_WORK_DEADLINE = 1u << 12, /* the next deadline may be another, or has come */
     HW_WORK_NMI = 1u << 11,     /* always: kicks are NMIs, as the interrupts are the guest's */
 };
 
@@ -141,6 +145,7 @@ struct hw_vcpu {
         uint32_t after_exit;   /* not 0: any of these; there is more to an exit than its service */
     };
     bool host_if;                  /* RFLAGS.IF when run was called */
+    uint8_t acknowledged; /* with VIRTX_FEATURE_POSTED_INTERRUPT and VIRTX_EXIT_INTERRUPT: the host's vector */
     bool retire;                   /* a completed access has its instruction still to be retired */
     bool fpu_loaded;               /* the guest's FPU state is in the processor */
     bool debug_loaded;             /* the guest's DR0-3, DR6 are in the processor */
@@ -247,6 +252,11 @@ struct virtx_hw {
     void *(*apic_page)(struct hw_vcpu *hv);
     /* With controls.apic.delivery: IRR, ISR or TMR in the page may have been changed. */
     void (*apic_changed)(struct hw_vcpu *hv);
+    /* VIRTX_FEATURE_POSTED_INTERRUPT. post() requests a vector, from any CPU: true: the first since the processor or
+     * posted() took the others, so the CPU where the vcpu is loaded has to be notified. posted(): what
+     * has been requested and not moved to IRR in the page; not while the guest runs. */
+    bool (*post)(struct hw_vcpu *hv, uint8_t vector);
+    bool (*posted)(struct hw_vcpu *hv, uint64_t set[4]);
     /* The guest's CR4 from now on is this: what kernels write twice to flush the TLB; or its CR0, of
      * which WP changes, under shadow paging only. False: more changes than PGE or WP, or more follows
      * from it than src/hw sees to (a flush, another root); nothing has been done. NULL: the vendor has no quick way. */
@@ -274,6 +284,9 @@ struct virtx_hw {
     /* The VM's paging engine has been exchanged: all that depends on it is different from the next entry on.
      * The groups that the vendor keeps differently then are valid and dirty already. */
     void (*engine)(struct hw_vcpu *hv);
+    /* VIRTX_FEATURE_TIMER: the guest exits with HW_EXIT_TIMER when the host's TSC reaches this, or some time
+     * before; HW_NO_DEADLINE: never. NULL: no processor of this vendor has that. */
+    void (*deadline)(struct hw_vcpu *hv, uint64_t tsc);
     /* hv->tsc_offset has changed. */
     void (*tsc_offset)(struct hw_vcpu *hv);
     /* VIRTX_FEATURE_DIRTY_LOGGING: tells virtx_backend_dirty() of the pages that the hardware has logged. Any
@@ -371,7 +384,7 @@ const struct insn *hw_insn(struct hw_vcpu *hv);
         .wake = hw_wake, .set = hw_set, .gpr = hw_gpr, .fpu_size = hw_fpu_size, .fpu_get = hw_fpu_get,              \
         .fpu_set = hw_fpu_set, .interpret = hw_interpret_always, .kick = hw_kick, .nmi_return = hw_nmi_return, .intercept_check = hw_intercept_check,             \
         .intercept_changed = hw_intercept_changed, .memory = hw_memory,                            \
-        .collect_dirty = hw_collect_dirty, .engine_changed = hw_engine_changed, .cpuid_changed = hw_intercept_changed, .drain_dirty = hw_drain_dirty, .apic_page = hw_apic_page, .hw = hw_table,                                         \
+        .collect_dirty = hw_collect_dirty, .engine_changed = hw_engine_changed, .cpuid_changed = hw_intercept_changed, .drain_dirty = hw_drain_dirty, .apic_page = hw_apic_page, .post = hw_post, .posted = hw_posted, .hw = hw_table,                                         \
         .msr_list = hw_msr_list, .msr_get = hw_msr_get, .msr_set = hw_msr_set,                     \
         .interrupted_get = hw_interrupted_get, .interrupted_set = hw_interrupted_set,              \
     }
@@ -415,5 +428,7 @@ enum virtx_status hw_msr_get(struct virtx_vcpu *vcpu, uint32_t index, uint64_t *
 enum virtx_status hw_msr_set(struct virtx_vcpu *vcpu, uint32_t index, uint64_t value);
 bool hw_interrupted_get(struct virtx_vcpu *vcpu, struct virtx_event *event);
 void hw_interrupted_set(struct virtx_vcpu *vcpu, const struct virtx_event *event);
+bool hw_post(struct virtx_vcpu *vcpu, uint8_t vector);
+bool hw_posted(struct virtx_vcpu *vcpu, uint64_t set[4]);
 
 #endif

@@ -288,6 +288,7 @@ static bool host_interrupts(struct hw_vcpu *hv)
     hv->soft->executed = 0;
     if (hv->host_if)
         x86_irq_window();
+    hw_deadline_look(hv);
     if (hv->host_if && !hv->vcpu->vm->config.exit_on_interrupt)
         return true;
     hw_record(hv, VIRTX_EXIT_INTERRUPT);

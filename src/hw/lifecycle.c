@@ -83,6 +83,7 @@ enum virtx_status hw_vcpu_create(struct virtx_vcpu *vcpu)
         return virtx_fail(&vcpu->error, VIRTX_E_NO_MEMORY, "vcpu", "the host has no pages left",
                           pages);
     hv->soft->pages = (uint8_t)pages;
+    hv->soft->deadline = HW_NO_DEADLINE;
     hv->io_buffer = hv->soft->io_buffer;
     hw_cpuid_policy(hv);
     status = hw_fpu_create(hv);

@@ -36,8 +36,10 @@ static bool take_requests(struct hw_vcpu *hv)
 
     if (requests & VIRTX_REQUEST_INTERCEPT)
         hv->work |= HW_WORK_CONTROLS;
-    if (requests & VIRTX_REQUEST_EVENT)
+    if (requests & (VIRTX_REQUEST_EVENT | VIRTX_REQUEST_POSTED))
         hv->work |= HW_WORK_EVENT;
+    if (requests & VIRTX_REQUEST_DEADLINE)
+        hv->work |= HW_WORK_EVENT | HW_WORK_DEADLINE;
     if (requests & VIRTX_REQUEST_NMI) {
         virtx_event_nmi(&vcpu->events, hw_state(hv, VIRTX_STATE_INTR)->interruptibility);
         hv->work |= HW_WORK_EVENT;
@@ -75,6 +77,8 @@ static enum hw_next prepare(struct hw_vcpu *hv)
     }
     if ((hv->work & HW_WORK_STARTUP) && hw_startup(hv) == HW_LEAVE)
         return HW_LEAVE;
+    if (unlikely(hv->work & HW_WORK_DEADLINE) && hw_deadline_due(hv))
+        return HW_LEAVE;
     if (hv->work & HW_WORK_EVENT) {
         if (hv->ops->apic_page)
             hw_apic_follow(hv);
@@ -101,6 +105,8 @@ static enum hw_next prepare(struct hw_vcpu *hv)
     }
     if ((hv->work & (HW_WORK_EVENT | HW_WORK_HALTED)) && hw_events(hv) == HW_LEAVE)
         return HW_LEAVE;
+    if (unlikely(hv->work & HW_WORK_DEADLINE))
+        hw_deadline_follow(hv);
     if (hv->work & HW_WORK_FPU)
         hw_fpu_load(hv);
     if (hv->work & HW_WORK_SWITCH)

@@ -117,9 +117,11 @@ struct hw_soft {
     bool follow_cr8;   /* an interrupt source wants to know CR8 … */
     bool cr8_shadow;   /* … and the guest has a copy in the hardware */
     uint8_t cr8_exits, tpr_seen, cr8_threshold;
+    uint64_t deadline; /* timer.c: of the host's TSC, HW_NO_DEADLINE for none */
     /* apic.c */
     struct hw_apic apic; /* what is in use … */
     uint64_t apic_base;  /* … for this IA32_APIC_BASE, 0: for no local APIC … */
+    _Atomic bool posting; /* interrupts can be posted: `apic` has it so */
     bool apic_new;       /* not in use before: the processor knows nothing of the registers yet */
     bool apic_confined;  /* … and this hw_vcpu.confined */
     uint64_t apic_place; /* [lock] where the page must be for this vcpu to run, or one of those below */
@@ -403,6 +405,11 @@ void hw_tpr_pull(struct hw_vcpu *hv);
 void hw_tpr_push(struct hw_vcpu *hv);
 /* With that, or with the register in the page of a local APIC: */
 void hw_tpr_threshold(struct hw_vcpu *hv);
+
+/* timer.c */
+bool hw_deadline_due(struct hw_vcpu *hv);    /* the embedder's has come: the record says so */
+void hw_deadline_follow(struct hw_vcpu *hv); /* after the source was asked what is pending */
+void hw_deadline_look(struct hw_vcpu *hv);   /* after a host interrupt */
 
 /* apic.c */
 #define HW_APIC_UNKNOWN 0u /* it has not run yet */

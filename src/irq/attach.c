@@ -65,9 +65,11 @@ static void lapic_event(void *ctx, enum virtx_apic_delivery kind, uint8_t vector
 }
 
 /* The guest's access may have made something deliverable: a lower priority, an unmasked entry. Of
- * registers in its page the processor knows a summary, which may be another too. */
-static void announce(struct virtx_lapic *lapic)
+ * registers in its page the processor knows a summary, which may be another too. Or it has set the timer. */
+static void announce(struct virtx_lapic *lapic, uint64_t old_deadline)
 {
+    if (lapic->deadline != old_deadline)
+        virtx_request_lazily(lapic->vcpu, VIRTX_REQUEST_DEADLINE);
     if (virtx_lapic_pending(lapic) >= 0 || lapic_in_page(lapic))
         lapic_changed(lapic);
 }
@@ -75,7 +77,7 @@ static void announce(struct virtx_lapic *lapic)
 static __attribute__((noinline)) enum virtx_verdict
 serve_register(struct virtx_lapic *lapic, struct virtx_exit_mmio *mmio, uint32_t offset)
 {
-    uint64_t now = __builtin_ia32_rdtsc();
+    uint64_t now = __builtin_ia32_rdtsc(), deadline = lapic->deadline;
 
     if (mmio->access == VIRTX_READ) {
         mmio->value = virtx_lapic_mmio_read(lapic, offset, mmio->size, now);
@@ -83,7 +85,7 @@ serve_register(struct virtx_lapic *lapic, struct virtx_exit_mmio *mmio, uint32_t
     }
     virtx_lapic_mmio_write(lapic, offset, mmio->size, mmio->value, now);
     lapic_show(lapic);
-    announce(lapic);
+    announce(lapic, deadline);
     return VIRTX_HANDLED;
 }
 
@@ -165,7 +167,7 @@ static enum virtx_verdict serve_msr(struct virtx_vcpu *vcpu, struct virtx_exit *
 {
     struct virtx_lapic *lapic = ctx;
     struct virtx_exit_msr *msr = &exit->msr;
-    uint64_t base = lapic->base;
+    uint64_t base = lapic->base, deadline = lapic->deadline;
 
     if (msr->access == VIRTX_READ) {
         if (!virtx_lapic_msr_read(lapic, msr->index, __builtin_ia32_rdtsc(), &msr->value))
@@ -178,7 +180,7 @@ static enum virtx_verdict serve_msr(struct virtx_vcpu *vcpu, struct virtx_exit *
         return general_protection(vcpu);
     base_written(lapic, base);
     lapic_show(lapic);
-    announce(lapic);
+    announce(lapic, deadline);
     return VIRTX_HANDLED;
 }
 
@@ -216,8 +218,10 @@ static inline void look_at_time(struct virtx_lapic *lapic)
     if (lapic->deadline != VIRTX_LAPIC_NO_DEADLINE) {
         uint64_t now = __builtin_ia32_rdtsc();
 
-        if (now >= lapic->deadline)
+        if (now >= lapic->deadline) {
             lapic_timer_sync(lapic, now);
+            virtx_request_lazily(lapic->vcpu, VIRTX_REQUEST_DEADLINE);
+        }
     }
 }
 
@@ -282,8 +286,11 @@ static bool attached_changed(void *ctx)
 static void attached_written(void *ctx, uint32_t offset)
 {
     struct virtx_lapic *lapic = ctx;
+    uint64_t deadline = lapic->deadline;
 
     lapic_written(lapic, offset, __builtin_ia32_rdtsc());
+    if (lapic->deadline != deadline)
+        virtx_request_lazily(lapic->vcpu, VIRTX_REQUEST_DEADLINE);
     if (lapic->unsaid)
         lapic_changed(lapic);
 }
@@ -291,6 +298,11 @@ static void attached_written(void *ctx, uint32_t offset)
 static void attached_ended(void *ctx, uint8_t vector)
 {
     lapic_ended((struct virtx_lapic *)ctx, vector);
+}
+
+static uint64_t attached_deadline(void *ctx)
+{
+    return ((const struct virtx_lapic *)ctx)->deadline;
 }
 
 static const struct virtx_irq_apic attached_apic = {
@@ -310,6 +322,7 @@ static const struct virtx_irq_source attached_source = {
     .set_tpr = attached_set_tpr,
     .tpr_threshold = attached_tpr_threshold,
     .init = attached_init,
+    .deadline = attached_deadline,
 };
 
 /* By the embedder, not by the guest: CR8 too is another. */
@@ -318,6 +331,7 @@ static void lapic_restored(struct virtx_lapic *lapic, uint64_t old_base)
     base_written(lapic, old_base);
     lapic_show(lapic);
     measure_offset(lapic, lapic->vcpu);
+    virtx_request_lazily(lapic->vcpu, VIRTX_REQUEST_DEADLINE);
     lapic_changed(lapic);
 }
 
@@ -337,6 +351,10 @@ enum virtx_status virtx_lapic_attach(struct virtx_lapic *lapic,
     lapic->vcpu = vcpu;
     lapic->turns = &vcpu->stats.entries;
     lapic->restored = lapic_restored;
+    if (vcpu->virtx->caps.features & VIRTX_FEATURE_POSTED_INTERRUPT) {
+        lapic->post = vcpu->virtx->backend->post;
+        lapic->posted = vcpu->virtx->backend->posted;
+    }
     status = intercept_page(lapic, &lapic->page);
     if (status == VIRTX_OK)
         status = intercept_msrs(lapic);

@@ -334,12 +334,30 @@ static inline void fold_inbox(struct virtx_lapic *l)
         lapic_error(l, errors);
 }
 
+/* What has been posted to the processor, which has not been entered since. */
+static __attribute__((noinline)) void fold_posted(struct virtx_lapic *l)
+{
+    uint64_t set[4];
+
+    if (!l->posted(l->vcpu, set))
+        return;
+    for (unsigned i = 0; i < ARRAY_SIZE(set); i++) {
+        fold_word(&l->regs[8 * i], (uint32_t)set[i], 0);
+        fold_word(&l->regs[8 * i + 4], (uint32_t)(set[i] >> 32), 0);
+    }
+    l->irr_max = lapic_highest(l, LAPIC_IRR, 255);
+    l->unsaid = true;
+}
+
 void lapic_attend(struct virtx_lapic *l)
 {
     uint32_t attention = __atomic_load_n(&l->attention, __ATOMIC_RELAXED);
 
-    if (unlikely(attention & LAPIC_IN_PAGE))
+    if (unlikely(attention & LAPIC_IN_PAGE)) {
         lapic_look(l);
+        if (l->posted != NULL)
+            fold_posted(l);
+    }
     if (attention & LAPIC_POSTED)
         fold_inbox(l);
 }
@@ -348,6 +366,18 @@ static void post(struct virtx_lapic *l)
 {
     __atomic_fetch_or(&l->attention, LAPIC_POSTED, __ATOMIC_RELEASE);
     l->config.changed(l->config.ctx);
+}
+
+/* Without a word to this model. TMR is not changed that way, so of a vector that has been a level's
+ * not even the edges go it. */
+static __attribute__((noinline)) bool post_to_processor(struct virtx_lapic *l, uint8_t vector,
+                                                        bool level)
+{
+    uint64_t bit = 1ull << (vector & 63), *levels = &l->levels[vector >> 6];
+
+    if (level)
+        __atomic_fetch_or(levels, bit, __ATOMIC_RELAXED);
+    return (__atomic_load_n(levels, __ATOMIC_RELAXED) & bit) == 0 && l->post(l->vcpu, vector);
 }
 
 bool virtx_lapic_accept(struct virtx_lapic *lapic, enum virtx_apic_delivery delivery,
@@ -380,6 +410,8 @@ bool virtx_lapic_accept(struct virtx_lapic *lapic, enum virtx_apic_delivery deli
             post(lapic);
             return false;
         }
+        if (lapic->post != NULL && post_to_processor(lapic, vector, level))
+            return true;
         __atomic_fetch_or(&set[vector >> 6], 1ull << (vector & 63), __ATOMIC_ACQ_REL);
         post(lapic);
         return true;

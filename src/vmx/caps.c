@@ -32,12 +32,14 @@
      VIRTX_FEATURE_EXECUTE_ONLY | VIRTX_FEATURE_FLUSH_BY_TAG | VIRTX_FEATURE_DESCRIPTOR_EXIT |     \
      VIRTX_FEATURE_EFER_SWITCH | VIRTX_FEATURE_PAT_SWITCH | VIRTX_FEATURE_RDTSCP |                 \
      VIRTX_FEATURE_INVPCID | VIRTX_FEATURE_XSAVES | VIRTX_FEATURE_TPR_SHADOW |                     \
-     VIRTX_FEATURE_PAUSE_FILTER | VIRTX_FEATURE_FAULT_FILTER | VMX_APIC_HELP)
+     VIRTX_FEATURE_PAUSE_FILTER | VIRTX_FEATURE_FAULT_FILTER | VIRTX_FEATURE_TIMER |                \
+     VIRTX_FEATURE_POSTED_INTERRUPT | VMX_APIC_HELP)
 
 /* What the library does with a control bit. */
 enum need {
     ON,       /* always 1: without it there is no VMX backend */
     OPTIONAL, /* 1 when its feature is in use */
+    EXACTLY,  /* 1 when its feature is in use, and else 0 */
     SWITCHED, /* 0 or 1 from time to time: the processor must allow 1 */
     AS_IT_IS, /* 0 or 1 from time to time where allowed; src/hw lives with what there is */
     OFF,      /* always 0: a processor that insists on 1 is not one this library knows */
@@ -52,8 +54,8 @@ static const struct rule_of_control {
     {"external-interrupt exiting", VMX_PIN, SWITCHED, PIN_INTERRUPT, 0},
     {"NMI exiting", VMX_PIN, ON, PIN_NMI, 0},
     {"virtual NMIs", VMX_PIN, OPTIONAL, PIN_VIRTUAL_NMI, VIRTX_FEATURE_VIRTUAL_NMI},
-    {"activate VMX-preemption timer", VMX_PIN, OFF, PIN_TIMER, 0},
-    {"process posted interrupts", VMX_PIN, OFF, PIN_POSTED_INTERRUPT, 0},
+    {"activate VMX-preemption timer", VMX_PIN, AS_IT_IS, PIN_TIMER, 0},
+    {"process posted interrupts", VMX_PIN, AS_IT_IS, PIN_POSTED_INTERRUPT, 0},
 
     {"interrupt-window exiting", VMX_PRIMARY, SWITCHED, PRIMARY_INTERRUPT_WINDOW, 0},
     {"use TSC offsetting", VMX_PRIMARY, ON, PRIMARY_TSC_OFFSET, 0},
@@ -98,7 +100,8 @@ static const struct rule_of_control {
     {"save debug controls", VMX_EXIT, ON, EXIT_SAVE_DEBUG, 0},
     {"host address-space size", VMX_EXIT, ON, EXIT_HOST_64, 0},
     {"load IA32_PERF_GLOBAL_CTRL on exit", VMX_EXIT, OFF, EXIT_LOAD_PERF, 0},
-    {"acknowledge interrupt on exit", VMX_EXIT, OFF, EXIT_ACK_INTERRUPT, 0},
+    {"acknowledge interrupt on exit", VMX_EXIT, EXACTLY, EXIT_ACK_INTERRUPT,
+     VIRTX_FEATURE_POSTED_INTERRUPT},
     {"load IA32_PAT on exit", VMX_EXIT, OPTIONAL, EXIT_LOAD_PAT, VIRTX_FEATURE_PAT_SWITCH},
     {"load IA32_EFER on exit", VMX_EXIT, OPTIONAL, EXIT_LOAD_EFER, VIRTX_FEATURE_EFER_SWITCH},
 
@@ -163,7 +166,6 @@ static uint64_t control_features(const struct vmx_caps *caps)
         {VMX_SECONDARY, SECONDARY_X2APIC, VIRTX_FEATURE_VIRTUAL_X2APIC},
         {VMX_SECONDARY, SECONDARY_APIC_REGISTERS, VIRTX_FEATURE_APIC_REGISTERS},
         {VMX_SECONDARY, SECONDARY_VIRTUAL_INTERRUPT, VIRTX_FEATURE_VIRTUAL_INTERRUPT},
-        {VMX_PIN, PIN_POSTED_INTERRUPT, VIRTX_FEATURE_POSTED_INTERRUPT},
         {VMX_PIN, PIN_TIMER, VIRTX_FEATURE_TIMER},
         {VMX_SECONDARY, SECONDARY_TSC_SCALING, VIRTX_FEATURE_TSC_SCALING},
         {VMX_SECONDARY, SECONDARY_PAUSE_LOOP, VIRTX_FEATURE_PAUSE_FILTER},
@@ -181,6 +183,8 @@ static uint64_t control_features(const struct vmx_caps *caps)
     }
     if (has(caps, VMX_PIN, PIN_VIRTUAL_NMI) && has(caps, VMX_PRIMARY, PRIMARY_NMI_WINDOW))
         features |= VIRTX_FEATURE_VIRTUAL_NMI;
+    if (has(caps, VMX_PIN, PIN_POSTED_INTERRUPT) && has(caps, VMX_EXIT, EXIT_ACK_INTERRUPT))
+        features |= VIRTX_FEATURE_POSTED_INTERRUPT;
     if (has(caps, VMX_ENTRY, ENTRY_LOAD_EFER) && has(caps, VMX_EXIT, EXIT_LOAD_EFER))
         features |= VIRTX_FEATURE_EFER_SWITCH;
     if (has(caps, VMX_ENTRY, ENTRY_LOAD_PAT) && has(caps, VMX_EXIT, EXIT_LOAD_PAT))
@@ -248,6 +252,8 @@ uint64_t vmx_caps_features(uint64_t hardware, uint64_t disable)
         features &= ~(uint64_t)VIRTX_FEATURE_FLUSH_BY_TAG;
     if (!(features & VIRTX_FEATURE_TPR_SHADOW))
         features &= ~(uint64_t)VMX_APIC_HELP;
+    if (!(features & VIRTX_FEATURE_VIRTUAL_INTERRUPT))
+        features &= ~(uint64_t)VIRTX_FEATURE_POSTED_INTERRUPT;
     /* By itself it costs what other devices' pages cost, and all but the TPR exits as before. */
     if (!(features & (VIRTX_FEATURE_APIC_REGISTERS | VIRTX_FEATURE_VIRTUAL_INTERRUPT)))
         features &= ~(uint64_t)VIRTX_FEATURE_APIC_ACCESS;
@@ -256,12 +262,15 @@ uint64_t vmx_caps_features(uint64_t hardware, uint64_t disable)
     return features;
 }
 
-static bool acceptable(const struct rule_of_control *rule, const struct vmx_allowed *allow)
+static bool acceptable(const struct rule_of_control *rule, const struct vmx_allowed *allow,
+                       uint64_t features)
 {
     switch (rule->need) {
     case ON:
     case SWITCHED:
         return allow->may & rule->bit;
+    case EXACTLY:
+        return (features & rule->feature) || !(allow->must & rule->bit);
     case OFF:
         return !(allow->must & rule->bit);
     default:
@@ -280,12 +289,13 @@ enum virtx_status vmx_caps_negotiate(const struct vmx_caps *caps, uint64_t featu
         const struct rule_of_control *rule = &rules[i];
         const struct vmx_allowed *allow = &caps->control[rule->word];
 
-        if (!acceptable(rule, allow))
+        if (!acceptable(rule, allow, features))
             return virtx_fail_manual(error, VIRTX_E_UNSUPPORTED, rule->name,
-                                     rule->need == OFF ? "the processor insists on this control"
+                                     allow->may & rule->bit ? "the processor insists on this control"
                                                        : "the processor does not have this control",
                                      "VMX Capability Reporting Facility", rule->bit);
-        if (rule->need == ON || (rule->need == OPTIONAL && (features & rule->feature)))
+        if (rule->need == ON || ((rule->need == OPTIONAL || rule->need == EXACTLY) &&
+                                 (features & rule->feature)))
             base[rule->word] |= rule->bit & allow->may;
     }
     if (!(base[VMX_PRIMARY] & PRIMARY_IO_BITMAPS))
@@ -314,7 +324,9 @@ enum virtx_status vmx_probe(struct virtx *virtx, uint64_t disable, struct virtx_
     uint32_t ecx = x86_cpuid(1, 0).ecx;
     uint64_t feature_control;
 
-    (void)virtx;
+    if (!virtx->ops.interrupt || !virtx->ops.notify_cpu || virtx->ops.posted_vector < 16 ||
+        virtx->ops.posted_vector > 255)
+        disable |= VIRTX_FEATURE_POSTED_INTERRUPT;
     if (!(ecx & FEATURES_ECX_VMX))
         return virtx_fail(error, VIRTX_E_UNSUPPORTED, "CPUID 1 ECX.VMX", "the processor has no VMX",
                           ecx);

@@ -136,6 +136,10 @@ void vmx_controls(struct hw_vcpu *hv)
 
     if (c->interrupts)
         pin |= PIN_INTERRUPT;
+    if (v->standing & VMX_DIRTY_TIMER)
+        pin |= PIN_TIMER;
+    if (c->apic.delivery && vmx_has(v, VIRTX_FEATURE_POSTED_INTERRUPT))
+        pin |= PIN_POSTED_INTERRUPT;
     if (c->hlt)
         primary |= PRIMARY_HLT;
     if (c->cr_write & BIT(3))

@@ -43,7 +43,9 @@ static __attribute__((noinline)) uint32_t enter_slowly(struct vmx_vcpu *v, uint3
     if (dirty & VMX_DIRTY_HOST)
         vmx_host_refresh(v);
     vmx_write(v, dirty & VIRTX_STATE_ALL);
-    v->hw.dirty = 0;
+    if (dirty & VMX_DIRTY_TIMER)
+        vmx_timer_set(v);
+    v->hw.dirty = v->standing;
     if (v->launched)
         return dirty & VMX_DIRTY_CHECK ? vmx_resume_checked(v) : vmx_resume(v);
     v->launched = true; /* relaunch() takes it back */
@@ -68,6 +70,23 @@ static __attribute__((noinline)) uint32_t enter_refreshed(struct vmx_vcpu *v, ui
     return enter_moved(v, dirty);
 }
 
+/* The usual entry but for the timer, if it is that; else a slow one. */
+static __attribute__((noinline)) uint32_t enter_timed(struct vmx_vcpu *v, uint32_t dirty)
+{
+    if ((dirty & ~(VMX_DIRTY_HOST | VIRTX_STATE_RIP)) != VMX_DIRTY_TIMER ||
+        unlikely(v->mode != VMX_MODE_NATIVE))
+        return enter_slowly(v, dirty);
+    if ((dirty & VMX_DIRTY_HOST) && unlikely(vmx_host_changed(v)))
+        vmx_host_refresh(v);
+    if (dirty & VIRTX_STATE_RIP) {
+        vmx_vmwrite_from(VMCS_GUEST_RIP, &v->hw.state.rip);
+        v->hw.vcpu->stats.control_writes++;
+    }
+    vmx_timer_set(v);
+    v->hw.dirty = v->standing;
+    return vmx_resume(v);
+}
+
 /*
  * Not the usual entry, but one of the two next to it: after a return to the loop, or with nothing
  * changed, as when a nested fault was mended.
@@ -78,7 +97,7 @@ static __attribute__((noinline)) uint32_t enter_otherwise(struct vmx_vcpu *v)
 
     if (unlikely(dirty & ~(VMX_DIRTY_HOST | VIRTX_STATE_RIP)) ||
         unlikely(v->mode != VMX_MODE_NATIVE))
-        return enter_slowly(v, dirty);
+        return enter_timed(v, dirty);
     if ((dirty & VMX_DIRTY_HOST) && unlikely(vmx_host_changed(v)))
         return enter_refreshed(v, dirty);
     return enter_moved(v, dirty);

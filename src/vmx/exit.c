@@ -344,7 +344,11 @@ static unsigned decode(struct vmx_vcpu *v, struct virtx_exit *exit, uint32_t rea
     switch (reason) {
     case VMX_REASON_INTERRUPT:
         exit->reason = VIRTX_EXIT_INTERRUPT;
-        return 0;
+        if (likely(!(v->control[VMX_EXIT] & EXIT_ACK_INTERRUPT)))
+            return 0;
+        exit->raw.interruption = vmcs_exit_interruption();
+        v->hw.acknowledged = (uint8_t)exit->raw.interruption;
+        return 1;
     case VMX_REASON_EXCEPTION:
         return exception(v, exit);
     case VMX_REASON_CR:

@@ -143,6 +143,7 @@ static void write_first(struct vmx_vcpu *v)
         vmx_set_field(v, VMCS_PML_INDEX, VMX_PAGE_LOG_ENTRIES - 1);
     }
     vmx_apic_first(v);
+    vmx_posted_first(v);
     vmx_set_field(v, VMCS_LINK_POINTER, UINT64_MAX);
     vmx_set_field(v, VMCS_HOST_RIP, (uintptr_t)vmx_exit_point);
     vmx_controls(&v->hw);
@@ -180,6 +181,7 @@ enum virtx_status vmx_load(struct hw_vcpu *hv, void *data)
         return virtx_fail(&hv->vcpu->error, VIRTX_E_HARDWARE, "VMPTRLD",
                           "the processor refused the VMCS", fail);
     v->cpu = data;
+    v->timer_rate = v->cpu->caps.misc & 0x1f; /* Intel SDM "Miscellaneous Data" */
     v->launched = false;
     if (v->fresh)
         write_first(v);
@@ -187,6 +189,7 @@ enum virtx_status vmx_load(struct hw_vcpu *hv, void *data)
     vmx_host_save(v);
     write_msr_area(v);
     write_vpid(v);
+    vmx_posted_load(v);
     vmx_bitmaps_load(v);
     hv->dirty |= VMX_DIRTY_HOST | VIRTX_STATE_TSC;
     if (v->host_mce != (v->host.cr4 & VMX_CR4_HOST)) {
@@ -205,6 +208,7 @@ void vmx_put(struct hw_vcpu *hv)
     v->nmi_blockable = (hv->state.interruptibility & VIRTX_BLOCKED_BY_NMI) != 0; /* see event.c */
     vmx_to_host(hv, profile->at_exit | profile->at_return | profile->at_put);
     v->live = 0;
+    vmx_posted_put(v);
     vmx_vmclear(v->vmcs_hpa);
     v->launched = false;
     v->cpu = NULL;
@@ -290,4 +294,30 @@ void vmx_flush(struct hw_vcpu *hv, uint32_t debts)
 void vmx_tsc_offset(struct hw_vcpu *hv)
 {
     hv->dirty |= VIRTX_STATE_TSC; /* the VMCS may not be current */
+}
+
+/*
+ * The timer counts while the guest runs only, and a deadline is a time of the TSC: so what is left is worked out
+ * before each entry. What the processor could save of the count at an exit ("save VMX-preemption timer value") would be
+ * too much by the time spent in the host, so that is not used.
+ */
+void vmx_deadline(struct hw_vcpu *hv, uint64_t tsc)
+{
+    struct vmx_vcpu *v = vmx_of(hv);
+    bool on = tsc != HW_NO_DEADLINE;
+
+    v->deadline = tsc;
+    v->standing = on ? VMX_DIRTY_TIMER : 0;
+    hv->dirty = (hv->dirty & ~VMX_DIRTY_TIMER) | v->standing;
+    vmx_set_control(v, VMX_PIN, on ? v->control[VMX_PIN] | PIN_TIMER : v->control[VMX_PIN] & ~PIN_TIMER);
+}
+
+/* Intel SDM "VMX-Preemption Timer". What does not fit in 32 bits exits before, and is set again. */
+void vmx_timer_set(struct vmx_vcpu *v)
+{
+    uint64_t now = x86_rdtsc(), left = v->deadline > now ? v->deadline - now : 0;
+    uint64_t count = (left + (1ull << v->timer_rate) - 1) >> v->timer_rate;
+
+    vmx_vmwrite(VMCS_TIMER, count > UINT32_MAX ? UINT32_MAX : count);
+    v->hw.vcpu->stats.control_writes++;
 }

@@ -106,6 +106,7 @@ enum vmcs_field {
     VMCS_GUEST_INTERRUPTIBILITY = 0x4824,
     VMCS_GUEST_ACTIVITY = 0x4826,
     VMCS_GUEST_SYSENTER_CS = 0x482a,
+    VMCS_TIMER = 0x482e, /* VMX-preemption timer */
     /* 32-bit host state */
     VMCS_HOST_SYSENTER_CS = 0x4c00,
     /* natural-width control */

@@ -85,6 +85,8 @@ enum vmx_mode {
 #define VMX_DIRTY_CHECK (1u << 29)
 /* The VMCS is clear. */
 #define VMX_DIRTY_LAUNCH (1u << 30)
+/* The preemption timer is to be set: before every entry, while it is in use. */
+#define VMX_DIRTY_TIMER (1u << 28)
 
 /* The page-modification log: entries, and what stands where there is none. */
 #define VMX_PAGE_LOG_ENTRIES 512u
@@ -126,6 +128,21 @@ struct vmx_host {
     uint16_t ldt, fs, gs;
 };
 
+/* Intel SDM "Posted-Interrupt Processing": the descriptor. */
+struct vmx_posted {
+    _Alignas(64) _Atomic uint64_t requests[4]; /* PIR */
+    _Atomic uint64_t control;                  /* enum vmx_posted_control */
+    uint64_t reserved[3];
+};
+_Static_assert(sizeof(struct vmx_posted) == 64, "the descriptor");
+
+enum vmx_posted_control {
+    VMX_POSTED_OUTSTANDING = 1u << 0, /* ON */
+    VMX_POSTED_SUPPRESS = 1u << 1,    /* SN: the vcpu is loaded nowhere */
+    VMX_POSTED_VECTOR_SHIFT = 16,     /* NV */
+    VMX_POSTED_TARGET_SHIFT = 32,     /* NDST */
+};
+
 struct vmx_vcpu {
     struct hw_vcpu hw;                /* entry[0]: HOST_RSP as it is in the VMCS */
     uint32_t control[VMX_WORD_COUNT]; /* as they are in the VMCS */
@@ -146,6 +163,9 @@ struct vmx_vcpu {
     bool host_moves;       /* the host's FS and GS bases are to be read again after each return */
     uint8_t mode;          /* enum vmx_mode, as the VMCS is written */
     uint8_t tpr_threshold; /* as in the VMCS */
+    uint8_t timer_rate;    /* the timer counts once in 2^this ticks of the TSC */
+    uint32_t standing; /* bits of hw_vcpu.dirty that an entry leaves set: VMX_DIRTY_TIMER or none */
+    uint64_t deadline;     /* see virtx_hw.deadline */
     uint8_t live;          /* bit n: live MSR n is the guest's in the processor */
 
     struct {                   /* in VMX_MODE_REAL, what the VMCS does not hold */
@@ -165,6 +185,7 @@ struct vmx_vcpu {
     uint8_t *msr_bitmap;
     uint8_t *x2apic_bitmap; /* the MSR bitmap with x2APIC registers let through, or NULL */
     uint64_t eoi_exit[4];   /* as in the VMCS */
+    struct vmx_posted posted; /* at an address that does not change, as all of this */
     uint64_t *page_log; /* a page that the processor fills from its end; NULL: none */
 };
 _Static_assert(offsetof(struct vmx_vcpu, hw) == 0, "hw_vcpu comes first");
@@ -216,6 +237,8 @@ void vmx_engine(struct hw_vcpu *hv);
 void vmx_set_root(struct hw_vcpu *hv, uint64_t hpa);
 void vmx_flush(struct hw_vcpu *hv, uint32_t debts);
 void vmx_tsc_offset(struct hw_vcpu *hv);
+void vmx_deadline(struct hw_vcpu *hv, uint64_t tsc);
+void vmx_timer_set(struct vmx_vcpu *v);
 void vmx_drain(struct hw_vcpu *hv);
 
 /* apic.c */
@@ -231,6 +254,13 @@ uint8_t vmx_tpr(struct hw_vcpu *hv);
 void vmx_set_tpr(struct hw_vcpu *hv, uint8_t tpr);
 void vmx_cr8_write(struct vmx_vcpu *v, uint64_t cr8);
 void vmx_cr8_threshold(struct hw_vcpu *hv, uint8_t threshold);
+
+/* posted.c */
+void vmx_posted_first(struct vmx_vcpu *v);
+void vmx_posted_load(struct vmx_vcpu *v);
+void vmx_posted_put(struct vmx_vcpu *v);
+bool vmx_post(struct hw_vcpu *hv, uint8_t vector);
+bool vmx_posted(struct hw_vcpu *hv, uint64_t set[4]);
 
 /* host.c */
 void vmx_host_save(struct vmx_vcpu *v);

@@ -367,6 +367,13 @@ static void controls(struct hw_vcpu *hv)
     world.controls++;
 }
 
+static void deadline(struct hw_vcpu *hv, uint64_t tsc)
+{
+    (void)hv;
+    world.deadline = tsc;
+    world.deadlines++;
+}
+
 static void tsc_offset(struct hw_vcpu *hv)
 {
     (void)hv;
@@ -475,6 +482,7 @@ const struct virtx_hw world_vendor = {
     .flush = flush,
     .toggle = toggle,
     .controls = controls,
+    .deadline = deadline,
     .tsc_offset = tsc_offset,
     .ports = ports,
     .msr = msr,

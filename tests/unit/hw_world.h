@@ -33,6 +33,8 @@ struct world {
     uint32_t written;         /* groups that were newer than the hardware's at an entry */
     uint8_t tpr;              /* the guest's, with a TPR shadow */
     uint8_t cr8_threshold;
+    uint64_t deadline;        /* told to the vendor */
+    unsigned deadlines;       /* how often */
     uint32_t flushed;         /* debts paid so far */
     unsigned flushes, toggles;
     unsigned pages_mapped;    /* by map_page */

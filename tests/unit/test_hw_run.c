@@ -1578,6 +1578,174 @@ START_TEST(test_policy_of_msrs)
 }
 END_TEST
 
+/* ---- Deadlines ---- */
+
+#define FAR 1000000000000ull /* ticks: longer than any test */
+
+static struct {
+    uint64_t due;
+    int vector;
+} clock_source;
+
+static int clock_pending(void *ctx)
+{
+    (void)ctx;
+    if (clock_source.due && x86_rdtsc() >= clock_source.due) {
+        clock_source.due = 0;
+        clock_source.vector = 0x52;
+    }
+    return clock_source.vector;
+}
+
+static int clock_take(void *ctx)
+{
+    int vector = clock_source.vector;
+
+    (void)ctx;
+    clock_source.vector = -1;
+    return vector;
+}
+
+static uint64_t clock_deadline(void *ctx)
+{
+    (void)ctx;
+    return clock_source.due ? clock_source.due : UINT64_MAX;
+}
+
+static const struct virtx_irq_source clock_ops = {
+    .pending = clock_pending, .take = clock_take, .deadline = clock_deadline};
+
+static void exit_timer(struct hw_vcpu *hv)
+{
+    hv->vcpu->exit.reason = HW_EXIT_TIMER;
+}
+
+/* Time passes while the guest runs. */
+static void exit_timer_due(struct hw_vcpu *hv)
+{
+    clock_source.due = 1;
+    exit_timer(hv);
+}
+
+static void due_in_the_host(void)
+{
+    clock_source.due = 1;
+    world.hv->soft->deadline = 1;
+}
+
+static void begin_with_timer(bool has)
+{
+    world_features = has ? VIRTX_FEATURE_TIMER : 0;
+    again(&virtx_profile_bare);
+    world_features = 0;
+    world.can_interrupt = true;
+    clock_source.due = x86_rdtsc() + FAR;
+    clock_source.vector = -1;
+    ck_assert_int_eq(virtx_vcpu_irq_source(world.vcpu, &clock_ops, NULL), VIRTX_OK);
+}
+
+/* The vendor knows the source's next time before each entry, and its exit delivers what came then. */
+START_TEST(test_deadline_of_the_source)
+{
+    uint64_t due;
+
+    begin_with_timer(true);
+    due = clock_source.due;
+    world_play(exit_timer); /* too soon: the timer has no more bits */
+    world_play(exit_timer_due);
+    world.flags = 0; /* the host interrupt at the end ends run */
+    world_run();
+    ck_assert_uint_eq(world.entries, 3);
+    ck_assert_uint_eq(world.deadlines, 2);
+    ck_assert_uint_eq(world.deadline, HW_NO_DEADLINE);
+    ck_assert_uint_eq(world.injections, 1);
+    ck_assert_uint_eq(world.injected[0].vector, 0x52);
+    /* A new one, announced. */
+    clock_source.due = due + 5;
+    virtx_vcpu_irq_changed(world.vcpu);
+    world_run();
+    ck_assert_uint_eq(world.deadline, due + 5);
+    ck_assert_int_eq(virtx_vcpu_irq_source(world.vcpu, NULL, NULL), VIRTX_OK);
+    world_run();
+    ck_assert_uint_eq(world.deadline, HW_NO_DEADLINE);
+}
+END_TEST
+
+/* Without a timer a host interrupt does, from that time on. */
+START_TEST(test_deadline_without_a_timer)
+{
+    begin_with_timer(false);
+    world_play(exit_interrupt); /* before that time */
+    world_play(exit_interrupt);
+    world_play(exit_hlt);
+    world.flags = 0x200;
+    world.on_window = NULL;
+    world_run();
+    ck_assert_uint_eq(world.deadlines, 0);
+    ck_assert_uint_eq(world.injections, 0);
+    world.at = world.length = 0;
+    world_play(exit_interrupt);
+    world_play(exit_hlt);
+    world.on_window = due_in_the_host;
+    ck_assert_int_eq(virtx_vcpu_wake(world.vcpu), VIRTX_OK);
+    world_run();
+    ck_assert_uint_eq(world.injections, 1);
+}
+END_TEST
+
+/* What has gone by already comes a little later, so that the guest moves. */
+static uint64_t always_over(void *ctx)
+{
+    (void)ctx;
+    return 1;
+}
+
+static int nothing(void *ctx)
+{
+    (void)ctx;
+    return -1;
+}
+
+START_TEST(test_deadline_gone_by)
+{
+    static const struct virtx_irq_source over = {
+        .pending = nothing, .take = nothing, .deadline = always_over};
+    uint64_t now = x86_rdtsc();
+
+    begin_with_timer(true);
+    ck_assert_int_eq(virtx_vcpu_irq_source(world.vcpu, &over, NULL), VIRTX_OK);
+    world.flags = 0;
+    world_run();
+    ck_assert_uint_gt(world.deadline, now);
+    ck_assert_uint_ne(world.deadline, HW_NO_DEADLINE);
+}
+END_TEST
+
+START_TEST(test_deadline_of_the_embedder)
+{
+    uint64_t due;
+
+    begin_with_timer(_i);
+    due = clock_source.due;
+    world.flags = 0;
+    ck_assert_int_eq(virtx_vcpu_deadline(world.vcpu, due - 1), VIRTX_OK); /* the sooner of the two */
+    ck_assert_uint_eq(world_run()->reason, VIRTX_EXIT_INTERRUPT);
+    if (_i)
+        ck_assert_uint_eq(world.deadline, due - 1);
+    ck_assert_int_eq(virtx_vcpu_deadline(world.vcpu, 0), VIRTX_OK);
+    ck_assert_uint_eq(world_run()->reason, VIRTX_EXIT_INTERRUPT);
+    if (_i)
+        ck_assert_uint_eq(world.deadline, due);
+    /* One that has come ends the run before the guest is entered, and once. */
+    world.entries = 0;
+    ck_assert_int_eq(virtx_vcpu_deadline(world.vcpu, 1), VIRTX_OK);
+    ck_assert_uint_eq(world_run()->reason, VIRTX_EXIT_DEADLINE);
+    ck_assert_uint_eq(world.entries, 0);
+    ck_assert_uint_eq(world_run()->reason, VIRTX_EXIT_INTERRUPT);
+    ck_assert_uint_eq(world.entries, 1);
+}
+END_TEST
+
 static Suite *suite(void)
 {
     Suite *s = suite_create("hw_run");
@@ -1637,6 +1805,10 @@ static Suite *suite(void)
     tcase_add_test(c, test_xss_of_the_host);
     tcase_add_test(c, test_xss_follows_the_policy);
     tcase_add_test(c, test_mxcsr_misaligned);
+    tcase_add_test(c, test_deadline_of_the_source);
+    tcase_add_test(c, test_deadline_without_a_timer);
+    tcase_add_test(c, test_deadline_gone_by);
+    tcase_add_loop_test(c, test_deadline_of_the_embedder, 0, 2);
     suite_add_tcase(s, c);
     return s;
 }

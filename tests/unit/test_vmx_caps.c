@@ -74,13 +74,14 @@ static const struct vmx_model *model_named(const char *name)
 }
 
 static struct virtx_caps caps;
+static struct virtx virtx; /* of which the probe looks at the host functions */
 static struct virtx_error error;
 
 static enum virtx_status probe(uint64_t disable)
 {
     memset(&caps, 0, sizeof(caps));
     memset(&error, 0, sizeof(error));
-    return vmx_probe(NULL, disable, &caps, &error);
+    return vmx_probe(&virtx, disable, &caps, &error);
 }
 
 #define EPT VIRTX_FEATURE_NESTED_PAGING
@@ -294,6 +295,55 @@ START_TEST(useless_ept)
 }
 END_TEST
 
+static void host_interrupt(void *ctx, uint8_t vector)
+{
+    (void)ctx;
+    (void)vector;
+}
+
+static void host_notify(void *ctx, uint32_t cpu)
+{
+    (void)ctx;
+    (void)cpu;
+}
+
+/* A processor that posts, and acknowledges on exit. Both are of use only to a host that has said what it
+ * does then, and with virtual-interrupt delivery. */
+START_TEST(posted_interrupts)
+{
+    const uint64_t posted = VIRTX_FEATURE_POSTED_INTERRUPT;
+    struct vmx_caps vmx;
+    uint32_t base[VMX_WORD_COUNT];
+
+    become(model_named("corei7_haswell_4770"));
+    msr[13] |= (uint64_t)PIN_POSTED_INTERRUPT << 32;
+    ck_assert_int_eq(probe(0), VIRTX_OK);
+    ck_assert_uint_eq(caps.hardware & posted, posted); /* every model can acknowledge */
+    ck_assert_uint_eq(caps.features & posted, 0);
+    virtx.ops.interrupt = host_interrupt;
+    ck_assert_int_eq(probe(0), VIRTX_OK);
+    ck_assert_uint_eq(caps.features & posted, 0);
+    virtx.ops.notify_cpu = host_notify;
+    for (unsigned vector = 0; vector < 300; vector += 15) {
+        virtx.ops.posted_vector = vector;
+        ck_assert_int_eq(probe(0), VIRTX_OK);
+        ck_assert_uint_eq(caps.features & posted, vector >= 16 && vector <= 255 ? posted : 0);
+    }
+    virtx.ops.posted_vector = 0xf2;
+    ck_assert_int_eq(probe(0), VIRTX_OK);
+    vmx_caps_read(&vmx);
+    ck_assert_int_eq(vmx_caps_negotiate(&vmx, caps.features, base, &error), VIRTX_OK);
+    ck_assert(base[VMX_EXIT] & EXIT_ACK_INTERRUPT);
+    ck_assert_int_eq(probe(VIRTX_FEATURE_VIRTUAL_INTERRUPT), VIRTX_OK);
+    ck_assert_uint_eq(caps.features & posted, 0);
+    ck_assert_int_eq(probe(posted), VIRTX_OK);
+    ck_assert_uint_eq(caps.features & posted, 0);
+    ck_assert_int_eq(vmx_caps_negotiate(&vmx, caps.features, base, &error), VIRTX_OK);
+    ck_assert(!(base[VMX_EXIT] & EXIT_ACK_INTERRUPT));
+    memset(&virtx, 0, sizeof(virtx));
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("vmx_caps");
@@ -311,6 +361,7 @@ int main(void)
     tcase_add_test(tests, required_control_missing);
     tcase_add_test(tests, unknown_control_forced);
     tcase_add_test(tests, useless_ept);
+    tcase_add_test(tests, posted_interrupts);
     suite_add_tcase(suite, tests);
     srunner_run_all(runner, CK_NORMAL);
     failed = srunner_ntests_failed(runner);

@@ -1288,6 +1288,98 @@ START_TEST(tpr_shadow)
 }
 END_TEST
 
+/* Intel SDM "VMX-Preemption Timer": it counts once in 2^X ticks, X in IA32_VMX_MISC bits 4:0. */
+START_TEST(preemption_timer)
+{
+    const uint64_t far = 1000000000;
+    uint64_t before, after;
+
+    for (unsigned rate = 0; rate < 32; rate += 5) {
+        load_vcpu(MODEL, 0);
+        cpu_data.caps.misc = (cpu_data.caps.misc & ~0x1full) | rate;
+        vmx_put(hv);
+        ck_assert_int_eq(vmx_load(hv, &cpu_data), VIRTX_OK);
+        ck_assert(!(vmcs[VMCS_PIN] & PIN_TIMER));
+        before = x86_rdtsc();
+        vmx_deadline(hv, before + far);
+        ck_assert(vmcs[VMCS_PIN] & PIN_TIMER);
+        ck_assert(hv->dirty & VMX_DIRTY_TIMER);
+        vmx_controls(hv);
+        ck_assert(vmcs[VMCS_PIN] & PIN_TIMER);
+        vmx_timer_set(&v);
+        after = x86_rdtsc();
+        /* Never so few that it comes before the time, nor one more than needed. */
+        ck_assert_uint_le(vmcs[VMCS_TIMER] << rate, far + (1ull << rate) - 1);
+        ck_assert_uint_ge(vmcs[VMCS_TIMER] << rate, before + far - after);
+        vmx_deadline(hv, before); /* over */
+        vmx_timer_set(&v);
+        ck_assert_uint_eq(vmcs[VMCS_TIMER], 0);
+        vmx_deadline(hv, UINT64_MAX - 1); /* more than it can count */
+        vmx_timer_set(&v);
+        if (rate < 20)
+            ck_assert_uint_eq(vmcs[VMCS_TIMER], UINT32_MAX);
+        vmx_deadline(hv, HW_NO_DEADLINE);
+        ck_assert(!(vmcs[VMCS_PIN] & PIN_TIMER));
+        ck_assert(!(hv->dirty & VMX_DIRTY_TIMER));
+        drop_vcpu();
+    }
+}
+END_TEST
+
+/* Intel SDM "Posted-Interrupt Processing": ON is bit 256 of the descriptor, SN bit 257, the notification's vector bits
+ * 279:272, the processor bits 319:288. */
+START_TEST(posted_interrupts)
+{
+    const struct vmx_posted *posted = &v.posted;
+    const uint64_t *words = (const uint64_t *)posted;
+    uint64_t set[4];
+
+    post_model = true;
+    make_vcpu(MODEL, 0);
+    hv->ops = &vmx_hw_for_reads;
+    ck_assert(virtx.caps.features & VIRTX_FEATURE_POSTED_INTERRUPT);
+    ck_assert_int_eq(vmx_load(hv, &cpu_data), VIRTX_OK);
+    ck_assert_uint_eq(vmcs[VMCS_POSTED_VECTOR], 0xf2);
+    ck_assert_uint_eq(vmcs[VMCS_POSTED_DESCRIPTOR], host_phys(NULL, posted));
+    ck_assert_uint_eq(vmcs[VMCS_POSTED_DESCRIPTOR] & 0x3f, 0);
+    ck_assert_uint_eq(words[4], 0xf2ull << 16 | 0x500ull << 32); /* APIC 5 */
+    ck_assert(vmcs[VMCS_EXIT] & EXIT_ACK_INTERRUPT);
+    ck_assert(!(vmcs[VMCS_PIN] & PIN_POSTED_INTERRUPT));
+    hv->controls.apic = (struct hw_apic){.page = true, .delivery = true};
+    vmx_controls(hv);
+    ck_assert(vmcs[VMCS_PIN] & PIN_POSTED_INTERRUPT);
+    /* The first asks for a notification, until they have been taken. */
+    ck_assert(vmx_post(hv, 0x41));
+    ck_assert(!vmx_post(hv, 0xff));
+    ck_assert_uint_eq(words[1], 2);
+    ck_assert_uint_eq(words[3], 1ull << 63);
+    ck_assert_uint_eq(words[4] & 3, 1);
+    ck_assert(vmx_posted(hv, set));
+    ck_assert(set[0] == 0 && set[1] == 2 && set[2] == 0 && set[3] == 1ull << 63);
+    ck_assert_uint_eq(words[1] | words[3] | (words[4] & 3), 0);
+    ck_assert(!vmx_posted(hv, set));
+    ck_assert(vmx_post(hv, 0x41));
+    /* Loaded nowhere: SN. What a device posts then without ON is found all the same. */
+    vmx_put(hv);
+    ck_assert_uint_eq(words[4] & 3, 3);
+    ck_assert(vmx_posted(hv, set));
+    v.posted.requests[2] = 4;
+    ck_assert_int_eq(vmx_load(hv, &cpu_data), VIRTX_OK);
+    ck_assert_uint_eq(words[4] & 3, 0);
+    ck_assert(vmx_posted(hv, set));
+    ck_assert_uint_eq(set[2], 4);
+    /* The exit has acknowledged the host's interrupt. */
+    vmcs[VMCS_EXIT_INTERRUPTION] = INTERRUPTION_VALID | 0x33;
+    ck_assert_int_eq(take_exit(VMX_REASON_INTERRUPT)->reason, VIRTX_EXIT_INTERRUPT);
+    ck_assert_uint_eq(hv->acknowledged, 0x33);
+    hv->controls.apic.delivery = false;
+    vmx_controls(hv);
+    ck_assert(!(vmcs[VMCS_PIN] & PIN_POSTED_INTERRUPT));
+    post_model = false;
+    drop_vcpu();
+}
+END_TEST
+
 START_TEST(set_then_put)
 {
     setup();
@@ -1425,6 +1517,8 @@ int main(void)
     tcase_add_test(tests, bare_profile);
     tcase_add_test(tests, set_then_put);
     tcase_add_test(tests, tpr_shadow);
+    tcase_add_test(tests, preemption_timer);
+    tcase_add_test(tests, posted_interrupts);
     tcase_add_test(tests, moves_to_another_cpu);
     tcase_add_test(tests, refused_pointer);
     tcase_add_test(tests, apic_virtualization);

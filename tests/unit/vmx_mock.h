@@ -20,6 +20,7 @@ static unsigned vmreads, vmwrites, wrmsrs, invepts, invvpids, vmclears, vmptrlds
 static uint32_t vmread_fields[64];
 static enum vmx_fail next_fail;
 static uint64_t live_msrs[16];
+static bool post_model; /* the processor has posted interrupts, which no model has */
 static uint64_t capability[18];
 static uint64_t cr[9], dr[8];
 static unsigned host_interrupts[32];
@@ -122,6 +123,8 @@ static uint64_t *msr_slot(uint32_t index)
         return &live_msrs[12];
     case MSR_DEBUGCTL:
         return &live_msrs[13];
+    case 0x1b: /* IA32_APIC_BASE */
+        return &live_msrs[14];
     default:
         ck_assert_msg(index >= 0x480 && index < 0x480 + 18, "MSR %x", index);
         return &capability[index - 0x480];
@@ -142,6 +145,8 @@ void mock_wrmsr(uint32_t index, uint64_t value)
 struct cpuid_regs mock_cpuid(uint32_t leaf, uint32_t subleaf)
 {
     (void)subleaf;
+    if (leaf == 1)
+        return (struct cpuid_regs){.ebx = 5u << 24, .ecx = 1u << 5};
     return (struct cpuid_regs){.eax = leaf == 0x80000008 ? 0x3028 : 0x80000008, .ecx = 1u << 5};
 }
 
@@ -203,9 +208,13 @@ static void *host_alloc(void *ctx, size_t count)
     }
     return NULL;
 }
+static struct vmx_vcpu v;
+#define V_HPA 0x800000ull
 static uint64_t host_phys(void *ctx, const void *va)
 {
     (void)ctx;
+    if ((const uint8_t *)va >= (const uint8_t *)&v && (const uint8_t *)va < (const uint8_t *)(&v + 1))
+        return V_HPA + (uint64_t)((const uint8_t *)va - (const uint8_t *)&v);
     ck_assert((const uint8_t *)va >= arena[0] && (const uint8_t *)va < arena[0] + sizeof(arena));
     return ARENA_HPA + (uint64_t)((const uint8_t *)va - arena[0]);
 }
@@ -294,6 +303,10 @@ static void make_vcpu(const char *model, uint64_t disable)
                                         .phys_to_virt = host_virt,
                                         .this_cpu = host_cpu,
                                         .kick_cpu = host_kick};
+    if (post_model) {
+        capability[13] |= (uint64_t)PIN_POSTED_INTERRUPT << 32;
+        virtx.ops.posted_vector = 0xf2;
+    }
     virtx.caps.physical_bits = 40;
     vmx_caps_read(&cpu_data.caps);
     virtx.caps.features = vmx_caps_features(vmx_caps_hardware(&cpu_data.caps), disable);
