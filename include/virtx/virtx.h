@@ -57,6 +57,9 @@ struct virtx_config {
     const struct virtx_paging *const *paging;
     /** Features (::virtx_feature bits) that must not be used even if present. */
     uint64_t disable;
+    /** Features (::virtx_feature bits) to use although the library knows that this processor gets them wrong,
+     *  and else leaves them alone; for tests of the feature itself. `disable` goes before it. */
+    uint64_t insist;
 };
 
 /**

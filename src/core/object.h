@@ -36,6 +36,7 @@ struct virtx {
     struct virtx_caps caps;
     uint64_t pat; /* the host's IA32_PAT, where translation tables refer to it */
     uint64_t disable;
+    uint64_t insist; /* [const] */
     uint32_t max_cpus;
     uint32_t pages;          /* of this structure with the array of CPUs */
     uint32_t cpu_pages;      /* pages of one struct virtx_cpu */

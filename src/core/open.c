@@ -165,6 +165,9 @@ static enum virtx_status check_config(const struct virtx_config *config, struct 
     if (config->disable & ~ALL_FEATURES)
         return virtx_fail(error, VIRTX_E_INVALID, "config.disable",
                           "has only bits of virtx_feature", config->disable & ~ALL_FEATURES);
+    if (config->insist & ~ALL_FEATURES)
+        return virtx_fail(error, VIRTX_E_INVALID, "config.insist",
+                          "has only bits of virtx_feature", config->insist & ~ALL_FEATURES);
     status = check_ops(config->ops, error);
     if (status == VIRTX_OK && config->profile)
         status = check_profile(config->profile, error);
@@ -242,6 +245,7 @@ static void copy_config(struct virtx *virtx, const struct virtx_config *config)
     virtx->profile.size = sizeof(virtx->profile);
     virtx->paging = config->paging;
     virtx->disable = config->disable;
+    virtx->insist = config->insist;
     virtx->max_cpus = config->max_cpus;
     virtx->error = no_error;
 }

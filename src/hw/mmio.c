@@ -25,6 +25,7 @@ enum virtx_status hw_mmio_create(struct hw_vcpu *hv)
     if (!hv->emulation)
         return virtx_fail(&hv->vcpu->error, VIRTX_E_NO_MEMORY, "vcpu", "the host has no pages left",
                           1);
+    hw_code_reset(hv->emulation);
     return VIRTX_OK;
 }
 

@@ -32,7 +32,7 @@
      VIRTX_FEATURE_EXECUTE_ONLY | VIRTX_FEATURE_FLUSH_BY_TAG | VIRTX_FEATURE_DESCRIPTOR_EXIT |     \
      VIRTX_FEATURE_EFER_SWITCH | VIRTX_FEATURE_PAT_SWITCH | VIRTX_FEATURE_RDTSCP |                 \
      VIRTX_FEATURE_INVPCID | VIRTX_FEATURE_XSAVES | VIRTX_FEATURE_TPR_SHADOW |                     \
-     VIRTX_FEATURE_PAUSE_FILTER | VIRTX_FEATURE_FAULT_FILTER | VIRTX_FEATURE_TIMER |                \
+     VIRTX_FEATURE_PAUSE_FILTER | VIRTX_FEATURE_FAULT_FILTER | VIRTX_FEATURE_TIMER |               \
      VIRTX_FEATURE_POSTED_INTERRUPT | VMX_APIC_HELP)
 
 /* What the library does with a control bit. */
@@ -291,11 +291,12 @@ enum virtx_status vmx_caps_negotiate(const struct vmx_caps *caps, uint64_t featu
 
         if (!acceptable(rule, allow, features))
             return virtx_fail_manual(error, VIRTX_E_UNSUPPORTED, rule->name,
-                                     allow->may & rule->bit ? "the processor insists on this control"
-                                                       : "the processor does not have this control",
+                                     allow->may & rule->bit
+                                         ? "the processor insists on this control"
+                                         : "the processor does not have this control",
                                      "VMX Capability Reporting Facility", rule->bit);
-        if (rule->need == ON || ((rule->need == OPTIONAL || rule->need == EXACTLY) &&
-                                 (features & rule->feature)))
+        if (rule->need == ON ||
+            ((rule->need == OPTIONAL || rule->need == EXACTLY) && (features & rule->feature)))
             base[rule->word] |= rule->bit & allow->may;
     }
     if (!(base[VMX_PRIMARY] & PRIMARY_IO_BITMAPS))
@@ -337,6 +338,7 @@ enum virtx_status vmx_probe(struct virtx *virtx, uint64_t disable, struct virtx_
                                  feature_control);
     vmx_caps_read(&vmx);
     caps->hardware = vmx_caps_hardware(&vmx);
+    disable |= vmx_errata(&vmx) & ~virtx->insist;
     caps->features = vmx_caps_features(caps->hardware, disable);
     caps->tlb_tags = caps->features & VIRTX_FEATURE_TLB_TAGS ? 0xffff : 0;
     caps->kick_needs_nmi = true;

@@ -215,6 +215,8 @@ static inline void vmx_set_field(struct vmx_vcpu *v, uint32_t field, uint64_t va
 /* caps.c */
 void vmx_caps_read(struct vmx_caps *caps);
 uint64_t vmx_caps_hardware(const struct vmx_caps *caps);
+/* errata.c: features that are announced and do not work. */
+uint64_t vmx_errata(const struct vmx_caps *caps);
 uint64_t vmx_caps_features(uint64_t hardware, uint64_t disable);
 enum virtx_status vmx_caps_negotiate(const struct vmx_caps *caps, uint64_t features,
                                      uint32_t base[VMX_WORD_COUNT], struct virtx_error *error);

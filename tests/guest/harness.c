@@ -253,6 +253,8 @@ void machine_open_library(void)
         .backends = backends,
         .paging = harness_engines(),
         .disable = harness_disable | (bare_option("unaided") ? HARNESS_IRQ_HELP : 0),
+        /* Bochs' own defect of it is not what is tried. */
+        .insist = bare_option("insist") ? HARNESS_IRQ_HELP : 0,
     };
 
     memset(&machine, 0, sizeof(machine));

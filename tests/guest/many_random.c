@@ -2,6 +2,8 @@
 /* Many vcpus: a thousand interrupts with IF at random. */
 #include "many.h"
 
+#define RFLAGS_IF 0x200ul
+
 /* ---- A thousand interrupts with IF at random ---- */
 
 /* The neighbour gets the next one when it has had the last. */
@@ -77,14 +79,27 @@ static bool serve_random(struct crew_seat *seat, const struct virtx_exit *exit)
     return complete(seat);
 }
 
+/* No interrupt is taken with interrupts off. */
+static void note_if(struct bare_frame *frame)
+{
+    seat_of(frame)->misplaced += (frame->rflags & RFLAGS_IF) == 0;
+    note_and_end(frame);
+}
+
+static void note_injected_if(struct bare_frame *frame)
+{
+    seat_of(frame)->misplaced += (frame->rflags & RFLAGS_IF) == 0;
+    note(frame);
+}
+
 static void thousand(unsigned vcpus, unsigned hosts)
 {
     rounds = 1000 / (vcpus / 2);
     if (!begin(vcpus, hosts, guest_random_if))
         return;
     for (unsigned i = 0; i < vcpus; i++)
-        guest_handler[VECTOR + i] = note_and_end;
-    guest_handler[INJECTED] = note;
+        guest_handler[VECTOR + i] = note_if;
+    guest_handler[INJECTED] = note_injected_if;
     crew_exit = serve_random;
     crew_run();
     for (unsigned i = 0; i < vcpus; i++) {
@@ -92,6 +107,7 @@ static void thousand(unsigned vcpus, unsigned hosts)
         CHECK_EQUAL(mine[i].got[INJECTED], rounds);
         CHECK_EQUAL(mine[(i + 1) % vcpus].got[VECTOR + i], rounds);
     }
+    CHECK_EQUAL(misplaced(), 0);
     end();
 }
 

@@ -80,6 +80,10 @@ START_TEST(bad_config)
     config = fake_config();
     config.disable = 1ull << 40;
     refused(&config, VIRTX_E_INVALID, "config.disable");
+    config.disable = 0;
+    config.insist = 1ull << 40;
+    refused(&config, VIRTX_E_INVALID, "config.insist");
+    config.insist = 0;
     config = fake_config();
     config.ops = NULL;
     refused(&config, VIRTX_E_INVALID, "config.ops");

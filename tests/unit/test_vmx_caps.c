@@ -77,8 +77,11 @@ static struct virtx_caps caps;
 static struct virtx virtx; /* of which the probe looks at the host functions */
 static struct virtx_error error;
 
+static uint64_t insist = ~0ull; /* the models are Bochs' */
+
 static enum virtx_status probe(uint64_t disable)
 {
+    virtx.insist = insist;
     memset(&caps, 0, sizeof(caps));
     memset(&error, 0, sizeof(error));
     return vmx_probe(&virtx, disable, &caps, &error);
@@ -307,8 +310,8 @@ static void host_notify(void *ctx, uint32_t cpu)
     (void)cpu;
 }
 
-/* A processor that posts, and acknowledges on exit. Both are of use only to a host that has said what it
- * does then, and with virtual-interrupt delivery. */
+/* A processor that posts, and acknowledges on exit. Both are of use only to a host that has said
+ * what it does then, and with virtual-interrupt delivery. */
 START_TEST(posted_interrupts)
 {
     const uint64_t posted = VIRTX_FEATURE_POSTED_INTERRUPT;
@@ -344,6 +347,24 @@ START_TEST(posted_interrupts)
 }
 END_TEST
 
+/* What is announced and does not work is left alone, unless somebody insists; on this processor
+ * alone. */
+START_TEST(errata)
+{
+    const uint64_t delivery = VIRTX_FEATURE_VIRTUAL_INTERRUPT, size = 0x1fffull << 32;
+
+    become(model_named("corei7_haswell_4770"));
+    insist = 0;
+    ck_assert_int_eq(probe(0), VIRTX_OK);
+    ck_assert(caps.hardware & delivery);
+    ck_assert(!(caps.features & delivery));
+    msr[0] = (msr[0] & ~size) | 0x400ull << 32;
+    ck_assert_int_eq(probe(0), VIRTX_OK);
+    ck_assert(caps.features & delivery);
+    insist = ~0ull;
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("vmx_caps");
@@ -362,6 +383,7 @@ int main(void)
     tcase_add_test(tests, unknown_control_forced);
     tcase_add_test(tests, useless_ept);
     tcase_add_test(tests, posted_interrupts);
+    tcase_add_test(tests, errata);
     suite_add_tcase(suite, tests);
     srunner_run_all(runner, CK_NORMAL);
     failed = srunner_ntests_failed(runner);
