@@ -94,7 +94,7 @@ static enum insn_result source(struct exec *exec, uint64_t *value)
 static enum insn_result compute(struct exec *exec, enum logic logic)
 {
     unsigned reg = register_of(exec->insn);
-    uint64_t a[2], b[2];
+    uint64_t a[2] = {0}, b[2] = {0};
     enum insn_result result = source(exec, b);
 
     if (!result)
