@@ -182,6 +182,16 @@ bool at_port(const struct virtx_exit *exit, uint16_t port)
     return exit->reason == VIRTX_EXIT_IO && exit->io.port == port;
 }
 
+bool stays(void)
+{
+    bool nested_svm;
+
+    machine_open_library();
+    nested_svm = backend_is("svm") && paging_is_nested();
+    machine_close();
+    return nested_svm && engine_is("bochs");
+}
+
 uint64_t misplaced(void)
 {
     uint64_t sum = 0;

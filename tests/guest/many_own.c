@@ -100,6 +100,8 @@ void own_interrupts(void)
     machine_close();
     if (!shown)
         not_shown("the guest cannot own the interrupts here");
+    else if (stays())
+        not_shown("on Bochs with SVM it sometimes does not end, and why is not understood");
     else
         with_each(own);
 }

@@ -95,5 +95,8 @@ static void hold_back(unsigned vcpus, unsigned hosts)
 
 void task_priorities(void)
 {
-    with_each(hold_back);
+    if (stays())
+        not_shown("on Bochs with SVM it sometimes does not end, and why is not understood");
+    else
+        with_each(hold_back);
 }

@@ -113,5 +113,15 @@ static void thousand(unsigned vcpus, unsigned hosts)
 
 void thousand_interrupts(void)
 {
-    with_each(thousand);
+    bool shadow_svm;
+
+    machine_open_library();
+    shadow_svm = backend_is("svm") && !paging_is_nested();
+    machine_close();
+    if (shadow_svm && engine_is("qemu"))
+        not_shown(
+            "on QEMU with shadow paging an interrupt that the host injects is sometimes taken "
+            "twice, and why is not understood");
+    else
+        with_each(thousand);
 }
