@@ -253,8 +253,10 @@ void board_io(struct board *board, const struct virtx_exit_io *io, void *data)
     update_line(board, IRQ_KEYBOARD, i8042_interrupt(&board->keyboard));
     for (unsigned i = 0; i < 2; i++)
         update_line(board, IRQ_DISK + i, ata_interrupt(&board->ata[i]));
-    if (io->port == RTC_DATA) /* looking at it takes some time */
-        update_line(board, IRQ_CLOCK, rtc_interrupt(&board->rtc, bare_tsc()));
+    /* As it is now and not a moment later: a line that register C has made fall and time raised
+     * again would be no edge. */
+    if (io->port == RTC_DATA)
+        update_line(board, IRQ_CLOCK, rtc_active(&board->rtc));
 }
 
 /* ---- Time ---- */

@@ -174,10 +174,15 @@ static void catch_up(struct rtc *rtc, uint64_t now)
             *c |= C_ALARM;
 }
 
+bool rtc_active(const struct rtc *rtc)
+{
+    return rtc->ram[REG_B] & rtc->ram[REG_C] & (B_PERIODIC | B_ALARM | B_UPDATED);
+}
+
 bool rtc_interrupt(struct rtc *rtc, uint64_t now)
 {
     catch_up(rtc, now);
-    return rtc->ram[REG_B] & rtc->ram[REG_C] & (B_PERIODIC | B_ALARM | B_UPDATED);
+    return rtc_active(rtc);
 }
 
 uint64_t rtc_deadline(const struct rtc *rtc)
@@ -185,7 +190,7 @@ uint64_t rtc_deadline(const struct rtc *rtc)
     uint8_t b = rtc->ram[REG_B];
     uint64_t next = UINT64_MAX, at;
 
-    if (b & rtc->ram[REG_C] & (B_PERIODIC | B_ALARM | B_UPDATED))
+    if (rtc_active(rtc))
         return next; /* active until register C is read */
     if (b & B_PERIODIC && period(rtc)) {
         at = muldiv((periods(rtc, rtc->seen) + 1) * period(rtc), rtc->tsc_hz, DIVIDER_HZ) + 1;

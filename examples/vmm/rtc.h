@@ -27,6 +27,8 @@ void rtc_init(struct rtc *rtc, uint64_t tsc_hz, uint64_t now, uint64_t epoch, ui
 void rtc_reset(struct rtc *rtc);
 /* Brings register C up to date; whether the interrupt line is active. */
 bool rtc_interrupt(struct rtc *rtc, uint64_t now);
+/* The same as of the last access or look. */
+bool rtc_active(const struct rtc *rtc);
 /* TSC at which the line may become active next. */
 uint64_t rtc_deadline(const struct rtc *rtc);
 /* Ports 0x70 and 0x71. */

@@ -209,7 +209,9 @@ START_TEST(periodic_interrupt)
         if (rtc_deadline(&rtc) > now)
             continue;
         ck_assert(rtc_interrupt(&rtc, now));
+        ck_assert(rtc_active(&rtc));
         ck_assert_uint_eq(in(12, now) & 0xe0, 0xc0);
+        ck_assert(!rtc_active(&rtc)); /* low, until somebody looks again: the next one is an edge */
         count++;
     }
     ck_assert_uint_ge(count, 2 * rates[_i].hz - 1);
