@@ -139,14 +139,27 @@ bool model_is(const char *name)
     return option_is("model", name);
 }
 
+/* Of the library that is open; before a case has opened it, of one that is opened for that. */
+static const struct virtx_caps *caps(void)
+{
+    static struct virtx_caps copy;
+
+    if (machine.virtx != NULL)
+        return virtx_caps(machine.virtx);
+    machine_open_library();
+    copy = *virtx_caps(machine.virtx);
+    machine_close();
+    return &copy;
+}
+
 bool backend_is(const char *name)
 {
-    return equal_text(virtx_caps(machine.virtx)->backend, name);
+    return equal_text(caps()->backend, name);
 }
 
 bool has_feature(uint64_t feature)
 {
-    return (virtx_caps(machine.virtx)->features & feature) == feature;
+    return (caps()->features & feature) == feature;
 }
 
 static void show_failures(void)
