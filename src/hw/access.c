@@ -367,28 +367,10 @@ static enum insn_access_result port_out(void *context, uint16_t number, const vo
     return port(context, number, copy, size, true);
 }
 
-const struct insn_ops hw_insn_ops = {
-    .read = read_memory,
-    .write = write_memory,
-    .compare_exchange = compare_exchange,
-    .descriptors = true,
-    .msrs = system_msrs,
-    .task_cr3 = task_cr3,
-    .vector = vector_register,
-    .fpu = fpu_image,
-    .x87 = x87,
-};
+#define MEMORY_AND_REGISTERS                                                                       \
+    .read = read_memory, .write = write_memory, .compare_exchange = compare_exchange,              \
+    .descriptors = true, .msrs = system_msrs, .task_cr3 = task_cr3, .vector = vector_register,     \
+    .fpu = fpu_image, .x87 = x87
 
-const struct insn_ops hw_insn_port_ops = {
-    .read = read_memory,
-    .write = write_memory,
-    .compare_exchange = compare_exchange,
-    .in = port_in,
-    .out = port_out,
-    .descriptors = true,
-    .msrs = system_msrs,
-    .task_cr3 = task_cr3,
-    .vector = vector_register,
-    .fpu = fpu_image,
-    .x87 = x87,
-};
+const struct insn_ops hw_insn_ops = {MEMORY_AND_REGISTERS};
+const struct insn_ops hw_insn_port_ops = {MEMORY_AND_REGISTERS, .in = port_in, .out = port_out};

@@ -52,10 +52,8 @@ void hw_retire(struct hw_vcpu *hv)
     if (!long_mode_code(hv))
         state->rip = (uint32_t)state->rip;
     state->interruptibility &= VIRTX_BLOCKED_BY_NMI;
-    if ((state->rflags & RFLAGS_TF) && !(hw_state(hv, VIRTX_STATE_DR)->debugctl & 2))
-        hw_raise(hv, &(struct virtx_event){.type = VIRTX_EVENT_EXCEPTION,
-                                           .vector = VECTOR_DB,
-                                           .address = 1u << 14});
+    if (state->rflags & RFLAGS_TF)
+        hw_single_step(hv);
     state->rflags &= ~RFLAGS_RF;
 }
 

@@ -2,9 +2,9 @@
 /*
  * Which event the coming entry delivers, and which windows it waits for.
  *
- * Order (Intel SDM "Prioritization of Concurrent Events"; AMD APM "Event Injection"): an event whose delivery an
- * exit interrupted, then an exception, an NMI, an external interrupt. One entry delivers one event;
- * the others ask for the window in which they can follow.
+ * Order (Intel SDM "Prioritization of Concurrent Events"; AMD APM "Event Injection"): an event
+ * whose delivery an exit interrupted, then an exception, an NMI, an external interrupt. One entry
+ * delivers one event; the others ask for the window in which they can follow.
  */
 #include "hw/service.h"
 
@@ -122,9 +122,10 @@ static bool inject_exception(struct hw_vcpu *hv)
         if (unlikely(hv->confined) && hw_place(hv) != HW_PLACE_HARDWARE)
             hw_change(hv, VIRTX_STATE_CR);
     } else if (event->vector == VECTOR_DB && event->type == VIRTX_EVENT_EXCEPTION) {
-        /* Intel SDM "Debug Status Register (DR6)": B0-B3 are replaced, the others only ever set; bit 16 (RTM)
-         * is inverted. DR7.GD and DEBUGCTL's LBR and BTF are cleared on the way into the handler, which an
-         * injected event does not do (Intel SDM "Details of Event Injection"). */
+        /* Intel SDM "Debug Status Register (DR6)": B0-B3 are replaced, the others only ever set;
+         * bit 16 (RTM) is inverted. DR7.GD and DEBUGCTL's LBR and BTF are cleared on the way into
+         * the handler, which an injected event does not do (Intel SDM "Details of Event
+         * Injection"). */
         struct virtx_state *state = hw_change(hv, VIRTX_STATE_DR);
 
         state->dr6 = (state->dr6 & ~0xfull) | (event->address & 0xe00full);
@@ -151,7 +152,8 @@ static __attribute__((noinline)) int less_delivered(struct virtx_vcpu *vcpu)
 {
     int external;
 
-    external = vcpu->irq->apic->external(vcpu->irq_ctx); /* asked in any case: it brings IRR up to date */
+    /* Asked in any case: it brings IRR up to date. */
+    external = vcpu->irq->apic->external(vcpu->irq_ctx);
     return vcpu->events.has_interrupt ? vcpu->events.interrupt.vector : external;
 }
 
@@ -161,7 +163,8 @@ static inline int software_waiting(struct hw_vcpu *hv)
                                              : interrupt_waiting(hv->vcpu);
 }
 
-/* The entry that delivers it is certain now: takes the interrupt from where it waited. As inject(). */
+/* The entry that delivers it is certain now: takes the interrupt from where it waited. As
+ * inject(). */
 static bool inject_interrupt(struct hw_vcpu *hv)
 {
     struct virtx_vcpu *vcpu = hv->vcpu;
@@ -183,9 +186,7 @@ static bool inject_interrupt(struct hw_vcpu *hv)
 /* The single step of a HLT, where the vendor has a place for it, ends the HLT. */
 static bool trap_pending(struct hw_vcpu *hv)
 {
-    const struct virtx_state *state = hw_state(hv, VIRTX_STATE_INTR | VIRTX_STATE_RFLAGS);
-
-    return (state->pending_debug >> 14 & 1) && (state->rflags & RFLAGS_TF);
+    return hw_step_pending(hw_state(hv, VIRTX_STATE_INTR | VIRTX_STATE_RFLAGS));
 }
 
 /* A vcpu that does not execute: woken, or the record that says why not. */
@@ -332,7 +333,8 @@ static enum hw_next decide(struct hw_vcpu *hv)
     return HW_ENTER;
 }
 
-/* A delivery in software may fault: then there is another event to deliver, down to a triple fault. */
+/* A delivery in software may fault: then there is another event to deliver, down to a triple
+ * fault. */
 enum hw_next hw_events(struct hw_vcpu *hv)
 {
     enum hw_next next;

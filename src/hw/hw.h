@@ -12,6 +12,7 @@
 #define VIRTX_HW_HW_H
 
 #include "core/object.h"
+#include "x86/defs.h"
 #include "paging/format.h"
 
 /*
@@ -353,6 +354,13 @@ void hw_owe(struct hw_vcpu *hv, uint32_t debts);
 /* execute.c: whether the guest's write that has just faulted can be executed by the library:
  * VIRTX_FAULT_EXECUTE. On the vcpu's thread. */
 bool hw_can_execute_write(struct hw_vcpu *hv);
+
+/* Whether the single step of the instruction before waits; of the groups RFLAGS and INTR. */
+static inline bool hw_step_pending(const struct virtx_state *state)
+{
+    return (state->pending_debug & BIT(14)) && (state->rflags & RFLAGS_TF);
+}
+
 /* Page faults without any of these bits in their error code are the guest's, and need no exit
  * with VIRTX_FEATURE_FAULT_FILTER. 0: all exit. */
 static inline void hw_fault_bits(struct hw_vcpu *hv, uint32_t bits)

@@ -226,7 +226,10 @@ void load_virtual(struct exec *exec, unsigned segment, uint16_t selector);
 enum insn_result execute_descriptor(struct exec *exec);
 enum insn_result read_far(struct exec *exec, unsigned index, uint64_t *offset, uint16_t *selector);
 enum insn_result execute_interrupt(struct exec *exec);
-/* exec_virtual.c: virtual-8086 mode with IOPL below 3. */
+/* exec_virtual.c: where the TSS has its I/O permission map, above the redirection map; #GP if it
+ * cannot have one. */
+enum insn_result read_io_map(struct exec *exec, uint16_t *map);
+/* Virtual-8086 mode with IOPL below 3. */
 bool virtual_restricted(const struct exec *exec);
 /* PUSHF, POPF and IRET of this size are allowed there at all. */
 enum insn_result virtual_flags(struct exec *exec, unsigned size);

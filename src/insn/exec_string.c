@@ -4,8 +4,6 @@
  */
 #include "insn/segment.h"
 
-enum { TSS_MAP = 0x66, TSS_BYTES = 0x68 };
-
 /* The TSS's bitmap (Intel SDM, "I/O Permission Bit Map"). Two bytes of it are read, whatever the
  * access. */
 static enum insn_result check_map(struct exec *exec, uint16_t port, unsigned size)
@@ -13,11 +11,8 @@ static enum insn_result check_map(struct exec *exec, uint16_t port, unsigned siz
     const struct insn_seg *tr = &exec->cpu->tr;
     uint16_t map = 0, bits = 0;
     uint32_t at;
-    enum insn_result result;
+    enum insn_result result = read_io_map(exec, &map);
 
-    if (!(tr->attributes & 8) || (tr->attributes & AR_UNUSABLE) || tr->limit < TSS_BYTES - 1)
-        return raise_code(exec, VECTOR_GP, 0);
-    result = read_memory(exec, tr->base + TSS_MAP, &map, 2, INSN_ACCESS_SYSTEM);
     if (result)
         return result;
     at = map + port / 8u;

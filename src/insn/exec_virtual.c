@@ -34,6 +34,16 @@ enum insn_result virtual_pop(struct exec *exec, uint64_t image)
     return INSN_OK;
 }
 
+/* Only a 32-bit TSS has maps. */
+enum insn_result read_io_map(struct exec *exec, uint16_t *map)
+{
+    const struct insn_seg *tr = &exec->cpu->tr;
+
+    if (!(tr->attributes & 8) || (tr->attributes & AR_UNUSABLE) || tr->limit < TSS_BYTES - 1)
+        return raise_code(exec, VECTOR_GP, 0);
+    return read_memory(exec, tr->base + TSS_MAP, map, 2, INSN_ACCESS_SYSTEM);
+}
+
 /* Its bit in the redirection map, which lies below the I/O permission map. */
 static enum insn_result read_redirection(struct exec *exec, unsigned vector, bool *redirected)
 {
@@ -41,11 +51,8 @@ static enum insn_result read_redirection(struct exec *exec, unsigned vector, boo
     uint16_t map = 0;
     uint8_t bits = 0;
     uint32_t at;
-    enum insn_result result;
+    enum insn_result result = read_io_map(exec, &map);
 
-    if (!(tr->attributes & 8) || (tr->attributes & AR_UNUSABLE) || tr->limit < TSS_BYTES - 1)
-        return raise_code(exec, VECTOR_GP, 0);
-    result = read_memory(exec, tr->base + TSS_MAP, &map, 2, INSN_ACCESS_SYSTEM);
     if (result)
         return result;
     at = map - REDIRECTION_BYTES + vector / 8;

@@ -64,12 +64,18 @@ static void lapic_event(void *ctx, enum virtx_apic_delivery kind, uint8_t vector
     /* There is no system-management mode to enter: an SMI ends here. */
 }
 
+static void tell_deadline(struct virtx_lapic *lapic, uint64_t old)
+{
+    if (lapic->deadline != old)
+        virtx_request_lazily(lapic->vcpu, VIRTX_REQUEST_DEADLINE);
+}
+
 /* The guest's access may have made something deliverable: a lower priority, an unmasked entry. Of
- * registers in its page the processor knows a summary, which may be another too. Or it has set the timer. */
+ * registers in its page the processor knows a summary, which may be another too. Or it has set the
+ * timer. */
 static void announce(struct virtx_lapic *lapic, uint64_t old_deadline)
 {
-    if (lapic->deadline != old_deadline)
-        virtx_request_lazily(lapic->vcpu, VIRTX_REQUEST_DEADLINE);
+    tell_deadline(lapic, old_deadline);
     if (virtx_lapic_pending(lapic) >= 0 || lapic_in_page(lapic))
         lapic_changed(lapic);
 }
@@ -289,8 +295,7 @@ static void attached_written(void *ctx, uint32_t offset)
     uint64_t deadline = lapic->deadline;
 
     lapic_written(lapic, offset, __builtin_ia32_rdtsc());
-    if (lapic->deadline != deadline)
-        virtx_request_lazily(lapic->vcpu, VIRTX_REQUEST_DEADLINE);
+    tell_deadline(lapic, deadline);
     if (lapic->unsaid)
         lapic_changed(lapic);
 }

@@ -5,12 +5,13 @@
  * NMI blocking. With virtual NMIs the processor keeps it in the interruptibility state, beginning
  * with an injected NMI and ending with IRET. Bochs 2.7 keeps one such flag for all VMs: it survives
  * entries that say it is clear, and an NMI of the host sets it. So the flag is believed only of a
- * vcpu that has been given an NMI since it was last put with the flag clear (nmi_blockable): between
- * two of them that take turns on a CPU lies a put. On a processor that works this changes nothing.
+ * vcpu that has been given an NMI since it was last put with the flag clear (nmi_blockable):
+ * between two of them that take turns on a CPU lies a put. On a processor that works this changes
+ * nothing.
  *
- * Of a virtual interrupt whose delivery an exit interrupts, Bochs 2.7 reports the vector of whatever was
- * delivered before. The right one is the highest in service, as on every processor. (If that other event was
- * an exception, nothing tells that it is not what was being delivered.)
+ * Of a virtual interrupt whose delivery an exit interrupts, Bochs 2.7 reports the vector of
+ * whatever was delivered before. The right one is the highest in service, as on every processor.
+ * (If that other event was an exception, nothing tells that it is not what was being delivered.)
  *
  * Without virtual NMIs the processor does not see the guest's IRET end its handler. The next moment
  * when the guest would take an interrupt stands in for it: handlers run with interrupts off.
@@ -57,20 +58,16 @@ void vmx_inject(struct hw_vcpu *hv, const struct virtx_event *event)
 }
 
 /*
- * A trap of the instruction before goes first, and would be lost: an entry that delivers something leaves no
- * debug exception pending (Intel SDM "Delivery of Pending Debug Exceptions after VM Entry").
+ * Neither while a trap of the instruction before is pending: it goes first, and would be lost. An
+ * entry that delivers something leaves no debug exception pending (Intel SDM "Delivery of Pending
+ * Debug Exceptions after VM Entry").
  */
-static bool trap_pending(const struct virtx_state *state)
-{
-    return (state->pending_debug & PENDING_DEBUG_SINGLE_STEP) && (state->rflags & RFLAGS_TF);
-}
-
 bool vmx_can_interrupt(struct hw_vcpu *hv)
 {
     const struct virtx_state *state = hw_state(hv, VIRTX_STATE_RFLAGS | VIRTX_STATE_INTR);
 
     return (state->rflags & RFLAGS_IF) && !(state->interruptibility & BLOCKED_SHADOW) &&
-           !trap_pending(state);
+           !hw_step_pending(state);
 }
 
 bool vmx_can_nmi(struct hw_vcpu *hv)
@@ -78,7 +75,7 @@ bool vmx_can_nmi(struct hw_vcpu *hv)
     const struct virtx_state *state = hw_state(hv, VIRTX_STATE_RFLAGS | VIRTX_STATE_INTR);
 
     return !(state->interruptibility & (BLOCKED_SHADOW | VIRTX_BLOCKED_BY_NMI)) &&
-           !trap_pending(state);
+           !hw_step_pending(state);
 }
 
 /*
@@ -138,11 +135,11 @@ bool vmx_event_interrupted(struct vmx_vcpu *v)
         .has_error = info & INTERRUPTION_ERROR,
         .address = hv->state.cr2, /* #PF: the processor has written it already */
     };
-    /* 1 is no type: nothing had been delivered before. Nor are NMIs or external interrupts delivered
-     * that were not injected. */
+    /* 1 is no type: nothing had been delivered before. Nor are NMIs or external interrupts
+     * delivered that were not injected. */
     if (event.type <= VIRTX_EVENT_NMI && !hv->injected && hv->controls.apic.delivery)
-        event = (struct virtx_event){.type = VIRTX_EVENT_INTERRUPT,
-                                     .vector = vmx_apic_in_service(v)};
+        event =
+            (struct virtx_event){.type = VIRTX_EVENT_INTERRUPT, .vector = vmx_apic_in_service(v)};
     if (event.has_error)
         event.error = (uint32_t)vmx_vmread(VMCS_IDT_ERROR_CODE);
     if (event.type >= VIRTX_EVENT_SOFT_INTERRUPT)
@@ -169,9 +166,9 @@ void vmx_nmi_unblocked(struct vmx_vcpu *v)
 }
 
 /*
- * #DB in an interrupt shadow, as STI under TF makes it, ends the shadow, delivered or dropped. Left in the VMCS,
- * it would need the single step that has just exited to be still pending (Intel SDM "Checks on Guest Non-Register
- * State"), and the entry would be refused.
+ * #DB in an interrupt shadow, as STI under TF makes it, ends the shadow, delivered or dropped. Left
+ * in the VMCS, it would need the single step that has just exited to be still pending (Intel SDM
+ * "Checks on Guest Non-Register State"), and the entry would be refused.
  */
 void vmx_debug_ends_shadow(struct vmx_vcpu *v)
 {
