@@ -6,6 +6,7 @@
  * Intel SDM "APIC Virtualization and Virtual Interrupts", AMD APM volume 2 "Virtual Interrupts".
  */
 #include "harness.h"
+#include "guest_lapic.h"
 #include <virtx/lapic.h>
 
 enum { WRITES = 10000, HABITS = 32, HELD = 0x51, HELD_CLASS = 5 };
@@ -284,36 +285,9 @@ static void cr8_exits_armed(void)
 /* ---- The library's LAPIC ---- */
 
 enum {
-    APIC = 0xfee00000,
-    REG_ID = 0x20,
-    REG_VERSION = 0x30,
-    REG_TPR = 0x80,
-    REG_PPR = 0xa0,
-    REG_EOI = 0xb0,
-    REG_LDR = 0xd0,
-    REG_SVR = 0xf0,
-    REG_ISR = 0x100,
-    REG_TMR = 0x180,
-    REG_IRR = 0x200,
-    REG_ICR = 0x300,
-    REG_ICR_HIGH = 0x310,
-    REG_LVT_TIMER = 0x320,
-    REG_SELF_IPI = 0x3f0,
     SELF = 1 << 18,
     LOG = 64,
 };
-
-static uint32_t apic_read(uint32_t offset)
-{
-    uint32_t value;
-    __asm__ volatile("movl (%1), %0" : "=r"(value) : "r"((uint64_t)APIC + offset) : "memory");
-    return value;
-}
-
-static void apic_write(uint32_t offset, uint32_t value)
-{
-    __asm__ volatile("movl %0, (%1)" : : "r"(value), "r"((uint64_t)APIC + offset) : "memory");
-}
 
 static uint8_t order[LOG];
 static unsigned ordered;

@@ -6,24 +6,15 @@
  * Run with --cpus 2.
  */
 #include "crew.h"
+#include "guest_lapic.h"
 
 enum {
-    APIC = 0xfee00000,
-    REG_EOI = 0xb0,
-    REG_SVR = 0xf0,
-    REG_ICR = 0x300,
-    REG_ICR_HIGH = 0x310,
     VECTOR = 0x50,
     COUNT = 1000,
 };
 
 static bool receiver_halts;
 static volatile uint64_t got, over, ready, ticks;
-
-static void apic_write(uint32_t offset, uint32_t value)
-{
-    __asm__ volatile("movl %0, (%1)" : : "r"(value), "r"((uint64_t)APIC + offset) : "memory");
-}
 
 static void on_ipi(struct bare_frame *frame)
 {

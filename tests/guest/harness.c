@@ -602,6 +602,29 @@ struct virtx_intercept *intercept(uint32_t kind, uint32_t access, uint64_t first
     return intercept_handler(kind, access, first, last, NULL, NULL);
 }
 
+/* ---- Single steps that arrive in the host ---- */
+
+static unsigned host_steps;
+
+static void on_host_step(struct bare_frame *frame, void *ctx)
+{
+    (void)ctx;
+    frame->rflags &= ~0x100ul; /* TF */
+    host_steps++;
+}
+
+void host_steps_allow(void)
+{
+    host_steps = 0;
+    bare_handler_set(1, on_host_step, NULL);
+}
+
+unsigned host_steps_end(void)
+{
+    bare_handler_set(1, NULL, NULL);
+    return host_steps;
+}
+
 /* ---- Exits in words ---- */
 
 static const char *direction(uint8_t access, const char *read, const char *write)

@@ -168,6 +168,10 @@ enum { RW = VIRTX_READ | VIRTX_WRITE };
 struct virtx_intercept *intercept(uint32_t kind, uint32_t access, uint64_t first, uint64_t last);
 struct virtx_intercept *intercept_handler(uint32_t kind, uint32_t access, uint64_t first,
                                           uint64_t last, virtx_handler handler, void *ctx);
+/* Lets single steps arrive in the host, where none belongs; and how many have since, which ends it.
+ */
+void host_steps_allow(void);
+unsigned host_steps_end(void);
 /* Waits for the host's timer: one interrupt on `vector`, soon. */
 void host_timer(unsigned vector, uint64_t microseconds);
 

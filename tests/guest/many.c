@@ -35,11 +35,6 @@ volatile struct mine *seat_of(const struct bare_frame *frame)
 
 /* ---- The guest's tools ---- */
 
-void apic_write(uint32_t offset, uint32_t value)
-{
-    __asm__ volatile("movl %0, (%1)" : : "r"(value), "r"((uint64_t)APIC + offset) : "memory");
-}
-
 void send(uint64_t to, uint32_t command)
 {
     apic_write(REG_ICR_HIGH, (uint32_t)to << 24);
@@ -184,12 +179,7 @@ bool at_port(const struct virtx_exit *exit, uint16_t port)
 
 bool stays(void)
 {
-    bool nested_svm;
-
-    machine_open_library();
-    nested_svm = backend_is("svm") && paging_is_nested();
-    machine_close();
-    return nested_svm && engine_is("bochs");
+    return engine_is("bochs") && backend_is("svm") && paging_is_nested();
 }
 
 uint64_t misplaced(void)

@@ -5,16 +5,9 @@
 #define TESTS_GUEST_MANY_H
 
 #include "crew.h"
+#include "guest_lapic.h"
 
 enum {
-    APIC = 0xfee00000,
-    REG_EOI = 0xb0,
-    REG_SVR = 0xf0,
-    REG_ICR = 0x300,
-    REG_ICR_HIGH = 0x310,
-    REG_LVT_TIMER = 0x320,
-    REG_COUNT = 0x380,
-    REG_DIVIDE = 0x3e0,
     ICR_NMI = 4 << 8,
     ICR_FIXED = 0x4000,
     LVT_MASKED = 1 << 16,
@@ -43,7 +36,6 @@ extern volatile uint64_t host_interrupts[BARE_MAX_CPUS];
 
 /* Whose handler this is. */
 volatile struct mine *seat_of(const struct bare_frame *frame);
-void apic_write(uint32_t offset, uint32_t value);
 /* Interrupts are off: the two halves of the ICR belong together. */
 void send(uint64_t to, uint32_t command);
 void send_safely(uint64_t to, uint32_t command);

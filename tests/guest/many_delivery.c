@@ -101,12 +101,6 @@ static bool serve_deliveries(struct crew_seat *seat, const struct virtx_exit *ex
     return complete(seat);
 }
 
-static void on_stray_step(struct bare_frame *frame, void *ctx)
-{
-    (void)frame;
-    (void)ctx;
-}
-
 static void leave_out(void)
 {
     kinds_left_out = 0;
@@ -116,7 +110,7 @@ static void leave_out(void)
     known_bug("Bochs does not record INT n in EXITINTINFO, but an older event or none");
     known_bug("Bochs takes the guest's single-step trap along into the host"); /* after an NMI */
     known_bug_end();
-    bare_handler_set(1, on_stray_step, NULL);
+    host_steps_allow();
 }
 
 static void fault_deliveries(unsigned vcpus, unsigned hosts)
@@ -148,7 +142,7 @@ static void fault_deliveries(unsigned vcpus, unsigned hosts)
     /* Shadow paging maps neighbours too: one fault may do for all who have just taken the mapping.
      */
     CHECK(faults >= wanted);
-    bare_handler_set(1, NULL, NULL);
+    host_steps_end();
     end();
 }
 

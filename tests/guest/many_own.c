@@ -21,7 +21,7 @@ static void guest_own(uint64_t self)
     bare_out32(PORT_NOTE, 0);
     apic_write(REG_DIVIDE, 3);
     apic_write(REG_LVT_TIMER, LVT_PERIODIC | TIMER);
-    apic_write(REG_COUNT, 4000);
+    apic_write(REG_INITIAL, 4000);
     bare_irq_enable();
     while (m->got[TIMER] < 20 || m->sent < rounds || m->got[from] < rounds) {
         uint64_t to = next_of(self);
@@ -93,12 +93,7 @@ static void own(unsigned vcpus, unsigned hosts)
 
 void own_interrupts(void)
 {
-    bool shown;
-
-    machine_open_library();
-    shown = paging_is_nested() && has_feature(VIRTX_FEATURE_UNPAGED_GUEST);
-    machine_close();
-    if (!shown)
+    if (!paging_is_nested() || !has_feature(VIRTX_FEATURE_UNPAGED_GUEST))
         not_shown("the guest cannot own the interrupts here");
     else if (stays())
         not_shown("on Bochs with SVM it sometimes does not end, and why is not understood");

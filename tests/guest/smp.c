@@ -307,12 +307,10 @@ static void kicks_by_nmi(void)
 
     if (!two_cpus())
         return;
-    machine_open_library();
     if (!paging_is_nested() || !has_feature(VIRTX_FEATURE_UNPAGED_GUEST)) {
         not_shown("the guest cannot own the interrupts here");
         return;
     }
-    machine_close();
     harness_no_watchdog = harness_interrupts_to_guest = true;
     ops.kick_cpu = kick_by_nmi;
     harness_ops = &ops;

@@ -8,15 +8,11 @@
  * Words of the command line: ipis=N, how many in each case.
  */
 #include "crew.h"
+#include "guest_lapic.h"
 #include "storm.h"
 #include <virtx/ioapic.h>
 
 enum {
-    APIC = 0xfee00000,
-    REG_EOI = 0xb0,
-    REG_SVR = 0xf0,
-    REG_ICR = 0x300,
-    REG_ICR_HIGH = 0x310,
     TO_OTHERS = 3 << 18,
     REQUEST = 0x40, /* and the sender's number */
     ANSWER = 0x50,  /* and the answerer's */
@@ -37,11 +33,6 @@ static volatile uint64_t ready, finished;
 static volatile uint64_t strange; /* an interrupt that nobody sent */
 
 /* ---- The guest ---- */
-
-static void apic_write(uint32_t offset, uint32_t value)
-{
-    __asm__ volatile("movl %0, (%1)" : : "r"(value), "r"((uint64_t)APIC + offset) : "memory");
-}
 
 /* Interrupts are off: the two halves of the ICR belong together. */
 static void send(unsigned to, unsigned vector)

@@ -7,14 +7,10 @@
  * Words of the command line: starts=N.
  */
 #include "crew.h"
+#include "guest_lapic.h"
 #include "storm.h"
 
 enum {
-    APIC = 0xfee00000,
-    REG_EOI = 0xb0,
-    REG_SVR = 0xf0,
-    REG_ICR = 0x300,
-    REG_ICR_HIGH = 0x310,
     ICR_INIT = 0x4500,
     ICR_SIPI = 0x4600,
     PING = 0x40, /* and the sender's number */
@@ -33,11 +29,6 @@ static volatile uint64_t ready;
 static volatile bool over;
 
 /* ---- The guest ---- */
-
-static void apic_write(uint32_t offset, uint32_t value)
-{
-    __asm__ volatile("movl %0, (%1)" : : "r"(value), "r"((uint64_t)APIC + offset) : "memory");
-}
 
 static void send(unsigned to, unsigned command)
 {

@@ -7,15 +7,10 @@
  * Intel SDM "VMX-Preemption Timer", "APIC Timer".
  */
 #include "harness.h"
+#include "guest_lapic.h"
 #include <virtx/lapic.h>
 
 enum {
-    APIC = 0xfee00000,
-    REG_EOI = 0xb0,
-    REG_SVR = 0xf0,
-    REG_LVT_TIMER = 0x320,
-    REG_INITIAL = 0x380,
-    REG_DIVIDE = 0x3e0,
     PERIODIC = 1 << 17,
     DEADLINE = 2 << 17,
     MASKED = 1 << 16,
@@ -29,11 +24,6 @@ enum {
 static struct virtx_lapic lapic;
 static volatile uint64_t came_at[16];
 static volatile unsigned came;
-
-static void apic_write(uint32_t offset, uint32_t value)
-{
-    __asm__ volatile("movl %0, (%1)" : : "r"(value), "r"((uint64_t)APIC + offset) : "memory");
-}
 
 static void guest_came(struct bare_frame *frame)
 {
