@@ -262,6 +262,7 @@ static void tables_audited(void)
 {
     uint64_t count = bare_option_u64("operations", 10000), exits;
 
+    harness_patience += count / 10000;
     machine_open();
     seed = 0x9e3779b97f4a7c15;
     memcpy(other_root, guest_pml4, sizeof(other_root));

@@ -15,6 +15,7 @@ uint64_t harness_disable;
 const struct virtx_host_profile *harness_profile;
 const struct virtx_host_ops *harness_ops;
 bool harness_exit_on_interrupt, harness_interrupts_to_guest, harness_no_watchdog;
+uint64_t harness_patience = 1;
 uint32_t harness_memory_flags;
 enum virtx_table_sync harness_table_sync;
 
@@ -194,8 +195,8 @@ static volatile bool watchdog_fired;
 static uint64_t watchdog_limit(void)
 {
     if (engine_is("bochs") || bare_option("icount") != NULL)
-        return WATCHDOG_TICKS;
-    return WATCHDOG_SECONDS * bare_tsc_hz();
+        return WATCHDOG_TICKS * harness_patience;
+    return WATCHDOG_SECONDS * bare_tsc_hz() * harness_patience;
 }
 
 void host_timer(unsigned vector, uint64_t microseconds)
@@ -229,8 +230,6 @@ static void on_watchdog(struct bare_frame *frame, void *ctx)
 static void watchdog_begin(void)
 {
     watchdog_fired = false;
-    if (harness_no_watchdog)
-        return;
     bare_handler_set(VECTOR_WATCHDOG, on_watchdog, NULL);
     watchdog_start = bare_tsc();
     watchdog_arm();
@@ -270,6 +269,8 @@ void machine_open_library(void)
         .insist = bare_option("insist") ? HARNESS_IRQ_HELP : 0,
     };
 
+    if (harness_no_watchdog)
+        bare_timer_stop();
     memset(&machine, 0, sizeof(machine));
     pages_before = bare_pages_in_use();
     enum virtx_status status = virtx_open(&config, &machine.virtx, &error);
@@ -713,6 +714,7 @@ static bool run_case(const struct guest_case *test)
     harness_memory_flags = 0;
     harness_table_sync = VIRTX_TABLE_SYNC_ON_FLUSH;
     harness_exit_on_interrupt = harness_interrupts_to_guest = harness_no_watchdog = false;
+    harness_patience = 1;
     guest_reset();
     watchdog_begin();
     test->run();

@@ -121,6 +121,7 @@ extern bool harness_interrupts_to_guest;
 extern enum virtx_table_sync harness_table_sync;
 extern uint32_t harness_memory_flags; /* of the slot at GUEST_MEMORY */
 extern bool harness_no_watchdog;      /* the case needs the host's timer, or exact counts */
+extern uint64_t harness_patience;     /* so many times the usual time is given to the case */
 void machine_open(void);
 void machine_close(void);
 /* A slot of memory type WB. */
