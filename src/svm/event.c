@@ -71,6 +71,30 @@ static bool is_software(uint32_t info)
             (vector == VECTOR_BP || vector == VECTOR_OF));
 }
 
+/* Executing the instruction again brings the exception again, or nothing can have trapped. */
+static bool comes_again(const struct svm_vcpu *sv, uint32_t info)
+{
+    const struct vmcb_save *save = &sv->vmcb.save;
+    uint32_t vector = info & VMCB_EVENT_VECTOR;
+
+    if ((info & VMCB_EVENT_TYPE) != VMCB_EVENT_EXCEPTION || vector >= 32 || vector == VECTOR_MC)
+        return false;
+    return vector != VECTOR_DB || (!(save->rflags & RFLAGS_TF) && !(save->dr7 & 0xff));
+}
+
+/*
+ * At an INT n one engine describes the exception before it, whenever that was. If it is a fault
+ * that the INT n has caused, executing that again causes it again; so what is said need not be
+ * believed.
+ */
+static bool may_be_stale(struct svm_vcpu *sv, uint32_t info)
+{
+    const struct insn *insn = comes_again(sv, info) ? hw_insn(&sv->hw) : NULL;
+
+    return insn &&
+           (insn->op == INSN_OP_INT || insn->op == INSN_OP_INT3 || insn->op == INSN_OP_INTO);
+}
+
 /*
  * The exit interrupted the delivery of an event. One that the entry injected is handed back as it
  * came; others as the processor describes them. The guest's own software events are not: RIP is at
@@ -89,7 +113,8 @@ void svm_event_interrupted(struct svm_vcpu *sv)
         hv->has_reinject = true;
         hv->state.rip -= sv->rewind;
         hv->vcpu->exit.rip = hv->state.rip;
-    } else if (!is_software((uint32_t)info) && (uint32_t)info != VMCB_EVENT_VALID) {
+    } else if (!is_software((uint32_t)info) && (uint32_t)info != VMCB_EVENT_VALID &&
+               !may_be_stale(sv, (uint32_t)info)) {
         /* Interrupt 0 above, which nobody sends, is all that one engine says of an INT n. Another
          * calls the physical interrupts of a guest that owns them exceptions. */
         if (type == VMCB_EVENT_EXCEPTION && (uint8_t)info >= 32)

@@ -370,7 +370,7 @@ end real_events
 
 /*
  * Task switches of 32-bit code with paging, each task with tables of its own: CALL, IRET, a task gate
- * with an error code, the debug trap of a TSS.
+ * with an error code, the debug trap of a TSS, INT n and CALL through task gates, JMP.
  */
 #define TASK(n)      (0x3000 + 0x100 * (n))
 #define DIRECTORY(n) (0x10000 + 0x1000 * (n))
@@ -409,6 +409,7 @@ begin task_switches
     task 1, 2f, 0x6800
     task 2, 3f, 0x6400
     task_gate 13, 0x28
+    task_gate 14, 0x28
     movl $0x80000 + A(5f), 0x2000 + 8
     movl $0x8e00, 0x2004 + 8
     movl %cr4, %eax
@@ -440,6 +441,16 @@ begin task_switches
     movl %dr7, %eax
     movl %eax, NOTE(8)
     strw NOTE(9)
+    int $14                 /* to task 2 by a task gate, and back */
+    lcall $0x30, $0         /* by one in the GDT */
+    ljmpl $0x28, $0         /* with no way back but another JMP */
+    pushfl
+    popl NOTE(15)
+    movb A(9f) + 0x1d, %al
+    movb %al, NOTE(16)
+    movb A(9f) + 0x2d, %al
+    movb %al, NOTE(17)
+    strw NOTE(18)
     movw $PORT_DONE, %dx
     xorl %eax, %eax
     outl %eax, %dx
@@ -461,6 +472,13 @@ begin task_switches
     addl $2, TASK(0) + 0x20
     incl WINDOW(2) + NOTE(12)
     iretl
+    incl WINDOW(2) + NOTE(14)   /* INT n: no error code */
+    movl %esp, NOTE(19)
+    iretl
+    incl WINDOW(2) + NOTE(14)
+    iretl
+    incl WINDOW(2) + NOTE(14)
+    ljmpl $0x18, $0
     /* #DB */
 5:  movl %dr6, %eax
     movl %eax, NOTE(7)
@@ -474,9 +492,10 @@ begin task_switches
     .quad 0x0000890030000067    /* 18: task 0 */
     .quad 0x0000890031000067    /* 20: task 1 */
     .quad 0x0000890032000067    /* 28: task 2 */
-8:  .word 47
+    .quad 0x0000850000280000    /* 30: task gate */
+8:  .word 55
     .long A(9b)
-7:  .word 14 * 8 - 1
+7:  .word 15 * 8 - 1
     .long 0x2000
 end task_switches
 
