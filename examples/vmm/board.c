@@ -365,6 +365,33 @@ enum virtx_status board_reset(struct board *board)
     return board->has_firmware ? firmware_map(&board->firmware, pci_pam(&board->pci)) : VIRTX_OK;
 }
 
+void board_after_bios(struct board *board)
+{
+    enum { TIMER_SQUARE_WAVE = 0x36, CASCADE_INPUT = 2, MODE_8086 = 1, ICW1 = 0x11 };
+    static const struct {
+        uint16_t port;
+        uint8_t value;
+    } writes[] = {
+        {0x20, ICW1},
+        {0x21, GUEST_PIC_VECTORS},
+        {0x21, 1 << CASCADE_INPUT},
+        {0x21, MODE_8086},
+        {0xa0, ICW1},
+        {0xa1, GUEST_PIC2_VECTORS},
+        {0xa1, CASCADE_INPUT},
+        {0xa1, MODE_8086},
+        {0x21, (uint8_t) ~(1 << IRQ_TIMER | 1 << IRQ_KEYBOARD | 1 << CASCADE_INPUT)},
+        {0xa1, 0xff},
+    };
+    uint64_t now = bare_tsc();
+
+    for (unsigned i = 0; i < sizeof(writes) / sizeof(writes[0]); i++)
+        virtx_pic_write(&board->pic, writes[i].port, writes[i].value);
+    pit_write(&board->pit, 0x43, TIMER_SQUARE_WAVE, now);
+    for (unsigned i = 0; i < 2; i++)
+        pit_write(&board->pit, 0x40, 0, now); /* 65536 */
+}
+
 enum virtx_status board_add_cpu(struct board *board, struct virtx_vcpu *vcpu)
 {
     uint32_t id = virtx_vcpu_id(vcpu);

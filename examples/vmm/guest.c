@@ -27,6 +27,38 @@ unsigned guest_map(const struct guest_ram *ram, struct guest_range ranges[GUEST_
     return count;
 }
 
+static void set_vector(uint8_t *low, unsigned vector, uint32_t address)
+{
+    put32(low + 4 * vector, (address & 0xf0000) << 12 | (address & 0xffff));
+}
+
+/* What a BIOS does at an interrupt of the PICs at the least: their EOI; at the timer's it counts
+ * and calls INT 1CH. */
+static void interrupt_handlers(uint8_t *low)
+{
+    /* push ax; mov al, 20h; out 20h, al; pop ax; iret */
+    static const uint8_t first[] = {0x50, 0xb0, 0x20, 0xe6, 0x20, 0x58, 0xcf};
+    /* push ax; mov al, 20h; out 0a0h, al; out 20h, al; pop ax; iret */
+    static const uint8_t second[] = {0x50, 0xb0, 0x20, 0xe6, 0xa0, 0xe6, 0x20, 0x58, 0xcf};
+    /* push ds; push ax; xor ax, ax; mov ds, ax; inc dword [46ch]; int 1ch; mov al, 20h; out 20h,
+     * al; pop ax; pop ds; iret */
+    static const uint8_t timer[] = {0x1e, 0x50, 0x31, 0xc0, 0x8e, 0xd8, 0x66, 0xff, 0x06, 0x6c,
+                                    0x04, 0xcd, 0x1c, 0xb0, 0x20, 0xe6, 0x20, 0x58, 0x1f, 0xcf};
+    enum {
+        FIRST = GUEST_NO_BIOS + 0x10,
+        SECOND = GUEST_NO_BIOS + 0x20,
+        TIMER = GUEST_NO_BIOS + 0x30
+    };
+
+    memcpy(low + FIRST, first, sizeof(first));
+    memcpy(low + SECOND, second, sizeof(second));
+    memcpy(low + TIMER, timer, sizeof(timer));
+    for (unsigned i = 0; i < 8; i++) {
+        set_vector(low, GUEST_PIC_VECTORS + i, i ? FIRST : TIMER);
+        set_vector(low, GUEST_PIC2_VECTORS + i, SECOND);
+    }
+}
+
 void guest_bios_data(uint8_t *low)
 {
     /* push bp; mov bp, sp; or byte [bp + 6], 1; pop bp; iret */
@@ -40,7 +72,8 @@ void guest_bios_data(uint8_t *low)
     low[GUEST_LOW_END] = (GUEST_HOLE - GUEST_LOW_END) >> 10;
     memcpy(low + GUEST_NO_BIOS, no_bios, sizeof(no_bios));
     for (unsigned vector = 0; vector < 256; vector++)
-        put32(low + 4 * vector, (GUEST_NO_BIOS & 0xf0000) << 12 | (GUEST_NO_BIOS & 0xffff));
+        set_vector(low, vector, GUEST_NO_BIOS);
+    interrupt_handlers(low);
 }
 
 bool guest_is_low_ram(const struct guest_ram *ram, uint64_t address, uint64_t bytes)

@@ -18,6 +18,10 @@
 #define GUEST_MP_TABLE 0xf0000u /* … and the MP configuration table here */
 #define GUEST_NO_BIOS  0xff000u
 
+/* Where a BIOS puts the interrupts of the two PICs. */
+#define GUEST_PIC_VECTORS  0x08
+#define GUEST_PIC2_VECTORS 0x70
+
 struct guest_ram {
     uint8_t *low;        /* backs [0, low_bytes) */
     uint64_t low_bytes;  /* at least 2 MiB */
@@ -37,6 +41,7 @@ struct guest_start {
     uint64_t rip, rsp, rax, rbx, rsi, cr3;
     uint64_t gdt;               /* address; 0: none is loaded and the selectors are the preset's */
     uint16_t gdt_limit, cs, ds; /* ds is ES, SS, FS and GS as well */
+    bool after_bios;            /* PICs and timer are as a BIOS leaves them */
 };
 
 #define GUEST_MAX_FILES 32
@@ -119,7 +124,8 @@ unsigned guest_map(const struct guest_ram *ram, struct guest_range ranges[GUEST_
 
 /* For kernels, which have no BIOS: the BIOS data area (IBM PC/AT Technical Reference, "BIOS Data
  * Area") as far as they read it, to put what must be low below the extended BIOS data area; and an
- * interrupt vector table in which every call of the BIOS fails, with the carry flag set. */
+ * interrupt vector table in which every call of the BIOS fails, with the carry flag set, and the PICs'
+ * interrupts are ended. */
 void guest_bios_data(uint8_t *low);
 
 /* Whether all of [address, address + bytes) is RAM below GUEST_LOW_MAX. */

@@ -243,6 +243,8 @@ static enum virtx_status set_start(struct virtx_vcpu *vcpu, const struct guest_s
     struct virtx_state state;
     enum virtx_status status = virtx_vcpu_reset(vcpu, start->preset);
 
+    if (start->after_bios)
+        board_after_bios(&board);
     if (!status)
         status = virtx_vcpu_get(vcpu, VIRTX_STATE_ALL, &state);
     if (status || start->preset == VIRTX_PRESET_RESET)

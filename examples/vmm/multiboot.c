@@ -152,7 +152,8 @@ const char *multiboot_load(const struct guest_ram *ram, const struct guest_image
         arena.next = (extent.end + 0xfff) & ~0xfffull;
         arena.end = ram->low_bytes > arena.next ? ram->low_bytes : arena.next;
     }
-    *start = (struct guest_start){.preset = VIRTX_PRESET_FLAT32, .rip = entry, .rax = BOOT_MAGIC};
+    *start = (struct guest_start){
+        .preset = VIRTX_PRESET_FLAT32, .rip = entry, .rax = BOOT_MAGIC, .after_bios = true};
     start->rbx = put_info(ram, image, modules, &arena);
     return start->rbx ? NULL : "the strings of kernel and modules are too long";
 }

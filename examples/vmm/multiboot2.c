@@ -256,7 +256,8 @@ const char *multiboot2_load(const struct guest_ram *ram, const struct guest_imag
     }
     *start = (struct guest_start){.preset = VIRTX_PRESET_FLAT32,
                                   .rip = wishes.has_entry ? wishes.entry : entry,
-                                  .rax = BOOT_MAGIC};
+                                  .rax = BOOT_MAGIC,
+                                  .after_bios = true};
     start->rbx = put_info(ram, image, modules, &arena);
     return start->rbx ? NULL : "the strings of kernel and modules are too long";
 }

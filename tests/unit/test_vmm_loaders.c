@@ -47,6 +47,34 @@ START_TEST(bios_data)
 }
 END_TEST
 
+static bool has(const uint8_t *code, size_t bytes, uint32_t pattern, size_t length)
+{
+    for (size_t i = 0; i + length <= bytes; i++)
+        if (!memcmp(code + i, &pattern, length))
+            return true;
+    return false;
+}
+
+/* The PICs' interrupts are ended: MOV AL, 20H and then OUT 20H, AL; behind IRQ 8 to 15 also OUT 0A0H, AL.
+ * The timer's counts at 46CH. */
+START_TEST(bios_interrupts)
+{
+    guest_bios_data(ram.low);
+    for (unsigned i = 0; i < 16; i++) {
+        uint32_t vector = get32(ram.low + 4 * ((i < 8 ? 0x08 : 0x68) + i));
+        const uint8_t *code = ram.low + (vector >> 16 << 4) + (vector & 0xffff);
+        const uint8_t *end = memchr(code, 0xcf, 24);
+        size_t bytes = (size_t)(end - code);
+
+        ck_assert_ptr_nonnull(end);
+        ck_assert(has(code, bytes, 0x20b0, 2));
+        ck_assert(has(code, bytes, 0x20e6, 2));
+        ck_assert(has(code, bytes, 0xa0e6, 2) == (i >= 8));
+        ck_assert(has(code, bytes, 0x046c06ff, 4) == (i == 0));
+    }
+}
+END_TEST
+
 static void new_file(size_t bytes)
 {
     free(file);
@@ -1164,6 +1192,7 @@ int main(void)
     tcase_add_checked_fixture(tc, setup, teardown);
     tcase_set_timeout(tc, 60);
     tcase_add_test(tc, bios_data);
+    tcase_add_test(tc, bios_interrupts);
     tcase_add_test(tc, flat_at_its_address);
     tcase_add_test(tc, flat_with_all_fields);
     tcase_add_test(tc, header_is_found_where_it_may_be);

@@ -55,23 +55,35 @@ struct gate {
 #endif
 };
 
-/* An IDT, and the PICs at vectors 0x20 and 0x28 with only the lines of `mask` open. */
-static void begin_interrupts(uint16_t mask)
+static struct gate idt[0x80];
+
+/* `counter` is what interrupt() gets. */
+static void set_gate(unsigned vector, unsigned counter)
 {
-    static struct gate idt[0x50];
+    uintptr_t stub = (uintptr_t)interrupt_stubs + 16 * (counter - 0x20);
+
+    idt[vector].low = (uint16_t)stub;
+    idt[vector].high = (uint16_t)(stub >> 16);
+    idt[vector].selector = sizeof(stub) == 8 ? 0x18 : 0x08;
+    idt[vector].type = 0x8e00;
+}
+
+static void load_idt(void)
+{
     struct {
         uint16_t limit;
         uintptr_t base;
     } __attribute__((packed)) pointer = {sizeof(idt) - 1, (uintptr_t)idt};
 
-    for (unsigned i = 0x20; i < 0x50; i++) {
-        uintptr_t stub = (uintptr_t)interrupt_stubs + 16 * (i - 0x20);
-        idt[i].low = (uint16_t)stub;
-        idt[i].high = (uint16_t)(stub >> 16);
-        idt[i].selector = sizeof(stub) == 8 ? 0x18 : 0x08;
-        idt[i].type = 0x8e00;
-    }
     __asm__ volatile("lidt %0" : : "m"(pointer));
+}
+
+/* An IDT, and the PICs at vectors 0x20 and 0x28 with only the lines of `mask` open. */
+static void begin_interrupts(uint16_t mask)
+{
+    for (unsigned i = 0x20; i < 0x50; i++)
+        set_gate(i, i);
+    load_idt();
     out8(PIC, 0x11);
     out8(PIC + 1, 0x20);
     out8(PIC + 1, 4);
@@ -141,6 +153,33 @@ static void start_pit(unsigned hz)
     out8(PIT + 3, 0x34);
     out8(PIT, (uint8_t)count);
     out8(PIT, (uint8_t)(count >> 8));
+}
+
+static void set_cmos(uint8_t index, uint8_t value)
+{
+    out8(0x70, index);
+    out8(0x71, value);
+}
+
+/* The machine as the BIOS left it: the timer ticks at vector 8, and the second PIC is at 0x70. */
+void test_bios_timer(void)
+{
+    set_gate(8, VECTOR_TIMER);
+    set_gate(0x70, VECTOR_CLOCK);
+    load_idt();
+    REQUIRE((in8(PIC + 1) & 5) == 0);
+    for (unsigned i = 0; i < 3; i++)
+        wait_for_interrupt();
+    REQUIRE(counts[VECTOR_TIMER] == 3);
+    out8(PIC + 1, 0xff & ~(1 << 2));
+    out8(PIC2 + 1, 0xfe);
+    set_cmos(10, 0x26);
+    set_cmos(12, 0);
+    in8(0x71);
+    set_cmos(11, 0x42);
+    wait_for_interrupt();
+    REQUIRE(counts[VECTOR_CLOCK] == 1 && counts[VECTOR_TIMER] == 3);
+    set_cmos(11, 2);
 }
 
 /* Waits by channel 2, without interrupts of its own. */
@@ -258,12 +297,6 @@ void test_rtc(void)
     REQUIRE(seconds() == (begin + 1) % 60);
 }
 
-static void set_cmos(uint8_t index, uint8_t value)
-{
-    out8(0x70, index);
-    out8(0x71, value);
-}
-
 /* The clock's periodic interrupt, 1024 times a second, beside the timer's hundred; then one at the
  * end of an update. */
 void test_rtc_interrupts(void)
@@ -323,7 +356,8 @@ void test_echo(bool interrupts)
 
 /* ---- ACPI ---- */
 
-static const uint8_t *find(uint32_t from, uint32_t to, unsigned step, const char *what, unsigned bytes)
+static const uint8_t *find(uint32_t from, uint32_t to, unsigned step, const char *what,
+                           unsigned bytes)
 {
     for (; from + bytes <= to; from += step) {
         unsigned i = 0;

@@ -90,6 +90,7 @@ extern uint32_t interrupt_stubs[]; /* 16 bytes each, from vector 0x20 */
 void interrupt(uint32_t vector);
 void test_ports(void);
 void test_memory(void);
+void test_bios_timer(void);
 void test_pit(void);
 void test_lapic(void);
 void test_rtc(void);

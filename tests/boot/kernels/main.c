@@ -64,6 +64,8 @@ static void run(const char *line)
         test_ports();
     else if (find_word(line, "memory-holes"))
         test_memory();
+    else if (find_word(line, "bios-timer"))
+        test_bios_timer();
     else if (find_word(line, "pit"))
         test_pit();
     else if (find_word(line, "lapic"))
