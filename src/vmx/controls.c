@@ -132,7 +132,7 @@ void vmx_controls(struct hw_vcpu *hv)
     const uint32_t *base = v->cpu->base;
     uint32_t windows = PRIMARY_INTERRUPT_WINDOW | PRIMARY_NMI_WINDOW;
     uint32_t pin = base[VMX_PIN], secondary = base[VMX_SECONDARY];
-    uint32_t primary = base[VMX_PRIMARY] | (v->control[VMX_PRIMARY] & windows);
+    uint32_t primary = base[VMX_PRIMARY] | (v->control[VMX_PRIMARY] & windows), all;
 
     if (c->interrupts)
         pin |= PIN_INTERRUPT;
@@ -148,7 +148,7 @@ void vmx_controls(struct hw_vcpu *hv)
         primary |= PRIMARY_CR3_STORE;
     primary |= vmx_apic_controls(v, c);
     if (v->mode != VMX_MODE_NATIVE)
-        primary |= PRIMARY_CR3_LOAD;
+        primary |= PRIMARY_CR3_LOAD | PRIMARY_CR3_STORE;
     if (c->dr_read | c->dr_write)
         primary |= PRIMARY_MOV_DR;
     if (!v->nested) {
@@ -165,9 +165,9 @@ void vmx_controls(struct hw_vcpu *hv)
     if (primary & PRIMARY_SECONDARY)
         vmx_set_control(v, VMX_SECONDARY, secondary);
     v->hlt_activity = !c->hlt;
-    set_masks(v, VMX_CR0_OWNED | c->cr0_mask | (c->cr_write & BIT(0) ? UINT64_MAX : 0),
-              ~VMX_CR4_GUEST | c->cr4_mask |
-                  ((c->cr_write & BIT(4)) || v->mode != VMX_MODE_NATIVE ? UINT64_MAX : 0));
+    all = v->mode != VMX_MODE_NATIVE ? BIT(0) | BIT(4) : c->cr_write;
+    set_masks(v, VMX_CR0_OWNED | c->cr0_mask | (all & BIT(0) ? UINT64_MAX : 0),
+              ~VMX_CR4_GUEST | c->cr4_mask | (all & BIT(4) ? UINT64_MAX : 0));
     set_exceptions(v, c);
     set_cr3_targets(v, c);
     vmx_bitmap_x2apic(v);

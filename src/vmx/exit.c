@@ -235,10 +235,14 @@ static inline void ept_fault(struct hw_vcpu *hv, struct virtx_exit *exit, uint64
     fault->misconfigured = false;
 }
 
-/* In the middle of a delivery, of an IRET, or of a single step. */
+/* In the middle of a delivery, of an IRET, of a single step, or of MOV to a control register. */
 static __attribute__((noinline)) uint32_t ept_violation_between(struct vmx_vcpu *v,
                                                                 uint64_t qualification)
 {
+    if (v->mode == VMX_MODE_UNPAGED && !(qualification & EPT_QUALIFICATION_LINEAR)) {
+        v->hw.vcpu->exit.reason = HW_EXIT_EXECUTE; /* VMX_NO_PDPTES */
+        return HW_EXIT_EXECUTE;
+    }
     ept_fault(&v->hw, &v->hw.vcpu->exit, qualification);
     vmx_mend_pending_debug(v);
     if (!vmx_event_interrupted(v) && unlikely(qualification & EPT_QUALIFICATION_NMI_UNBLOCKED))
@@ -252,7 +256,8 @@ static inline uint32_t ept_violation(struct vmx_vcpu *v, struct virtx_exit *exit
     uint64_t qualification = vmcs_exit_qualification();
 
     exit->length = 0;
-    if (unlikely((qualification & EPT_QUALIFICATION_NMI_UNBLOCKED) |
+    if (unlikely(((qualification ^ EPT_QUALIFICATION_LINEAR) &
+                  (EPT_QUALIFICATION_NMI_UNBLOCKED | EPT_QUALIFICATION_LINEAR)) |
                  (vmcs_idt_vectoring() & INTERRUPTION_VALID) |
                  (vmx_vmread(VMCS_GUEST_PENDING_DEBUG) & PENDING_DEBUG_SINGLE_STEP)))
         return ept_violation_between(v, qualification);

@@ -59,7 +59,7 @@ static unsigned read_control(struct vmx_vcpu *v, struct virtx_state *state)
     state->cr4 = guest_cr4(v);
     if (v->virtual_apic)
         state->cr8 = vmx_tpr(&v->hw) >> 4;
-    if (!v->nested)
+    if (!v->nested || v->mode == VMX_MODE_UNPAGED)
         return 2;
     state->cr3 = vmx_vmread(VMCS_GUEST_CR3);
     if (!has_pdptes(v, state))
@@ -255,7 +255,7 @@ static void write_control(struct vmx_vcpu *v, const struct virtx_state *state)
     vmx_set_field(v, VMCS_GUEST_CR4, (cr4 & ~VMX_CR4_HOST) | v->host_mce | caps->cr4_fixed0);
     vmx_set_field(v, VMCS_CR4_SHADOW, state->cr4);
     if (v->nested)
-        vmx_set_field(v, VMCS_GUEST_CR3, state->cr3);
+        vmx_set_field(v, VMCS_GUEST_CR3, v->mode == VMX_MODE_UNPAGED ? VMX_NO_PDPTES : state->cr3);
     if (has_pdptes(v, state)) {
         for (unsigned i = 0; i < 4; i++)
             vmx_set_field(v, VMCS_GUEST_PDPTE0 + 2 * i, state->pdpte[i]);

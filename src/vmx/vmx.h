@@ -68,6 +68,14 @@ struct vmx_caps {
     struct vmx_allowed control[VMX_WORD_COUNT];
 };
 
+/*
+ * CR3 of a guest that runs unpaged by the library's own PDPTEs, which are in the VMCS: where no
+ * guest has memory. The processor loads PDPTEs by CR3 only when MOV to CR0 or CR4 changes bits that
+ * all exit (Intel SDM "The PDPTE Registers"); Bochs 2.7 does so at each MOV to CR0, and finds the
+ * EPT violation of this address. The instruction goes through the executor then.
+ */
+#define VMX_NO_PDPTES 0xfee00000ull
+
 /* How the guest runs. */
 enum vmx_mode {
     VMX_MODE_NATIVE,  /* as it is */
@@ -149,9 +157,9 @@ struct vmx_vcpu {
     uint32_t exceptions;
     uint64_t cr0_mask, cr4_mask;
     uint32_t cr3_targets; /* count in the VMCS */
-    uint64_t cr0, cr4; /* shadows: the guest's view as of the last write */
-    uint64_t host_mce; /* what the guest's real CR4 takes from the host's */
-    uint64_t eptp;     /* 0: none yet */
+    uint64_t cr0, cr4;    /* shadows: the guest's view as of the last write */
+    uint64_t host_mce;    /* what the guest's real CR4 takes from the host's */
+    uint64_t eptp;        /* 0: none yet */
     uint32_t vpid;
     bool launched; /* VMRESUME, not VMLAUNCH */
     bool fresh;    /* the VMCS has never been written */
@@ -165,10 +173,10 @@ struct vmx_vcpu {
     uint8_t tpr_threshold; /* as in the VMCS */
     uint8_t timer_rate;    /* the timer counts once in 2^this ticks of the TSC */
     uint32_t standing; /* bits of hw_vcpu.dirty that an entry leaves set: VMX_DIRTY_TIMER or none */
-    uint64_t deadline;     /* see virtx_hw.deadline */
-    uint8_t live;          /* bit n: live MSR n is the guest's in the processor */
+    uint64_t deadline; /* see virtx_hw.deadline */
+    uint8_t live;      /* bit n: live MSR n is the guest's in the processor */
 
-    struct {                   /* in VMX_MODE_REAL, what the VMCS does not hold */
+    struct { /* in VMX_MODE_REAL, what the VMCS does not hold */
         uint32_t attributes[6];
         uint32_t iopl;
         struct virtx_segment tr;
@@ -183,10 +191,10 @@ struct vmx_vcpu {
     struct vmx_msr_entry *msr_area; /* guest's EFER, host's EFER; NULL if the controls do it */
     uint8_t *io_bitmap;             /* this vcpu's own bitmaps, or NULL for the VM's */
     uint8_t *msr_bitmap;
-    uint8_t *x2apic_bitmap; /* the MSR bitmap with x2APIC registers let through, or NULL */
-    uint64_t eoi_exit[4];   /* as in the VMCS */
+    uint8_t *x2apic_bitmap;   /* the MSR bitmap with x2APIC registers let through, or NULL */
+    uint64_t eoi_exit[4];     /* as in the VMCS */
     struct vmx_posted posted; /* at an address that does not change, as all of this */
-    uint64_t *page_log; /* a page that the processor fills from its end; NULL: none */
+    uint64_t *page_log;       /* a page that the processor fills from its end; NULL: none */
 };
 _Static_assert(offsetof(struct vmx_vcpu, hw) == 0, "hw_vcpu comes first");
 

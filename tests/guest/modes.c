@@ -181,6 +181,7 @@ static void changes(bool interpret)
     CHECK_EQUAL(note(11), 0x246);
     CHECK_EQUAL(note(12), 0x10);
     CHECK_EQUAL(note(13), 1);
+    CHECK_EQUAL(note(14), 0x40050013);
     box_close();
 }
 

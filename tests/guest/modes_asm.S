@@ -239,6 +239,16 @@ begin mode_changes
     movl %eax, %cr3
     movl %cr3, %eax
     movl %eax, NOTE(6)
+    movl %cr0, %eax         /* what the processor does with its own PDPTEs is not for the guest */
+    movl %eax, %cr0
+    orl $0x50002, %eax      /* AM, WP, MP */
+    movl %eax, %cr0
+    orl $0x40000000, %eax   /* CD */
+    movl %eax, %cr0
+    movl %cr0, %ecx
+    movl %ecx, NOTE(14)
+    andl $0x11, %eax
+    movl %eax, %cr0
     movl $0x174, %ecx
     ljmp $0x08, $A(4f)
     .code16
