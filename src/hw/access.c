@@ -163,6 +163,8 @@ static enum insn_access_result begin(struct hw_vcpu *hv, uint64_t linear, void *
         .linear = linear, .size = (uint8_t)size, .write = write, .flags = (uint8_t)flags};
     if (flags & INSN_ACCESS_PROBE)
         return probe(hv, access, fault);
+    if (unlikely(em->dr7) && !(flags & INSN_ACCESS_SYSTEM))
+        hw_watch_data(em, linear, size, write);
     if (write)
         memcpy(access->data, data, size);
     result = hw_access_advance(hv, fault);
@@ -232,6 +234,7 @@ static enum insn_access_result compare_exchange(void *context, uint64_t linear, 
 {
     struct hw_vcpu *hv = context;
     struct virtx_vm *vm = hv->vcpu->vm;
+    struct hw_emulation *em = hv->emulation;
     struct hw_access access = {.write = true, .flags = (uint8_t)flags};
     uint64_t gpa;
     void *at;
@@ -252,6 +255,8 @@ static enum insn_access_result compare_exchange(void *context, uint64_t linear, 
             if (slot)
                 virtx_slot_mark(slot, gpa, size);
             virtx_gpa_written(vm, gpa, size);
+            if (unlikely(em->dr7))
+                hw_watch_data(em, linear, size, true);
             return INSN_ACCESS_OK;
         }
     }
@@ -319,6 +324,8 @@ static enum insn_access_result port(struct hw_vcpu *hv, uint16_t number, void *d
     struct hw_emulation *em = hv->emulation;
 
     em->access = (struct hw_access){.size = (uint8_t)size, .write = write, .port = true};
+    if (unlikely(em->dr7))
+        hw_watch_port(em, number, size);
     exit->reason = VIRTX_EXIT_IO;
     exit->pending = false;
     exit->length = em->insn.length;

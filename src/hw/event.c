@@ -128,6 +128,8 @@ static bool inject_exception(struct hw_vcpu *hv)
          * Injection"). */
         struct virtx_state *state = hw_change(hv, VIRTX_STATE_DR);
 
+        if (hv->debug_loaded)
+            hw_debug_sync(hv); /* the guest has written DR6 since */
         state->dr6 = (state->dr6 & ~0xfull) | (event->address & 0xe00full);
         state->dr7 &= ~(1ull << 13);
         state->debugctl &= ~3ull;

@@ -85,7 +85,7 @@ static bool execute(struct hw_vcpu *hv, enum virtx_status *status)
     struct insn_cpu *cpu = &em->cpu;
     bool trap = cpu->rflags & RFLAGS_TF;
     /* The loop's answers do not add up to more than ITERATIONS: after that it is to call run. */
-    unsigned iterations = trap || em->answers >= ITERATIONS ? 1 : ITERATIONS;
+    unsigned iterations = trap || em->dr7 || em->answers >= ITERATIONS ? 1 : ITERATIONS;
     struct insn_fault fault;
 
     em->forbidden = em->injected = false;
@@ -100,8 +100,8 @@ static bool execute(struct hw_vcpu *hv, enum virtx_status *status)
          * "Instruction-Breakpoint Exception Condition"). */
         cpu->rflags |= RFLAGS_RF;
         hw_registers_in(hv, cpu);
-        if (trap) /* after each iteration */
-            hw_single_step(hv);
+        if (trap || em->met) /* after each iteration */
+            hw_watch_end(hv, trap);
         hv->work |= HW_WORK_EVENT;
         return true;
     case INSN_SYSTEM:
@@ -158,6 +158,7 @@ bool hw_execute_insn(struct hw_vcpu *hv, const struct insn *insn, enum virtx_sta
         em->any = false;
         return hw_system_instruction(hv, insn, 0, status);
     }
+    hw_watch_begin(hv);
     hw_registers_out(hv, &em->cpu);
     return execute(hv, status);
 }
@@ -170,6 +171,7 @@ bool hw_execute_string_io(struct hw_vcpu *hv, const struct insn *insn, enum virt
     em->replay.count = 0;
     em->answers = 0;
     em->ports = true;
+    hw_watch_begin(hv);
     hw_registers_out(hv, &em->cpu);
     return execute(hv, status);
 }

@@ -67,6 +67,7 @@ enum hw_work {
     HW_WORK_EXECUTE = 1u << 9,  /* everything goes through the executor (virtx_vcpu_interpret()) */
     HW_WORK_ENGINE = 1u << 10,  /* the paging engine was exchanged */
     HW_WORK_DEADLINE = 1u << 12, /* the next deadline may be another, or has come */
+    HW_WORK_TRAP = 1u << 13,    /* a port access has met a breakpoint: hw_io_trap() */
     HW_WORK_NMI = 1u << 11,     /* always: kicks are NMIs, as the interrupts are the guest's */
 };
 
@@ -150,6 +151,7 @@ struct hw_vcpu {
     bool retire;                   /* a completed access has its instruction still to be retired */
     bool fpu_loaded;               /* the guest's FPU state is in the processor */
     bool debug_loaded;             /* the guest's DR0-3, DR6 are in the processor */
+    bool debug_used;               /* … or were: only then it can have breakpoints */
     bool confined; /* there are states that the processor does not run, or is not to: see place() */
 
     uint64_t root;        /* HPA of the translation root in use */
@@ -258,6 +260,8 @@ struct virtx_hw {
      * has been requested and not moved to IRR in the page; not while the guest runs. */
     bool (*post)(struct hw_vcpu *hv, uint8_t vector);
     bool (*posted)(struct hw_vcpu *hv, uint64_t set[4]);
+    /* The guest's DR7, which has changed by itself if MOV DR does not exit. VIRTX_STATE_DR is not valid. */
+    uint64_t (*dr7)(struct hw_vcpu *hv);
     /* The guest's CR4 from now on is this: what kernels write twice to flush the TLB; or its CR0, of
      * which WP changes, under shadow paging only. False: more changes than PGE or WP, or more follows
      * from it than src/hw sees to (a flush, another root); nothing has been done. NULL: the vendor has no quick way. */

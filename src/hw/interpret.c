@@ -271,7 +271,7 @@ static bool debug_trap(struct hw_vcpu *hv)
 
 static bool step(struct hw_vcpu *hv, enum virtx_status *status)
 {
-    if (unlikely(debug_trap(hv)))
+    if (unlikely(debug_trap(hv)) || (unlikely(hv->debug_used) && hw_code_breakpoint(hv)))
         return true;
     hv->soft->executed++;
     if (!hw_execute_any(hv, status))

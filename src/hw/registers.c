@@ -128,20 +128,25 @@ void hw_single_step(struct hw_vcpu *hv)
                      .type = VIRTX_EVENT_EXCEPTION, .vector = VECTOR_DB, .address = 1u << 14});
 }
 
-/* RF ends, the shadow is the instruction's own, and TF traps. */
+/* RF ends, the shadow is the instruction's own, and TF and breakpoints trap. */
 void hw_retired(struct hw_vcpu *hv, const struct insn_cpu *cpu, bool trap)
 {
     struct virtx_state *state = hw_change(hv, VIRTX_STATE_INTR | VIRTX_STATE_RFLAGS);
+    const struct hw_emulation *em = hv->emulation;
 
     state->interruptibility &= VIRTX_BLOCKED_BY_NMI;
-    if (((struct hw_emulation *)hv->emulation)->insn.op == INSN_OP_IRET)
+    if (em->insn.op == INSN_OP_IRET)
         state->interruptibility = 0;
     if (cpu->shadow == INSN_SHADOW_STI)
         state->interruptibility |= VIRTX_BLOCKED_BY_STI;
     else if (cpu->shadow == INSN_SHADOW_MOV_SS)
         state->interruptibility |= VIRTX_BLOCKED_BY_MOV_SS;
-    if (trap && cpu->shadow != INSN_SHADOW_MOV_SS)
-        hw_single_step(hv);
+    if (unlikely(trap || em->met)) {
+        if (cpu->shadow != INSN_SHADOW_MOV_SS)
+            hw_watch_end(hv, trap);
+        else /* behind the next one, as the SDM has it of MOV SS */
+            state->pending_debug |= em->met;
+    }
     if (likely(!hv->confined)) /* else the windows are asked for, or hw_interpret() looks */
         hv->work |= HW_WORK_EVENT;
     hv->vcpu->stats.instructions++;

@@ -79,6 +79,8 @@ static enum hw_next prepare(struct hw_vcpu *hv)
         return HW_LEAVE;
     if (unlikely(hv->work & HW_WORK_DEADLINE) && hw_deadline_due(hv))
         return HW_LEAVE;
+    if (unlikely(hv->work & HW_WORK_TRAP))
+        hw_io_trap(hv);
     if (hv->work & HW_WORK_EVENT) {
         if (hv->ops->apic_page)
             hw_apic_follow(hv);
@@ -264,6 +266,8 @@ static inline enum hw_quick quick_exit(struct hw_vcpu *hv, uint32_t reason)
 {
     if (reason == VIRTX_EXIT_IO && !hv->vcpu->exit.io.string) {
         hw_io_record(hv);
+        if (unlikely(hv->debug_used))
+            hw_io_watch(hv);
         return quick_port(hv);
     }
     if (reason == VIRTX_EXIT_MSR && !hv->rules_msr)

@@ -117,6 +117,7 @@ struct hw_soft {
     bool follow_cr8;   /* an interrupt source wants to know CR8 … */
     bool cr8_shadow;   /* … and the guest has a copy in the hardware */
     uint8_t cr8_exits, tpr_seen, cr8_threshold;
+    uint32_t port_rip; /* breakpoint.c: behind the port access that has met one */
     uint64_t deadline; /* timer.c: of the host's TSC, HW_NO_DEADLINE for none */
     /* apic.c */
     struct hw_apic apic; /* what is in use … */
@@ -332,6 +333,11 @@ static inline enum hw_place hw_place(struct hw_vcpu *hv)
 bool hw_interpret(struct hw_vcpu *hv, enum virtx_status *status);
 /* The same, where the processor has raised the exception in the record instead. */
 bool hw_interpret_fault(struct hw_vcpu *hv, enum virtx_status *status);
+
+/* breakpoint.c: any breakpoint of the guest's is on; only asked if hw_vcpu.debug_used. */
+bool hw_breakpoints_on(struct hw_vcpu *hv);
+void hw_io_watch(struct hw_vcpu *hv); /* the record is a plain port access */
+void hw_io_trap(struct hw_vcpu *hv);  /* HW_WORK_TRAP */
 
 /* complete.c: serves the access in the record with the values in it (a handler's answer). */
 void hw_complete_record(struct hw_vcpu *hv);

@@ -300,7 +300,7 @@ void hw_debug_load(struct hw_vcpu *hv)
     x86_write_dr3(state->dr[3]);
     x86_write_dr6(state->dr6);
     if (!hv->debug_loaded) {
-        hv->debug_loaded = true;
+        hv->debug_loaded = hv->debug_used = true;
         hv->work |= HW_WORK_CONTROLS; /* MOV DR exits no longer */
     }
 }
@@ -322,6 +322,7 @@ void hw_debug_unload(struct hw_vcpu *hv)
 
     hw_debug_sync(hv);
     hv->debug_loaded = false;
+    hv->debug_used = (hv->state.dr7 & 0xff) != 0;
     hv->work |= HW_WORK_CONTROLS; /* MOV DR exits again */
     if (hv->state.dr7 & 0xff)
         hv->work |= HW_WORK_SWITCH;

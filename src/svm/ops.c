@@ -26,6 +26,7 @@ const struct virtx_hw svm_hw = {
     .tpr = svm_tpr,
     .set_tpr = svm_set_tpr,
     .cr8_threshold = svm_cr8_threshold,
+    .dr7 = svm_dr7,
     .advance = svm_advance,
     .inject = svm_inject,
     .can_interrupt = svm_can_interrupt,

@@ -177,6 +177,11 @@ void svm_read(struct hw_vcpu *hv, uint32_t groups)
     hv->valid |= groups;
 }
 
+uint64_t svm_dr7(struct hw_vcpu *hv)
+{
+    return svm_of(hv)->vmcb.save.dr7;
+}
+
 struct hw_code svm_code(struct hw_vcpu *hv)
 {
     const struct svm_vcpu *sv = svm_of(hv);

@@ -197,6 +197,7 @@ uint16_t svm_attributes_to_vmcb(uint32_t attributes);
 uint32_t svm_attributes_from_vmcb(uint16_t attributes);
 void svm_read(struct hw_vcpu *hv, uint32_t groups);
 struct hw_code svm_code(struct hw_vcpu *hv);
+uint64_t svm_dr7(struct hw_vcpu *hv);
 void svm_write(struct svm_vcpu *sv);
 void svm_extra_save(struct svm_vcpu *sv);
 

@@ -31,6 +31,7 @@ const struct virtx_hw vmx_hw = {
     .post = vmx_post,
     .posted = vmx_posted,
     .cr8_threshold = vmx_cr8_threshold,
+    .dr7 = vmx_dr7,
     .advance = vmx_advance,
     .place = vmx_place,
     .inject = vmx_inject,

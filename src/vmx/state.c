@@ -134,6 +134,12 @@ void vmx_read(struct hw_vcpu *hv, uint32_t groups)
     hv->vcpu->stats.control_reads += reads;
 }
 
+uint64_t vmx_dr7(struct hw_vcpu *hv)
+{
+    hv->vcpu->stats.control_reads++;
+    return vmx_vmread(VMCS_GUEST_DR7);
+}
+
 /* Bits that the key is made of are where the fields have them: they do not collide. Of CR4 the real
  * one is read; in SMEP it never differs from the guest's. */
 struct hw_code vmx_code(struct hw_vcpu *hv)

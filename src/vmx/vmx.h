@@ -331,6 +331,7 @@ VMX_FROM_ASSEMBLY uint32_t vmx_exited(struct vmx_vcpu *v);
 /* state.c */
 void vmx_read(struct hw_vcpu *hv, uint32_t groups);
 struct hw_code vmx_code(struct hw_vcpu *hv);
+uint64_t vmx_dr7(struct hw_vcpu *hv);
 void vmx_write(struct vmx_vcpu *v, uint32_t groups);
 bool vmx_toggle(struct hw_vcpu *hv, unsigned reg, uint64_t value);
 uint64_t vmx_guest_cr0(const struct vmx_vcpu *v);

@@ -449,6 +449,11 @@ static void to_host(struct hw_vcpu *hv, uint32_t mask)
     world.to_hosts++;
 }
 
+static uint64_t guest_dr7(struct hw_vcpu *hv)
+{
+    return hv->state.dr7;
+}
+
 static const struct table_format format = {.name = "model"};
 const struct virtx_hw world_vendor = {
     .name = "model",
@@ -469,6 +474,7 @@ const struct virtx_hw world_vendor = {
     .enter = enter,
     .read = read_groups,
     .code = code_key,
+    .dr7 = guest_dr7,
     .advance = advance,
     .tpr = tpr,
     .set_tpr = set_tpr,
