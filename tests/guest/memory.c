@@ -252,8 +252,18 @@ static uint64_t faults_of_fill(bool first)
     return after.faults_mapped - before.faults_mapped;
 }
 
+/* Nested faults are the processor's: the executor walks the tables in software. */
+static bool no_faults(void)
+{
+    if (harness_interpreted())
+        not_shown("the executor takes no nested faults");
+    return harness_interpreted();
+}
+
 static void large_pages(void)
 {
+    if (no_faults())
+        return;
     machine_open();
     uint64_t faults = faults_of_fill(true);
     if (has_feature(VIRTX_FEATURE_LARGE_2M) || !paging_is_nested())
@@ -265,6 +275,8 @@ static void large_pages(void)
 
 static void small_pages(void)
 {
+    if (no_faults())
+        return;
     harness_memory_flags = VIRTX_MEMSLOT_SMALL_PAGES;
     machine_open();
     CHECK(faults_of_fill(true) >= 2);
@@ -282,6 +294,8 @@ static void small_execute(void)
     struct virtx_stats before, after;
     uint64_t large;
 
+    if (no_faults())
+        return;
     harness_memory_flags = VIRTX_MEMSLOT_SMALL_EXECUTE;
     machine_open();
     large = has_feature(VIRTX_FEATURE_LARGE_2M) && paging_is_nested();
@@ -306,6 +320,8 @@ static void small_execute(void)
 
 static void large_pages_off(void)
 {
+    if (no_faults())
+        return;
     harness_disable = VIRTX_FEATURE_LARGE_2M | VIRTX_FEATURE_LARGE_1G;
     machine_open();
     CHECK(!has_feature(VIRTX_FEATURE_LARGE_2M));
@@ -490,7 +506,8 @@ static void no_backing(void)
                 0x31); /* its neighbour stays */
     /* … and comes back elsewhere. */
     instead = other;
-    CHECK_EQUAL(GUEST_RESULT(guest_read64, GUEST_MEMORY + 2 * PAGE), 0x66666666);
+    if (!harness_interpreted()) /* the library itself reads where the embedder has the memory */
+        CHECK_EQUAL(GUEST_RESULT(guest_read64, GUEST_MEMORY + 2 * PAGE), 0x66666666);
     away = NULL;
     CHECK_OK(virtx_memslot_invalidate(machine.memory, 2 * PAGE, PAGE, &generation));
     CHECK_EQUAL(GUEST_RESULT(guest_read64, GUEST_MEMORY + 2 * PAGE), 0x21);

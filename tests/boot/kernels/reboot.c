@@ -98,7 +98,50 @@ static void check_mapping(void)
     REQUIRE(pml4[1] == 0);
     REQUIRE(faults(1ull << 39));
 }
+
+/* Tables that come with the kernel's file, and which nobody writes before they are used. */
+extern uint64_t ready_pml4[512], ready_table[512];
+extern uint8_t ready_other[];
+__asm__(".data; .globl ready_pml4, ready_table, ready_other; .balign 4096;"
+        "ready_pml4: .quad pdpt + 7, 0, ready_pdpt + 7; .fill 509, 8, 0;"
+        "ready_pdpt: .quad ready_directory + 7; .fill 511, 8, 0;"
+        "ready_directory: .quad ready_table + 7; .fill 511, 8, 0;"
+        "ready_table: .quad ready_page + 7; .fill 511, 8, 0;"
+        "ready_page: .fill 512, 8, 0x0a; ready_other: .fill 512, 8, 0x0b; .text");
+
+static uint64_t ready_value(void)
+{
+    uint64_t old, value;
+
+    __asm__ volatile("movq %%cr3, %0; movq %2, %%cr3; movq (%3), %1; movq %0, %%cr3"
+                     : "=&r"(old), "=&r"(value)
+                     : "r"((uintptr_t)ready_pml4), "r"(2ull << 39)
+                     : "memory");
+    return value;
+}
+
+static void change_ready_table(void)
+{
+    REQUIRE(ready_value() == 0x0a);
+    ((volatile uint64_t *)ready_table)[0] = (uintptr_t)ready_other | 7;
+    for (unsigned i = 0; i < 8; i++)
+        REQUIRE(ready_value() == 0x0b);
+}
+
+/* They are as the file has them, and so is what they map. */
+static void check_ready_table(void)
+{
+    REQUIRE(ready_value() == 0x0a);
+}
 #else
+static void change_ready_table(void)
+{
+}
+
+static void check_ready_table(void)
+{
+}
+
 static void add_mapping(void)
 {
 }
@@ -174,6 +217,7 @@ void test_reboot(const char *way)
         out8(0x71, MARKED);
         change_code();
         add_mapping();
+        change_ready_table();
         set_controllers_up();
         print("first start\n");
         ask(way);
@@ -182,6 +226,7 @@ void test_reboot(const char *way)
     for (unsigned i = 0; i < 8; i++)
         REQUIRE(call_probe() == 0xffffffff);
     check_mapping();
+    check_ready_table();
     check_controllers();
     print("second start\n");
 }
