@@ -321,6 +321,68 @@ static void kicks_by_nmi(void)
     bare_handler_set(2, NULL, NULL);
 }
 
+/* ---- The last moment before an entry ---- */
+
+enum { LAST_MOMENTS = 20, ROUNDS = 100000 };
+
+static bool kick_armed;
+
+/* The run loop has looked for requests, and asks this before it enters. */
+static int kick_when_asked(void *ctx)
+{
+    (void)ctx;
+    if (kick_armed) {
+        kick_armed = false;
+        virtx_vcpu_kick(machine.vcpu);
+    }
+    return -1;
+}
+
+static const struct virtx_irq_source kicker = {.pending = kick_when_asked, .take = kick_when_asked};
+
+/* Ends by itself, so that a lost kick is seen as an exit that should not have been. */
+static void guest_counts(uint64_t argument)
+{
+    (void)argument;
+    while (progress < ROUNDS)
+        progress = progress + 1;
+    guest_done(1);
+}
+
+/*
+ * An NMI that comes when the loop has looked for requests, and before the entry, keeps the guest
+ * from executing anything: SVM holds it behind GIF, VMX looks again.
+ */
+static void nmi_kick_before_entry(void)
+{
+    struct virtx_host_ops ops = bare_virtx_ops;
+    const struct virtx_exit *exit;
+
+    if (!paging_is_nested() || !has_feature(VIRTX_FEATURE_UNPAGED_GUEST)) {
+        not_shown("the guest cannot own the interrupts here");
+        return;
+    }
+    harness_no_watchdog = harness_interrupts_to_guest = true;
+    ops.kick_cpu = kick_by_nmi;
+    harness_ops = &ops;
+    bare_handler_set(2, on_nmi, NULL);
+    machine_open();
+    CHECK_OK(virtx_vcpu_irq_source(machine.vcpu, &kicker, NULL));
+    progress = 0;
+    guest_prepare(guest_counts, 0);
+    for (unsigned i = 0; i < LAST_MOMENTS; i++) {
+        kick_armed = true;
+        virtx_vcpu_irq_changed(machine.vcpu);
+        if (!CHECK_OK(virtx_vcpu_run(machine.vcpu, &exit)) ||
+            !CHECK_EQUAL(exit->reason, VIRTX_EXIT_KICK))
+            break;
+        CHECK(!kick_armed); /* it was this one */
+        CHECK_EQUAL(progress, 0);
+    }
+    machine_close();
+    bare_handler_set(2, NULL, NULL);
+}
+
 static void guest_waits_for_nmi(uint64_t argument)
 {
     (void)argument;
@@ -526,6 +588,7 @@ static void interrupt_with_if_0(void)
 GUEST_CASES({"application-processor", application_processor}, {"cpu-not-enabled", not_enabled},
             {"vcpu-moves-with-all-state", vcpu_moves}, {"busy-elsewhere", busy_elsewhere},
             {"thousand-kicks", thousand_kicks}, {"kicks-by-nmi", kicks_by_nmi},
+            {"nmi-kick-before-entry", nmi_kick_before_entry},
             {"nmi-from-elsewhere", nmi_from_elsewhere},
             {"interrupt-source-from-elsewhere", source_from_elsewhere},
             {"two-vcpus-at-once", two_at_once}, {"slot-removed-elsewhere", slot_removed_elsewhere},
