@@ -246,6 +246,20 @@ enum insn_result execute_vector(struct exec *exec);
 bool execute_x87(struct exec *exec, enum insn_result *result);
 /* False: it is none that exec_sse.c knows. */
 bool execute_sse(struct exec *exec, enum insn_result *result);
+/* The vector registers that ModRM names; 16 bytes of one; and of ModRM.rm, if it may be memory. */
+static inline unsigned vector_reg(const struct insn *insn)
+{
+    return (insn->modrm >> 3 & 7u) | (insn->rex & 4u) << 1;
+}
+static inline unsigned vector_rm(const struct insn *insn)
+{
+    return (insn->modrm & 7u) | (insn->rex & 1u) << 3;
+}
+enum insn_result sse_access(struct exec *exec, unsigned reg, uint64_t *value, bool write);
+enum insn_result sse_source(struct exec *exec, uint64_t *value);
+/* exec_packed.c */
+bool is_packed(const struct insn *insn);
+enum insn_result execute_packed(struct exec *exec);
 /* False: it is none of BMI1 and BMI2. */
 bool execute_bmi(struct exec *exec, enum insn_result *result);
 enum insn_result execute_system_call(struct exec *exec);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * SSE besides the moves to and from memory, as far as compilers put it between them: moves between
- * registers, logic on all bits, PINSRW and PEXTRW. Legacy encodings, of 128 bits.
+ * registers, logic on all bits, PINSRW and PEXTRW; exec_packed.c has the integers. Legacy
+ * encodings, of 128 bits.
  */
 #include "insn/exec.h"
 
@@ -51,17 +52,7 @@ static bool is_word(const struct insn *insn)
                INSN_PREFIX_OPSIZE;
 }
 
-static unsigned register_of(const struct insn *insn)
-{
-    return (insn->modrm >> 3 & 7u) | (insn->rex & 4u) << 1;
-}
-
-static unsigned other_of(const struct insn *insn)
-{
-    return (insn->modrm & 7u) | (insn->rex & 1u) << 3;
-}
-
-static enum insn_result access(struct exec *exec, unsigned reg, uint64_t *value, bool write)
+enum insn_result sse_access(struct exec *exec, unsigned reg, uint64_t *value, bool write)
 {
     return exec->ops->vector(exec->context, reg, value, write, INSN_VECTOR_SSE) ? INSN_OK
                                                                                 : INSN_UNSUPPORTED;
@@ -71,20 +62,20 @@ static enum insn_result move(struct exec *exec)
 {
     const struct insn *insn = exec->insn;
     bool backwards = insn->opcode == 0x11 || insn->opcode == 0x29 || insn->opcode == 0x7f;
-    unsigned reg = register_of(insn), other = other_of(insn);
+    unsigned reg = vector_reg(insn), other = vector_rm(insn);
     uint64_t value[2];
-    enum insn_result result = access(exec, backwards ? reg : other, value, false);
+    enum insn_result result = sse_access(exec, backwards ? reg : other, value, false);
 
-    return result ? result : access(exec, backwards ? other : reg, value, true);
+    return result ? result : sse_access(exec, backwards ? other : reg, value, true);
 }
 
-static enum insn_result source(struct exec *exec, uint64_t *value)
+enum insn_result sse_source(struct exec *exec, uint64_t *value)
 {
     enum insn_result result;
     uint64_t linear;
 
     if (exec->insn->modrm >= 0xc0)
-        return access(exec, other_of(exec->insn), value, false);
+        return sse_access(exec, vector_rm(exec->insn), value, false);
     result = operand_address(exec, 16, false, &linear);
     if (!result && (linear & 15))
         return raise_code(exec, VECTOR_GP, 0);
@@ -93,12 +84,12 @@ static enum insn_result source(struct exec *exec, uint64_t *value)
 
 static enum insn_result compute(struct exec *exec, enum logic logic)
 {
-    unsigned reg = register_of(exec->insn);
+    unsigned reg = vector_reg(exec->insn);
     uint64_t a[2] = {0}, b[2] = {0};
-    enum insn_result result = source(exec, b);
+    enum insn_result result = sse_source(exec, b);
 
     if (!result)
-        result = access(exec, reg, a, false);
+        result = sse_access(exec, reg, a, false);
     if (result)
         return result;
     for (unsigned i = 0; i < 2; i++)
@@ -106,7 +97,7 @@ static enum insn_result compute(struct exec *exec, enum logic logic)
                : logic == AND_NOT ? ~a[i] & b[i]
                : logic == OR      ? a[i] | b[i]
                                   : a[i] ^ b[i];
-    return access(exec, reg, a, true);
+    return sse_access(exec, reg, a, true);
 }
 
 /* PINSRW from a general register or memory; PEXTRW to a general register. */
@@ -114,7 +105,7 @@ static enum insn_result word(struct exec *exec)
 {
     const struct insn *insn = exec->insn;
     bool insert = insn->opcode == 0xc4;
-    unsigned at = insn->imm & 7, reg = register_of(insn), other = other_of(insn);
+    unsigned at = insn->imm & 7, reg = vector_reg(insn), other = vector_rm(insn);
     uint64_t value[2], linear, data = exec->cpu->gpr[other] & 0xffff;
     enum insn_result result = INSN_OK;
 
@@ -125,7 +116,7 @@ static enum insn_result word(struct exec *exec)
             result = read_memory(exec, linear, &data, 2, 0);
     }
     if (!result)
-        result = access(exec, insert ? reg : other, value, false);
+        result = sse_access(exec, insert ? reg : other, value, false);
     if (result)
         return result;
     if (!insert) {
@@ -134,7 +125,7 @@ static enum insn_result word(struct exec *exec)
     }
     value[at / 4] &= ~(0xffffull << at % 4 * 16);
     value[at / 4] |= data << at % 4 * 16;
-    return access(exec, reg, value, true);
+    return sse_access(exec, reg, value, true);
 }
 
 bool execute_sse(struct exec *exec, enum insn_result *result)
@@ -148,13 +139,16 @@ bool execute_sse(struct exec *exec, enum insn_result *result)
         return false;
     moves = is_move(insn);
     computes = !moves && is_logic(insn, &logic);
-    if (!moves && !computes && !is_word(insn))
+    if (!moves && !computes && !is_word(insn) && !is_packed(insn))
         return false;
     if ((cpu->cr0 & CR0_EM) || !(cpu->cr4 & CR4_OSFXSR))
         *result = raise(exec, VECTOR_UD);
     else if (cpu->cr0 & CR0_TS)
         *result = raise(exec, VECTOR_NM);
     else
-        *result = moves ? move(exec) : computes ? compute(exec, logic) : word(exec);
+        *result = moves           ? move(exec)
+                  : computes      ? compute(exec, logic)
+                  : is_word(insn) ? word(exec)
+                                  : execute_packed(exec);
     return true;
 }
