@@ -166,8 +166,8 @@ static enum virtx_status check_config(const struct virtx_config *config, struct 
         return virtx_fail(error, VIRTX_E_INVALID, "config.disable",
                           "has only bits of virtx_feature", config->disable & ~ALL_FEATURES);
     if (config->insist & ~ALL_FEATURES)
-        return virtx_fail(error, VIRTX_E_INVALID, "config.insist",
-                          "has only bits of virtx_feature", config->insist & ~ALL_FEATURES);
+        return virtx_fail(error, VIRTX_E_INVALID, "config.insist", "has only bits of virtx_feature",
+                          config->insist & ~ALL_FEATURES);
     status = check_ops(config->ops, error);
     if (status == VIRTX_OK && config->profile)
         status = check_profile(config->profile, error);
@@ -188,9 +188,10 @@ bool virtx_paging_fits(const struct virtx *virtx, const struct virtx_paging *pag
     return !paging->nested || (virtx->caps.features & VIRTX_FEATURE_NESTED_PAGING);
 }
 
-/* Tries one backend on this processor, with the engines that were named. */
+/* Tries one backend on this processor, with the engines that were named. `*fits`: the processor is
+ * one of its own. */
 static enum virtx_status try_backend(struct virtx *virtx, const struct virtx_backend *backend,
-                                     struct virtx_error *error)
+                                     bool *fits, struct virtx_error *error)
 {
     enum virtx_status status;
 
@@ -200,6 +201,7 @@ static enum virtx_status try_backend(struct virtx *virtx, const struct virtx_bac
     status = backend->probe(virtx, virtx->disable, &virtx->caps, error);
     if (status != VIRTX_OK)
         return status;
+    *fits = true;
     if (!backend->hw)
         return VIRTX_OK; /* translates by itself */
     if (virtx->paging)
@@ -210,23 +212,33 @@ static enum virtx_status try_backend(struct virtx *virtx, const struct virtx_bac
                       "names an engine that this processor can run", virtx->caps.features);
 }
 
+/* How much a refusal tells. That the processor is not a backend's is so for all but one of them,
+ * and says less than what is wrong with that one. */
+static unsigned telling(enum virtx_status status, bool fits)
+{
+    return status != VIRTX_E_UNSUPPORTED ? 3 : fits ? 2 : 1;
+}
+
 /* The first backend that works; else the most telling of the refusals. */
 static enum virtx_status choose_backend(struct virtx *virtx,
                                         const struct virtx_backend *const *backends,
                                         struct virtx_error *error)
 {
     enum virtx_status result = VIRTX_OK;
+    unsigned most = 0;
 
     for (; *backends; backends++) {
         struct virtx_error detail = no_error;
-        enum virtx_status status = try_backend(virtx, *backends, &detail);
+        bool fits = false;
+        enum virtx_status status = try_backend(virtx, *backends, &fits, &detail);
+        unsigned tells = telling(status, fits);
 
         if (status == VIRTX_OK)
             return VIRTX_OK;
         if (detail.status != status)
             virtx_fail(&detail, status, (*backends)->name, "the backend refuses this processor", 0);
-        if (result == VIRTX_OK ||
-            (result == VIRTX_E_UNSUPPORTED && status != VIRTX_E_UNSUPPORTED)) {
+        if (tells > most) {
+            most = tells;
             result = status;
             *error = detail;
         }

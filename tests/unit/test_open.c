@@ -283,8 +283,10 @@ START_TEST(engine_choice)
 {
     const struct virtx_paging *nested_only[] = {&fake_nested, NULL};
     const struct virtx_paging *none[] = {NULL};
-    struct virtx_backend alone = fake_backend;
+    struct virtx_backend alone = fake_backend, other = fake_backend;
     const struct virtx_backend *backends[] = {&alone, NULL};
+    const struct virtx_backend *both[] = {&other, &fake_backend, NULL};
+    const struct virtx_backend *turned[] = {&fake_backend, &other, NULL};
     struct virtx_config config = fake_config();
     struct virtx *virtx;
 
@@ -295,6 +297,14 @@ START_TEST(engine_choice)
     config.paging = none;
     refused(&config, VIRTX_E_UNSUPPORTED, "config.paging");
     config.paging = NULL;
+    refused(&config, VIRTX_E_UNSUPPORTED, "config.paging");
+    /* That is what to hear of, and not that the processor is no other vendor's. */
+    other.name = "other";
+    other.probe = other_probe;
+    probe_status = VIRTX_E_UNSUPPORTED;
+    config.backends = both;
+    refused(&config, VIRTX_E_UNSUPPORTED, "config.paging");
+    config.backends = turned;
     refused(&config, VIRTX_E_UNSUPPORTED, "config.paging");
     /* A backend that translates by itself needs none. */
     alone.hw = NULL;
