@@ -91,7 +91,8 @@ const struct virtx_error *virtx_vm_last_error(const struct virtx_vm *vm);
 enum virtx_status virtx_vm_pool_fill(struct virtx_vm *vm, uint64_t pages);
 
 /** @brief Copies from guest-physical memory. Slots only; may cross slots.
- *  @return ::VIRTX_E_NOT_FOUND when part of the range has no slot; nothing is promised of @p buffer then.
+ *  @return ::VIRTX_E_NOT_FOUND when part of the range has no slot; nothing is promised of @p buffer then;
+ *  ::VIRTX_E_INVALID (@p buffer is NULL).
  *  May be called from any CPU. */
 enum virtx_status virtx_vm_read(struct virtx_vm *vm, uint64_t gpa, void *buffer, size_t bytes);
 
@@ -115,7 +116,8 @@ struct virtx_cpuid_entry {
  *
  * The table starts as the library's default policy: what the processor has, less what the library
  * does not virtualize. Fields that vary (APIC ID, OSXSAVE, OSPKE, XSAVE size) are filled in when
- * the guest asks.
+ * the guest asks. A leaf without an entry answers what the guest would get.
+ * @return ::VIRTX_E_INVALID (@p entry is NULL)
  */
 enum virtx_status virtx_vm_cpuid_get(struct virtx_vm *vm, uint32_t leaf, uint32_t subleaf,
                                      struct virtx_cpuid_entry *entry);

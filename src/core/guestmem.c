@@ -101,6 +101,11 @@ static enum virtx_status not_memory(struct virtx_vm *vm, uint64_t gpa)
                       "lie in slots, with their memory present", gpa);
 }
 
+static enum virtx_status no_buffer(struct virtx_vm *vm)
+{
+    return virtx_fail(&vm->error, VIRTX_E_INVALID, "buffer", "is not NULL", 0);
+}
+
 /*
  * The lock is given up between chunks, so that a large copy does not keep interrupts off. A write
  * asks first for the whole range; slots that are removed meanwhile are their remover's affair.
@@ -109,6 +114,8 @@ enum virtx_status virtx_vm_read(struct virtx_vm *vm, uint64_t gpa, void *buffer,
 {
     enum virtx_status status = VIRTX_OK;
 
+    if (!buffer && bytes)
+        return no_buffer(vm);
     if (gpa + bytes < gpa)
         return not_memory(vm, gpa);
     for (size_t done = 0; done < bytes && status == VIRTX_OK; done += CHUNK) {
@@ -127,6 +134,8 @@ enum virtx_status virtx_vm_write(struct virtx_vm *vm, uint64_t gpa, const void *
     enum virtx_status status = VIRTX_OK;
     bool whole = gpa + bytes >= gpa;
 
+    if (!buffer && bytes)
+        return no_buffer(vm);
     for (size_t done = 0; done < bytes && whole; done += CHUNK) {
         uint64_t flags = virtx_vm_lock(vm);
 

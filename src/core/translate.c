@@ -162,8 +162,11 @@ static enum virtx_status access_memory(struct virtx_vcpu *vcpu, uint64_t gva, vo
     struct virtx_translation result = {0};
     struct view view;
     bool release;
-    enum virtx_status status = virtx_vcpu_claim(vcpu, &release);
+    enum virtx_status status;
 
+    if (!to && !from && bytes)
+        return virtx_fail(&vcpu->error, VIRTX_E_INVALID, "buffer", "is not NULL", 0);
+    status = virtx_vcpu_claim(vcpu, &release);
     if (status != VIRTX_OK)
         return status;
     status = look(vcpu, &view);

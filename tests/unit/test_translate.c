@@ -127,6 +127,12 @@ START_TEST(copies)
     ck_assert_int_eq(virtx_vcpu_read(vcpu, 0x404000, out, 1, &fault), VIRTX_E_NOT_FOUND);
     ck_assert_int_eq(virtx_vcpu_write(vcpu, 0x404000, in, 1, &fault), VIRTX_E_NOT_FOUND);
 
+    /* Nothing to copy to or from. */
+    ck_assert_int_eq(virtx_vcpu_read(vcpu, 0x400fe0, NULL, 8, &fault), VIRTX_E_INVALID);
+    ck_assert_str_eq(virtx_vcpu_last_error(vcpu)->what, "buffer");
+    ck_assert_int_eq(virtx_vcpu_write(vcpu, 0x400fe0, NULL, 8, &fault), VIRTX_E_INVALID);
+    ck_assert_int_eq(virtx_vcpu_read(vcpu, 0x400fe0, NULL, 0, &fault), VIRTX_OK);
+
     /* CPL 3 reaches user pages only. */
     state->seg[VIRTX_SS].attributes = 3u << VIRTX_SEG_DPL_SHIFT;
     ck_assert_int_eq(virtx_vcpu_read(vcpu, 0x400000, out, 64, &fault), VIRTX_OK);

@@ -324,6 +324,9 @@ START_TEST(memory)
 
     /* Part of it is not memory: nothing is written. */
     memset(low, 0, 0x2000);
+    ck_assert_int_eq(virtx_vm_read(vm, 0x1010, NULL, 8), VIRTX_E_INVALID);
+    ck_assert_str_eq(virtx_vm_last_error(vm)->what, "buffer");
+    ck_assert_int_eq(virtx_vm_write(vm, 0x1010, NULL, 8), VIRTX_E_INVALID);
     ck_assert_int_eq(virtx_vm_write(vm, 0xfff, in, 2), VIRTX_E_NOT_FOUND);
     fake_error(virtx_vm_last_error(vm), VIRTX_E_NOT_FOUND, "gpa, bytes");
     ck_assert_uint_eq(low[0], 0);
