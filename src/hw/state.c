@@ -5,12 +5,15 @@
 #include "hw/service.h"
 
 /* Bits of RFLAGS that exist; the others read 0, bit 1 reads 1. */
-#define RFLAGS_KNOWN 0x3f7fd7ull
-#define SEG_RESERVED 0xfffe0f00u
-#define BLOCKED_KNOWN (VIRTX_BLOCKED_BY_STI | VIRTX_BLOCKED_BY_MOV_SS | VIRTX_BLOCKED_BY_NMI)
+#define RFLAGS_KNOWN       0x3f7fd7ull
+#define SEG_RESERVED       0xfffe0f00u
+#define APIC_BASE_RESERVED 0x2ffull
+#define APIC_BASE_X2APIC   (1ull << 10)
+#define APIC_BASE_MODE     (APIC_BASE_X2APIC | 1ull << 11)
+#define BLOCKED_KNOWN      (VIRTX_BLOCKED_BY_STI | VIRTX_BLOCKED_BY_MOV_SS | VIRTX_BLOCKED_BY_NMI)
 
-/* The fields of each group are one block of struct virtx_state, in words; by the number of its bit. GPR and
- * RSP share one, and are not here. */
+/* The fields of each group are one block of struct virtx_state, in words; by the number of its bit.
+ * GPR and RSP share one, and are not here. */
 #define BLOCK(first, last)                                                                         \
     {                                                                                              \
         offsetof(struct virtx_state, first) / 8,                                                   \
@@ -19,10 +22,12 @@
 static const struct {
     uint16_t from, to;
 } blocks[] = {
-    [1] = BLOCK(rip, rip),          [3] = BLOCK(rflags, rflags),      [4] = BLOCK(seg, seg),
-    [5] = BLOCK(gdtr, idtr),        [6] = BLOCK(cr0, pdpte),          [7] = BLOCK(dr, debugctl),
-    [8] = BLOCK(star, sysenter_eip), [9] = BLOCK(pat, tsc_aux),       [10] = BLOCK(tsc, tsc_adjust),
-    [11] = BLOCK(pending_debug, activity), [12] = BLOCK(xcr0, xss),
+    [1] = BLOCK(rip, rip),           [3] = BLOCK(rflags, rflags),
+    [4] = BLOCK(seg, seg),           [5] = BLOCK(gdtr, idtr),
+    [6] = BLOCK(cr0, pdpte),         [7] = BLOCK(dr, debugctl),
+    [8] = BLOCK(star, sysenter_eip), [9] = BLOCK(pat, tsc_aux),
+    [10] = BLOCK(tsc, tsc_adjust),   [11] = BLOCK(pending_debug, activity),
+    [12] = BLOCK(xcr0, xss),
 };
 _Static_assert(VIRTX_STATE_RIP == 1 << 1 && VIRTX_STATE_XCR == 1 << 12, "blocks[] is in order");
 _Static_assert(offsetof(struct virtx_state, activity) % 8 == 4, "blocks end at whole words");
@@ -86,7 +91,8 @@ static enum virtx_status check_cr(struct hw_vcpu *hv, const struct virtx_state *
     if (s->cr8 > 15)
         return bad(hv, "CR8", "is 0 to 15", s->cr8);
     if (s->efer & ~(policy->efer | EFER_LMA))
-        return bad(hv, "EFER", "a bit is set whose feature the guest's CPUID does not have", s->efer);
+        return bad(hv, "EFER", "a bit is set whose feature the guest's CPUID does not have",
+                   s->efer);
     return VIRTX_OK;
 }
 
@@ -140,6 +146,11 @@ static enum virtx_status check_state(struct hw_vcpu *hv, const struct virtx_stat
         if (s->spec_ctrl & ~policy->spec_ctrl)
             return bad(hv, "IA32_SPEC_CTRL", "a bit is set that the guest does not have",
                        s->spec_ctrl);
+        /* Intel SDM "Local APIC Status and Location". */
+        if ((s->apic_base & (APIC_BASE_RESERVED | policy->reserved)) ||
+            (s->apic_base & APIC_BASE_MODE) == APIC_BASE_X2APIC)
+            return bad(hv, "IA32_APIC_BASE", "reserved bits are set, or x2APIC mode without EN",
+                       s->apic_base);
         if (s->tsc_aux >> 32)
             return bad(hv, "IA32_TSC_AUX", "bits 63:32 are reserved", s->tsc_aux);
     }
@@ -175,7 +186,8 @@ static struct controls current_controls(struct hw_vcpu *hv)
     return (struct controls){state->cr0, state->cr3, state->cr4, state->efer};
 }
 
-/* By the embedder: what is in that class already stays as it is, with the bits that CR8 does not show. */
+/* By the embedder: what is in that class already stays as it is, with the bits that CR8 does not
+ * show. */
 static void set_cr8(struct hw_vcpu *hv, uint64_t cr8)
 {
     const struct virtx_irq_source *source = hv->vcpu->irq;

@@ -1152,6 +1152,10 @@ START_TEST(test_set_refuses_nonsense)
     REFUSED(VIRTX_STATE_CR, state.cr8 = 16);
     REFUSED(VIRTX_STATE_DR, state.dr7 |= 1ull << 32);
     REFUSED(VIRTX_STATE_MSR, state.pat = 2);
+    REFUSED(VIRTX_STATE_MSR, state.apic_base |= 1);
+    REFUSED(VIRTX_STATE_MSR, state.apic_base |= 1ull << 9);
+    REFUSED(VIRTX_STATE_MSR, state.apic_base |= 1ull << 52);
+    REFUSED(VIRTX_STATE_MSR, state.apic_base = 0xfee00400);
     REFUSED(VIRTX_STATE_SYSCALL, state.lstar = 1ull << 50);
     REFUSED(VIRTX_STATE_INTR, state.activity = 4);
     REFUSED(VIRTX_STATE_XCR, state.xcr0 = 6);
