@@ -167,7 +167,7 @@ struct virtx_exit_cr {
 struct virtx_exit_instruction {
     uint32_t which;    /**< ::virtx_instruction. */
     uint32_t pad;      /**< Zero. */
-    uint64_t operand;  /**< Linear address of INVLPG; XCR number << 0 for XSETBV; else 0. */
+    uint64_t operand;  /**< Linear address of INVLPG; number of the register (ECX) for XSETBV; else 0. */
     uint64_t value;    /**< EDX:EAX for XSETBV; a handler of RDTSC, RDTSCP, RDPMC puts the result here. */
 };
 

@@ -86,6 +86,9 @@ struct virtx_intercept_config {
 
 /**
  * @brief Sets an intercept for all vcpus of a VM. Callable at any time, from any CPU.
+ * @param vm  the VM
+ * @param config  read during the call only
+ * @param[out] out  the handle, on success only; may be NULL for an intercept that stays as long as its owner
  * @return ::VIRTX_OK, ::VIRTX_E_SIZE, ::VIRTX_E_INVALID, ::VIRTX_E_RANGE, ::VIRTX_E_OVERLAP,
  *   ::VIRTX_E_UNSUPPORTED (this processor cannot intercept that), ::VIRTX_E_NO_MEMORY
  */

@@ -69,6 +69,9 @@ struct virtx_memslot_config {
 
 /**
  * @brief Adds a slot. Callable at any time, from any CPU.
+ * @param vm  the VM
+ * @param config  read during the call only
+ * @param[out] out  the handle, on success only; may be NULL for a slot that stays as long as the VM
  * @return ::VIRTX_OK, ::VIRTX_E_SIZE, ::VIRTX_E_INVALID, ::VIRTX_E_ALIGN, ::VIRTX_E_RANGE,
  *   ::VIRTX_E_OVERLAP, ::VIRTX_E_NO_MEMORY
  */

@@ -4,6 +4,9 @@
  *
  * Every call that can fail answers with one ::virtx_status. A call that fails has changed nothing.
  * The object it was made on keeps a ::virtx_error that says more: which argument, which rule.
+ *
+ * One thing is not checked: the handle itself. It is one that the library gave and that has not been
+ * destroyed, removed or closed since; NULL is none.
  */
 #ifndef VIRTX_STATUS_H
 #define VIRTX_STATUS_H

@@ -51,7 +51,8 @@ void virtx_vcpu_set_user(struct virtx_vcpu *vcpu, void *user);
 /** @brief What virtx_vcpu_set_user() stored. From any CPU. */
 void *virtx_vcpu_user(const struct virtx_vcpu *vcpu);
 
-/** @brief Puts all registers into a start state and drops pending events and a pending access. */
+/** @brief Puts all registers into a start state and drops pending events and a pending access.
+ *  @return ::VIRTX_E_INVALID (@p preset), ::VIRTX_E_BUSY */
 enum virtx_status virtx_vcpu_reset(struct virtx_vcpu *vcpu, enum virtx_preset preset);
 
 /**
@@ -62,7 +63,7 @@ enum virtx_status virtx_vcpu_reset(struct virtx_vcpu *vcpu, enum virtx_preset pr
  * call it in.
  *
  * @param vcpu  the vcpu to run
- * @param[out] exit  the record, valid until the next run; of use with ::VIRTX_OK only
+ * @param[out] exit  the record, valid until the next run, not NULL; NULL in it, or of no use, without ::VIRTX_OK
  * @return ::VIRTX_OK; ::VIRTX_E_PENDING (complete the last access first); ::VIRTX_E_BUSY (already
  *   running, or loaded on another CPU); ::VIRTX_E_NOT_ENABLED; ::VIRTX_E_GUEST_STATE,
  *   ::VIRTX_E_HOST_STATE, ::VIRTX_E_CONTROLS (refused entry, the detail names the rule);
@@ -106,7 +107,8 @@ enum virtx_status virtx_vcpu_load(struct virtx_vcpu *vcpu);
 enum virtx_status virtx_vcpu_put(struct virtx_vcpu *vcpu);
 
 /** @brief Reads groups (::virtx_state_group) into @p state; the other fields are untouched.
- *  @return ::VIRTX_E_PENDING (see contract 3), ::VIRTX_E_INVALID, ::VIRTX_E_BUSY */
+ *  @return ::VIRTX_E_PENDING while an access waits to be completed (virtx_vcpu_gpr() is there then, and an
+ *  intercept's handler may call this), ::VIRTX_E_INVALID, ::VIRTX_E_BUSY */
 enum virtx_status virtx_vcpu_get(struct virtx_vcpu *vcpu, uint32_t groups,
                                  struct virtx_state *state);
 
@@ -121,7 +123,8 @@ uint64_t *virtx_vcpu_gpr(struct virtx_vcpu *vcpu);
 
 /** @brief Bytes of the guest's XSAVE area (standard format) with the current CPUID policy. */
 size_t virtx_vcpu_fpu_size(const struct virtx_vcpu *vcpu);
-/** @brief Copies the FPU state out, in XSAVE standard format. @p bytes at least virtx_vcpu_fpu_size(). */
+/** @brief Copies the FPU state out, in XSAVE standard format. @p bytes at least virtx_vcpu_fpu_size(), else
+ *  ::VIRTX_E_INVALID. */
 enum virtx_status virtx_vcpu_fpu_get(struct virtx_vcpu *vcpu, void *area, size_t bytes);
 /** @brief Loads FPU state in XSAVE standard format. @return ::VIRTX_E_INVALID for a malformed header */
 enum virtx_status virtx_vcpu_fpu_set(struct virtx_vcpu *vcpu, const void *area, size_t bytes);
@@ -212,7 +215,8 @@ void virtx_vcpu_signal_init(struct virtx_vcpu *vcpu);
  */
 void virtx_vcpu_signal_sipi(struct virtx_vcpu *vcpu, uint8_t vector);
 
-/** @brief Attaches the controller of external interrupts, or detaches it with NULL. One a vcpu. */
+/** @brief Attaches the controller of external interrupts, in place of the one before, or detaches it with NULL.
+ *  @p source stays valid as long as it is attached. @return ::VIRTX_E_MISSING_OP, ::VIRTX_E_BUSY */
 enum virtx_status virtx_vcpu_irq_source(struct virtx_vcpu *vcpu,
                                         const struct virtx_irq_source *source, void *ctx);
 
@@ -275,10 +279,11 @@ struct virtx_translation {
 enum virtx_status virtx_vcpu_translate(struct virtx_vcpu *vcpu, uint64_t gva, uint32_t access,
                                        bool user, struct virtx_translation *out);
 
-/** @brief Reads guest linear memory at the current privilege. @return as virtx_vcpu_translate() */
+/** @brief Reads guest linear memory at the current privilege. @return as virtx_vcpu_translate();
+ *  ::VIRTX_E_INVALID (@p buffer is NULL). @p fault may be NULL; it is written with ::VIRTX_E_FAULT only. */
 enum virtx_status virtx_vcpu_read(struct virtx_vcpu *vcpu, uint64_t gva, void *buffer,
                                   size_t bytes, struct virtx_translation *fault);
-/** @brief Writes guest linear memory; nothing is written on failure. */
+/** @brief Writes guest linear memory; nothing is written on failure. @return as virtx_vcpu_read() */
 enum virtx_status virtx_vcpu_write(struct virtx_vcpu *vcpu, uint64_t gva, const void *buffer,
                                    size_t bytes, struct virtx_translation *fault);
 

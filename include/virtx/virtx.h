@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /** @file
- * @brief The library bound to one host: open, capabilities, CPUs. Includes all public headers.
+ * @brief The library bound to one host: open, capabilities, CPUs. Includes the headers of all objects.
+ *
+ * The interrupt controllers have headers of their own (lapic.h, ioapic.h, pic.h); backend.h and paging.h are for
+ * those who write a backend or a paging engine.
  *
  * A program needs seven calls to see its first guest exit: virtx_open(), virtx_cpu_enable(),
  * virtx_vm_create(), virtx_memslot_add(), virtx_vcpu_create(), virtx_vcpu_reset() and
