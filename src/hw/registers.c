@@ -71,6 +71,7 @@ void hw_registers_out(struct hw_vcpu *hv, struct insn_cpu *cpu)
     cpu->mode = (uint8_t)hw_insn_mode(hv);
     cpu->cpl = (uint8_t)hw_cpl(hv);
     cpu->amd = hv->soft->policy.amd;
+    cpu->xcr0 = hv->state.xcr0;
     cpu->avx = (state->cr4 & CR4_OSXSAVE) && (hv->state.xcr0 & 6) == 6;
     cpu->shadow = INSN_SHADOW_NONE;
     cpu->task_switched = false;

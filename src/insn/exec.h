@@ -54,6 +54,7 @@ enum {
     CR4_UMIP = 1u << 11,
     CR4_LA57 = 1u << 12,
     CR4_FSGSBASE = 1u << 16,
+    CR4_OSXSAVE = 1u << 18,
     CR4_CET = 1u << 23,
 };
 
@@ -244,6 +245,8 @@ enum insn_result execute_virtualization(struct exec *exec);
 enum insn_result execute_vector(struct exec *exec);
 /* False: it is none of x87, FXSAVE and its relatives. */
 bool execute_x87(struct exec *exec, enum insn_result *result);
+/* False: it is none of XSAVE, XSAVEOPT and XRSTOR. */
+bool execute_xsave(struct exec *exec, enum insn_result *result);
 /* False: it is none that exec_sse.c knows. */
 bool execute_sse(struct exec *exec, enum insn_result *result);
 /* The vector registers that ModRM names; 16 bytes of one; and of ModRM.rm, if it may be memory. */

@@ -8,7 +8,6 @@
 
 enum {
     CR4_PCE = 1u << 8,
-    CR4_OSXSAVE = 1u << 18,
 };
 
 /* Exists outside virtual-8086 mode and real mode only. */

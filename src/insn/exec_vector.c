@@ -241,7 +241,7 @@ enum insn_result execute_vector(struct exec *exec)
     unsigned reg, size;
 
     if (execute_bmi(exec, &result) || execute_x87(exec, &result) || execute_hint(exec, &result) ||
-        execute_sse(exec, &result))
+        execute_xsave(exec, &result) || execute_sse(exec, &result))
         return result;
     if (!move || !exec->ops->vector)
         return INSN_UNSUPPORTED;

@@ -49,6 +49,7 @@ struct insn_cpu {
     uint64_t cr3; /**< task switches compare and change it */
     uint64_t cr4;
     uint64_t efer;
+    uint64_t xcr0; /**< the components that XSAVE and XRSTOR know */
     struct insn_seg seg[INSN_SEGMENTS]; /**< indexed by enum insn_segment */
     struct insn_table gdtr;
     struct insn_table idtr;
@@ -157,7 +158,7 @@ struct insn_ops {
     bool (*vector)(void *context, unsigned reg, void *data, bool write, enum insn_vector part);
     /**
      * Reads or writes x87 and SSE registers as an image of 512 bytes, in FXSAVE's format of 64-bit mode with REX.W.
-     * False: they cannot be had now. Without it, x87 instructions, FXSAVE, FXRSTOR, LDMXCSR and STMXCSR are
+     * False: they cannot be had now. Without it, x87 instructions, FXSAVE, XSAVE and their relatives are
      * INSN_UNSUPPORTED.
      */
     bool (*fpu)(void *context, void *image, bool write);

@@ -1,0 +1,192 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * XSAVE, XSAVEOPT and XRSTOR in the standard form, for x87, SSE and AVX state (Intel SDM, "Managing
+ * State Using the XSAVE Feature Set"). Of what is saved nothing is taken to be in its initial
+ * state, which the manual allows.
+ */
+#include "insn/exec.h"
+
+enum {
+    X87 = 1 << 0,
+    SSE = 1 << 1,
+    AVX = 1 << 2,
+    PIECE = 16,
+    AREA_FIP = 8,
+    AREA_FDP = 16,
+    AREA_MXCSR = 24,
+    AREA_MASK = 28,
+    AREA_ST = 32,
+    AREA_XMM = 160,
+    AREA_LEGACY = 512, /* and the header behind it */
+    AREA_YMM = 576,    /* the upper halves: the same place on all processors */
+    AREA_BYTES = 832,
+    MXCSR_KNOWN = 0xffbf,
+};
+
+struct xsave {
+    uint64_t linear;
+    uint64_t wanted; /* components: XCR0 and EDX:EAX */
+    unsigned registers;
+    uint8_t area[AREA_BYTES];
+};
+
+static enum insn_result move(struct exec *exec, struct xsave *x, unsigned from, unsigned size,
+                             bool write)
+{
+    enum insn_result result = INSN_OK;
+
+    for (unsigned at = from; at < from + size && !result; at += PIECE) {
+        unsigned piece = from + size - at < PIECE ? from + size - at : PIECE;
+
+        result = write ? write_memory(exec, x->linear + at, x->area + at, piece, 0)
+                       : read_memory(exec, x->linear + at, x->area + at, piece, 0);
+    }
+    return result;
+}
+
+static uint64_t get(const struct xsave *x, unsigned at, unsigned size)
+{
+    uint64_t value = 0;
+
+    __builtin_memcpy(&value, x->area + at, size);
+    return value;
+}
+
+static void put(struct xsave *x, unsigned at, uint64_t value, unsigned size)
+{
+    __builtin_memcpy(x->area + at, &value, size);
+}
+
+/* Without REX.W the pointers are of 32 bits, with a selector. */
+static void narrow_pointers(struct exec *exec, struct xsave *x)
+{
+    if (exec->insn->rex & 8)
+        return;
+    put(x, AREA_FIP, get(x, AREA_FIP, 6), 8);
+    put(x, AREA_FDP, get(x, AREA_FDP, 6), 8);
+}
+
+static bool upper_halves(struct exec *exec, struct xsave *x, bool write)
+{
+    for (unsigned i = 0; i < x->registers; i++)
+        if (!exec->ops->vector(exec->context, i, x->area + AREA_YMM + PIECE * i, write,
+                               INSN_VECTOR_HIGH))
+            return false;
+    return true;
+}
+
+/* The parts of memory that the components `which` lie in. */
+static enum insn_result components(struct exec *exec, struct xsave *x, uint64_t which, bool write)
+{
+    enum insn_result result = INSN_OK;
+
+    if (which & X87) {
+        result = move(exec, x, 0, AREA_MXCSR, write);
+        if (!result)
+            result = move(exec, x, AREA_ST, AREA_XMM - AREA_ST, write);
+    }
+    if (!result && (which & SSE))
+        result = move(exec, x, AREA_XMM, PIECE * x->registers, write);
+    if (!result && (which & AVX))
+        result = move(exec, x, AREA_YMM, PIECE * x->registers, write);
+    return result;
+}
+
+static enum insn_result save(struct exec *exec, struct xsave *x)
+{
+    enum insn_result result = move(exec, x, AREA_LEGACY, 8, false);
+
+    if (result)
+        return result;
+    if (!exec->ops->fpu(exec->context, x->area, false) ||
+        ((x->wanted & AVX) && !upper_halves(exec, x, false)))
+        return INSN_UNSUPPORTED;
+    narrow_pointers(exec, x);
+    put(x, AREA_LEGACY, get(x, AREA_LEGACY, 8) | x->wanted, 8);
+    result = components(exec, x, x->wanted, true);
+    if (!result && (x->wanted & (SSE | AVX)))
+        result = move(exec, x, AREA_MXCSR, 8, true);
+    return result ? result : move(exec, x, AREA_LEGACY, 8, true);
+}
+
+/* What is not in memory becomes what it is initially. */
+static void initialize(struct xsave *x, uint64_t which)
+{
+    if (which & X87) {
+        __builtin_memset(x->area, 0, AREA_MXCSR);
+        __builtin_memset(x->area + AREA_ST, 0, AREA_XMM - AREA_ST);
+        put(x, 0, 0x37f, 2);
+    }
+    if (which & SSE)
+        __builtin_memset(x->area + AREA_XMM, 0, PIECE * x->registers);
+    if (which & AVX)
+        __builtin_memset(x->area + AREA_YMM, 0, PIECE * x->registers);
+}
+
+static enum insn_result restore_mxcsr(struct exec *exec, struct xsave *x, uint64_t mask)
+{
+    enum insn_result result = move(exec, x, AREA_MXCSR, 4, false);
+
+    if (!result && (get(x, AREA_MXCSR, 4) & ~(mask ? mask : MXCSR_KNOWN)))
+        return raise_code(exec, VECTOR_GP, 0);
+    return result;
+}
+
+static enum insn_result restore(struct exec *exec, struct xsave *x)
+{
+    uint64_t present, mask;
+    enum insn_result result = move(exec, x, AREA_LEGACY, 24, false);
+
+    if (result)
+        return result;
+    if (get(x, AREA_LEGACY + 8, 8) >> 63) /* compacted */
+        return INSN_UNSUPPORTED;
+    present = get(x, AREA_LEGACY, 8);
+    if ((present & ~exec->cpu->xcr0) || get(x, AREA_LEGACY + 8, 8) || get(x, AREA_LEGACY + 16, 8))
+        return raise_code(exec, VECTOR_GP, 0);
+    if (!exec->ops->fpu(exec->context, x->area, false) ||
+        ((x->wanted & AVX) && !upper_halves(exec, x, false)))
+        return INSN_UNSUPPORTED;
+    mask = get(x, AREA_MASK, 4);
+    result = components(exec, x, x->wanted & present, false);
+    if (!result && (x->wanted & present & X87))
+        narrow_pointers(exec, x);
+    if (!result && (x->wanted & (SSE | AVX)))
+        result = restore_mxcsr(exec, x, mask);
+    if (result)
+        return result;
+    initialize(x, x->wanted & ~present);
+    if (!exec->ops->fpu(exec->context, x->area, true) ||
+        ((x->wanted & AVX) && !upper_halves(exec, x, true)))
+        return INSN_UNSUPPORTED;
+    return INSN_OK;
+}
+
+bool execute_xsave(struct exec *exec, enum insn_result *result)
+{
+    const struct insn *insn = exec->insn;
+    const struct insn_cpu *cpu = exec->cpu;
+    unsigned reg = insn->modrm >> 3 & 7;
+    struct xsave x = {.registers = cpu->mode >= INSN_64 ? 16 : 8};
+
+    if (insn->encoding != INSN_LEGACY || insn->map != INSN_MAP_0F || insn->opcode != 0xae ||
+        insn->modrm >= 0xc0 || reg < 4 || reg > 6 ||
+        (insn->prefixes & (INSN_PREFIX_REP | INSN_PREFIX_REPNE | INSN_PREFIX_OPSIZE)))
+        return false;
+    x.wanted = cpu->xcr0 & ((cpu->gpr[RDX] & 0xffffffff) << 32 | (cpu->gpr[RAX] & 0xffffffff));
+    if (!exec->ops->fpu || !exec->ops->vector || (x.wanted & ~(uint64_t)(X87 | SSE | AVX)))
+        *result = INSN_UNSUPPORTED;
+    else if (!(cpu->cr4 & CR4_OSXSAVE))
+        *result = raise(exec, VECTOR_UD);
+    else if (cpu->cr0 & CR0_TS)
+        *result = raise(exec, VECTOR_NM);
+    else
+        *result = operand_address(exec, AREA_YMM, reg != 5, &x.linear);
+    if (*result)
+        return true;
+    if (x.linear & 63)
+        *result = raise_code(exec, VECTOR_GP, 0);
+    else
+        *result = reg == 5 ? restore(exec, &x) : save(exec, &x);
+    return true;
+}
