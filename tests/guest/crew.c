@@ -211,6 +211,8 @@ bool crew_open(unsigned vcpus, unsigned hosts, bool fewer, void (*guest)(uint64_
     ops.wake = wake;
     harness_ops = &ops;
     machine_open();
+    guest_may_repeat = engine_is("qemu");
+    guest_repeats = 0;
     virtx_apic_bus_init(&crew_bus, lapics, GUEST_CPUS);
     for (unsigned i = 0; i < vcpus; i++)
         make_seat(i, guest);
@@ -256,6 +258,10 @@ void crew_run(void)
 
 void crew_close(void)
 {
+    if (guest_repeats != 0)
+        bare_printf("  as known: QEMU has delivered %lu injected interrupts twice\n",
+                    guest_repeats);
+    guest_may_repeat = false;
     for (unsigned i = 0; i < crew_vcpus; i++) {
         CHECK(!crew_seats[i].failed);
         CHECK_EQUAL(crew_seats[i].result, 0);

@@ -123,10 +123,24 @@ static bool fix(struct bare_frame *frame)
     return false;
 }
 
+bool guest_may_repeat;
+volatile uint64_t guest_repeats;
+
+/* Before the first instruction of the handler, with the IF of an interrupt gate. */
+static bool repeated(const struct bare_frame *frame, unsigned vector)
+{
+    return guest_may_repeat && vector >= 32 && !(frame->rflags & 0x200) &&
+           frame->rip == (uintptr_t)guest_stubs + 16ul * vector;
+}
+
 void guest_trapped(struct bare_frame *frame)
 {
     unsigned vector = frame->vector & 0xff;
 
+    if (repeated(frame, vector)) {
+        __atomic_add_fetch(&guest_repeats, 1, __ATOMIC_RELAXED);
+        return;
+    }
     guest_trap.vector = frame->vector;
     guest_trap.error = frame->error;
     guest_trap.rip = frame->rip;

@@ -113,10 +113,5 @@ static void thousand(unsigned vcpus, unsigned hosts)
 
 void thousand_interrupts(void)
 {
-    if (engine_is("qemu") && !paging_is_nested())
-        not_shown(
-            "on QEMU with shadow paging an interrupt that the host injects is sometimes taken "
-            "twice, and why is not understood");
-    else
-        with_each(thousand);
+    with_each(thousand);
 }
