@@ -44,7 +44,8 @@ enum virtx_exit_reason {
     VIRTX_EXIT_INIT,        /**< virtx_vcpu_signal_init() with virtx_vm_config::exit_on_startup; the vcpu has
                                  not been reset. */
     VIRTX_EXIT_SIPI,        /**< `sipi`. Likewise virtx_vcpu_signal_sipi(); the vcpu waits still. */
-    VIRTX_EXIT_TASK_SWITCH, /**< Not used: run carries out hardware task switches. */
+    VIRTX_EXIT_TASK_SWITCH, /**< `task_switch`. Never returned: run carries out hardware task switches,
+                                 and counts them in virtx_vcpu_stats::exits. */
     VIRTX_EXIT_WINDOW,      /**< The interrupt window asked for by virtx_vcpu_window() is open. */
     VIRTX_EXIT_DEADLINE,    /**< The time given to virtx_vcpu_deadline() has come. */
     VIRTX_EXIT_UNKNOWN,     /**< `raw` alone says what it is. The next run re-enters. */
@@ -195,7 +196,7 @@ struct virtx_exit_sipi {
     uint8_t vector; /**< Start address is vector << 12. */
 };
 
-/** @brief A hardware task switch. */
+/** @brief A hardware task switch: what a backend tells run of it (`backend.h`). */
 struct virtx_exit_task_switch {
     uint16_t selector;  /**< TSS selector of the new task. */
     uint8_t source;     /**< 0 CALL, 1 IRET, 2 JMP, 3 task gate in the IDT. */
