@@ -70,11 +70,12 @@ struct vmx_caps {
 
 /*
  * CR3 of a guest that runs unpaged by the library's own PDPTEs, which are in the VMCS: where no
- * guest has memory. The processor loads PDPTEs by CR3 only when MOV to CR0 or CR4 changes bits that
- * all exit (Intel SDM "The PDPTE Registers"); Bochs 2.7 does so at each MOV to CR0, and finds the
- * EPT violation of this address. The instruction goes through the executor then.
+ * guest has memory, nor its APIC at any usual place. The processor loads PDPTEs by CR3 only when
+ * MOV to CR0 or CR4 changes bits that all exit (Intel SDM "The PDPTE Registers"); Bochs 2.7 does so
+ * at each MOV to CR0, and finds the EPT violation of this address. The instruction goes through the
+ * executor then.
  */
-#define VMX_NO_PDPTES 0xfee00000ull
+#define VMX_NO_PDPTES 0xfeeff000ull
 
 /* How the guest runs. */
 enum vmx_mode {
