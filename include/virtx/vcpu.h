@@ -27,6 +27,10 @@ struct virtx_error;
 
 /**
  * @brief Makes a vcpu in the state of ::VIRTX_PRESET_RESET.
+ *
+ * It would run from the reset vector, whatever its id. One that is to wait for the start-up IPI of
+ * another is given the activity ::VIRTX_WAIT_FOR_SIPI (virtx_vcpu_set(), ::VIRTX_STATE_INTR), or an INIT.
+ *
  * @param vm  the VM it belongs to
  * @param id  its APIC ID, unique in the VM, below virtx_vm_config::max_vcpus
  * @param[out] out  the vcpu, on success only
@@ -274,7 +278,8 @@ struct virtx_translation {
  * @param[out] out  the translation, or the fault
  *
  * Does not set accessed or dirty flags.
- * @return ::VIRTX_E_FAULT (with the error code), ::VIRTX_E_NOT_FOUND (a guest table lies outside slots)
+ * @return ::VIRTX_E_FAULT (with the error code), ::VIRTX_E_RANGE (@p gva is not canonical in 64-bit mode),
+ *   ::VIRTX_E_NOT_FOUND (a guest table lies outside slots), ::VIRTX_E_INVALID (@p access, or @p out is NULL)
  */
 enum virtx_status virtx_vcpu_translate(struct virtx_vcpu *vcpu, uint64_t gva, uint32_t access,
                                        bool user, struct virtx_translation *out);
