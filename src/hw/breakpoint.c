@@ -93,11 +93,15 @@ void hw_watch_end(struct hw_vcpu *hv, bool step)
     uint32_t cause = em->met;
 
     em->met = 0;
-    /* Not if only branches trap, and those do so in the processor alone. */
-    if (step && !(hw_state(hv, VIRTX_STATE_DR)->debugctl & 2))
+    if (step)
+        hw_single_step(hv);
+    if (!cause)
+        return;
+    if (hw_state(hv, VIRTX_STATE_INTR)->pending_debug & SINGLE_STEP) {
+        hw_change(hv, VIRTX_STATE_INTR)->pending_debug = 0;
         cause |= SINGLE_STEP;
-    if (cause)
-        hw_raise(hv, &(struct virtx_event){
+    }
+    hw_raise(hv, &(struct virtx_event){
                          .type = VIRTX_EVENT_EXCEPTION, .vector = VECTOR_DB, .address = cause});
 }
 
@@ -146,23 +150,12 @@ void hw_io_watch(struct hw_vcpu *hv)
 
 void hw_io_trap(struct hw_vcpu *hv)
 {
-    struct event_queue *queue = &hv->vcpu->events;
     struct hw_emulation *em = hv->emulation;
-    struct virtx_state *state;
-    bool step;
 
     hv->work &= ~(uint32_t)HW_WORK_TRAP;
     if ((uint32_t)hv->state.rip != hv->soft->port_rip || !em->met) /* it has faulted instead */
         return;
-    if (queue->has_exception) { /* its single step, where that is queued already */
-        if (queue->exception.vector == VECTOR_DB)
-            queue->exception.address |= em->met;
+    if (hv->vcpu->events.has_exception) /* the embedder's, which an entry delivers instead */
         em->met = 0;
-        return;
-    }
-    state = hw_state(hv, VIRTX_STATE_INTR | VIRTX_STATE_RFLAGS);
-    step = hw_step_pending(state);
-    if (step)
-        hw_change(hv, VIRTX_STATE_INTR)->pending_debug = 0;
-    hw_watch_end(hv, step);
+    hw_watch_end(hv, false);
 }

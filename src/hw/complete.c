@@ -57,6 +57,16 @@ void hw_retire(struct hw_vcpu *hv)
     state->rflags &= ~RFLAGS_RF;
 }
 
+/* Intel SDM "Instruction-Breakpoint Exception Condition": what arrives between two iterations finds
+ * RF set, so that a breakpoint at the instruction is not hit again. */
+void hw_iterated(struct hw_vcpu *hv)
+{
+    struct virtx_state *state = hw_change(hv, VIRTX_STATE_RFLAGS | VIRTX_STATE_INTR);
+
+    state->interruptibility &= VIRTX_BLOCKED_BY_NMI;
+    state->rflags |= RFLAGS_RF;
+}
+
 static void complete_io(struct hw_vcpu *hv)
 {
     const struct virtx_exit_io *io = &hv->vcpu->exit.io;

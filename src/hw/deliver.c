@@ -15,7 +15,7 @@ static struct insn_event delivered(const struct virtx_event *event)
         out.type = INSN_EVENT_SOFTWARE;
     else if (event->type == VIRTX_EVENT_PRIV_EXCEPTION)
         out.type = INSN_EVENT_ICEBP;
-    out.fault = event->type == VIRTX_EVENT_EXCEPTION && event->vector != VECTOR_DB;
+    out.fault = hw_is_fault(event);
     return out;
 }
 

@@ -131,7 +131,6 @@ void hw_registers_out(struct hw_vcpu *hv, struct insn_cpu *cpu);
 void hw_registers_in(struct hw_vcpu *hv, const struct insn_cpu *cpu);
 /* What else retiring an instruction does. `trap`: TF was set. */
 void hw_retired(struct hw_vcpu *hv, const struct insn_cpu *cpu, bool trap);
-void hw_single_step(struct hw_vcpu *hv);
 
 /* breakpoint.c: before an instruction; at an access of it, if hw_emulation.dr7; and behind it. */
 void hw_watch_begin(struct hw_vcpu *hv);

@@ -107,6 +107,21 @@ void hw_raise_page_fault(struct hw_vcpu *hv, uint64_t address, uint32_t error)
                                        .address = address});
 }
 
+bool hw_is_fault(const struct virtx_event *event)
+{
+    const uint32_t others =
+        BIT(VECTOR_DB) | BIT(VECTOR_BP) | BIT(VECTOR_OF) | BIT(VECTOR_DF) | BIT(VECTOR_MC);
+
+    return event->type == VIRTX_EVENT_EXCEPTION && !(others >> event->vector & 1);
+}
+
+/* An injected event pushes RFLAGS.RF as it finds it. */
+static void fault_sets_rf(struct hw_vcpu *hv, const struct virtx_event *event)
+{
+    if (hw_is_fault(event) && !(hw_state(hv, VIRTX_STATE_RFLAGS)->rflags & RFLAGS_RF))
+        hw_change(hv, VIRTX_STATE_RFLAGS)->rflags |= RFLAGS_RF;
+}
+
 static bool inject_exception(struct hw_vcpu *hv)
 {
     struct event_queue *queue = &hv->vcpu->events;
@@ -116,6 +131,7 @@ static bool inject_exception(struct hw_vcpu *hv)
     /* In real mode no exception pushes an error code. */
     if (event->has_error && !(hw_state(hv, VIRTX_STATE_CR)->cr0 & CR0_PE))
         event->has_error = false;
+    fault_sets_rf(hv, event);
     if (event->vector == VECTOR_PF) {
         /* The vendor's inject() sees to the processor's. */
         hw_state(hv, VIRTX_STATE_CR)->cr2 = event->address;
@@ -132,11 +148,48 @@ static bool inject_exception(struct hw_vcpu *hv)
             hw_debug_sync(hv); /* the guest has written DR6 since */
         state->dr6 = (state->dr6 & ~0xfull) | (event->address & 0xe00full);
         state->dr7 &= ~(1ull << 13);
-        state->debugctl &= ~3ull;
+        state->debugctl &= ~(uint64_t)(DEBUGCTL_LBR | DEBUGCTL_BTF);
         if (hv->debug_loaded)
             x86_write_dr6(state->dr6);
     }
     return inject(hv, event);
+}
+
+/* Not if only branches trap, which nothing but the processor sees. */
+void hw_single_step(struct hw_vcpu *hv)
+{
+    if (hw_state(hv, VIRTX_STATE_DR)->debugctl & DEBUGCTL_BTF)
+        return;
+    hw_change(hv, VIRTX_STATE_INTR)->pending_debug |= DR6_BS;
+    /* Nothing may be delivered before it; HLT ends. */
+    hv->work |= hv->own_traps ? HW_WORK_EVENT | HW_WORK_HALTED : HW_WORK_EVENT;
+}
+
+bool hw_debug_trap(struct hw_vcpu *hv, enum virtx_status *status)
+{
+    struct virtx_state *state = hw_change(hv, VIRTX_STATE_INTR);
+    struct virtx_exit *exit = hw_record(hv, VIRTX_EXIT_EXCEPTION);
+
+    exit->exception = (struct virtx_exit_exception){.vector = VECTOR_DB,
+                                                    .address = state->pending_debug & DR6_TRAPS};
+    state->pending_debug = 0;
+    return hw_offer(hv, status);
+}
+
+/*
+ * The same in place of a processor that has no room for it. Behind MOV SS, where TF traps after the
+ * next instruction anyway, and before an exception, which an entry would deliver instead, it is
+ * dropped.
+ */
+static bool own_traps(struct hw_vcpu *hv)
+{
+    if (unlikely(hv->confined) && hw_place(hv) != HW_PLACE_HARDWARE)
+        return true; /* it is the executor's */
+    if (!(hw_state(hv, VIRTX_STATE_INTR)->interruptibility & VIRTX_BLOCKED_BY_MOV_SS) &&
+        !hv->has_reinject && !hv->vcpu->events.has_exception)
+        return hw_debug_trap(hv, &hv->status);
+    hw_change(hv, VIRTX_STATE_INTR)->pending_debug = 0;
+    return true;
 }
 
 /* The vector that waits, or -1: what the embedder queued goes before the controller's. */
@@ -290,11 +343,14 @@ static enum hw_next decide(struct hw_vcpu *hv)
             return HW_LEAVE;
         if (!(queue->want_window && hv->state.activity == VIRTX_HALTED))
             hv->work &= ~(uint32_t)HW_WORK_HALTED;
+        if (unlikely(hv->own_traps && (hv->state.pending_debug & DR6_TRAPS)) && !own_traps(hv))
+            return HW_LEAVE;
     }
     hv->work &= ~(uint32_t)HW_WORK_EVENT;
 
     if (hv->has_reinject) {
         hv->has_reinject = false;
+        fault_sets_rf(hv, &hv->reinject);
         good = inject(hv, &hv->reinject);
     } else if (queue->has_exception) {
         good = inject_exception(hv);

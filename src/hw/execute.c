@@ -96,11 +96,9 @@ static bool execute(struct hw_vcpu *hv, enum virtx_status *status)
         hw_retired(hv, cpu, trap);
         return true;
     case INSN_AGAIN:
-        /* Between iterations: the code breakpoint has been passed (Intel SDM,
-         * "Instruction-Breakpoint Exception Condition"). */
-        cpu->rflags |= RFLAGS_RF;
         hw_registers_in(hv, cpu);
-        if (trap || em->met) /* after each iteration */
+        hw_iterated(hv);
+        if (trap || em->met)
             hw_watch_end(hv, trap);
         hv->work |= HW_WORK_EVENT;
         return true;

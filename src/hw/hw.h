@@ -59,7 +59,7 @@ enum hw_work {
     HW_WORK_FLUSH = 1u << 1,    /* hw_vcpu.flush is not 0 */
     HW_WORK_CONTROLS = 1u << 2, /* intercepts changed: virtx_hw.controls */
     HW_WORK_ROOT = 1u << 3,     /* the engine's root changed: virtx_hw.set_root */
-    HW_WORK_HALTED = 1u << 4,   /* activity is not VIRTX_ACTIVE: may not be entered */
+    HW_WORK_HALTED = 1u << 4,   /* activity is not VIRTX_ACTIVE, or hw_vcpu.own_traps and one waits: may not be entered */
     HW_WORK_LOADED = 1u << 5,   /* just loaded here: order that before the look at the requests */
     HW_WORK_FPU = 1u << 6,      /* the guest's FPU state is not in the processor */
     HW_WORK_SWITCH = 1u << 7,   /* host state of tier 1 or 2 is in place of the guest's */
@@ -152,6 +152,7 @@ struct hw_vcpu {
     bool fpu_loaded;               /* the guest's FPU state is in the processor */
     bool debug_loaded;             /* the guest's DR0-3, DR6 are in the processor */
     bool debug_used;               /* … or were: only then it can have breakpoints */
+    bool own_traps; /* state.pending_debug has no place in the hardware: src/hw delivers it */
     bool confined; /* there are states that the processor does not run, or is not to: see place() */
 
     uint64_t root;        /* HPA of the translation root in use */
@@ -267,7 +268,7 @@ struct virtx_hw {
      * from it than src/hw sees to (a flush, another root); nothing has been done. NULL: the vendor has no quick way. */
     bool (*toggle)(struct hw_vcpu *hv, unsigned reg, uint64_t value);
     /* Retires the exit's instruction: RIP += length (wrapping as CS says), clears RF and the
-     * interrupt shadow, and leaves a pending single-step #DB when TF is set. */
+     * interrupt shadow, and leaves a pending single-step #DB (state.pending_debug) when TF is set. */
     void (*advance)(struct hw_vcpu *hv);
     /* Where the guest goes on from hv->state. NULL: the processor runs all states. Asked while
      * hw_vcpu.confined only, which the vendor sets when it creates the vcpu. enter() answers with
@@ -362,7 +363,7 @@ bool hw_can_execute_write(struct hw_vcpu *hv);
 /* Whether the single step of the instruction before waits; of the groups RFLAGS and INTR. */
 static inline bool hw_step_pending(const struct virtx_state *state)
 {
-    return (state->pending_debug & BIT(14)) && (state->rflags & RFLAGS_TF);
+    return (state->pending_debug & DR6_BS) && (state->rflags & RFLAGS_TF);
 }
 
 /* Page faults without any of these bits in their error code are the guest's, and need no exit
@@ -382,6 +383,10 @@ unsigned hw_fetch(struct hw_vcpu *hv, uint8_t *buf);
  * all of it can be had. Good until the next call. */
 struct insn;
 const struct insn *hw_insn(struct hw_vcpu *hv);
+
+/* event.c: the instruction just retired was single-stepped (TF was set when it began): the trap is
+ * pending now. */
+void hw_single_step(struct hw_vcpu *hv);
 
 /* The seam-1 table of a vendor, filled with src/hw's implementation. */
 #define HW_BACKEND(word, hw_table, cpu_size, vm_size, vcpu_size)                                    \

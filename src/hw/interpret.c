@@ -255,23 +255,13 @@ bool hw_system_instruction(struct hw_vcpu *hv, const struct insn *insn, uint64_t
 
 /* ---- Running ---- */
 
-/* A trap of the instruction before, which the processor would have delivered. */
-static bool debug_trap(struct hw_vcpu *hv)
-{
-    struct virtx_state *state = hw_state(hv, VIRTX_STATE_INTR);
-    uint64_t pending = state->pending_debug & 0x400f;
-
-    if (likely(!pending) || (state->interruptibility & VIRTX_BLOCKED_BY_MOV_SS))
-        return false;
-    hw_change(hv, VIRTX_STATE_INTR)->pending_debug = 0;
-    hw_raise(hv, &(struct virtx_event){
-                     .type = VIRTX_EVENT_EXCEPTION, .vector = VECTOR_DB, .address = pending});
-    return true;
-}
-
 static bool step(struct hw_vcpu *hv, enum virtx_status *status)
 {
-    if (unlikely(debug_trap(hv)) || (unlikely(hv->debug_used) && hw_code_breakpoint(hv)))
+    /* A trap of the instruction before, which the processor would have delivered. */
+    if (unlikely(hw_state(hv, VIRTX_STATE_INTR)->pending_debug & DR6_TRAPS) &&
+        !(hv->state.interruptibility & VIRTX_BLOCKED_BY_MOV_SS))
+        return hw_debug_trap(hv, status);
+    if (unlikely(hv->debug_used) && hw_code_breakpoint(hv))
         return true;
     hv->soft->executed++;
     if (!hw_execute_any(hv, status))

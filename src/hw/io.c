@@ -179,6 +179,14 @@ static bool store(struct hw_vcpu *hv, unsigned units, unsigned *done)
     return true;
 }
 
+/* With breakpoints on it is the executor that does the instruction. */
+static void iterated(struct hw_vcpu *hv)
+{
+    hw_iterated(hv);
+    if (unlikely(hv->state.rflags & RFLAGS_TF))
+        hw_single_step(hv);
+}
+
 void hw_io_complete(struct hw_vcpu *hv)
 {
     struct virtx_exit_io *io = &hv->vcpu->exit.io;
@@ -203,6 +211,6 @@ void hw_io_complete(struct hw_vcpu *hv)
     counter_write(hv, VIRTX_RCX, left, string.address_size);
     if (stored && left == 0)
         hw_retire(hv);
-    else if (stored && unlikely(hw_state(hv, VIRTX_STATE_RFLAGS)->rflags & RFLAGS_TF))
-        hw_single_step(hv);
+    else if (stored)
+        iterated(hv);
 }

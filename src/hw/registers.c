@@ -120,13 +120,26 @@ void hw_registers_in(struct hw_vcpu *hv, const struct insn_cpu *cpu)
     }
 }
 
-/* Not if only branches trap, and those do so in the processor alone. */
-void hw_single_step(struct hw_vcpu *hv)
+/*
+ * Whether an instruction that began with TF set traps. Delivering an event clears TF before
+ * anything could trap (Intel SDM "Single-Step Exception Condition"); SYSCALL and SYSRET go by the
+ * TF that they leave.
+ */
+static bool steps(const struct insn *insn, const struct insn_cpu *cpu, bool began)
 {
-    if (hw_state(hv, VIRTX_STATE_DR)->debugctl & 2)
-        return;
-    hw_raise(hv, &(struct virtx_event){
-                     .type = VIRTX_EVENT_EXCEPTION, .vector = VECTOR_DB, .address = 1u << 14});
+    switch (insn->op) {
+    case INSN_OP_INT:
+    case INSN_OP_INT3:
+    case INSN_OP_INT1:
+        return false;
+    case INSN_OP_INTO:
+        return began && (cpu->rflags & RFLAGS_TF);
+    case INSN_OP_SYSCALL:
+    case INSN_OP_SYSRET:
+        return cpu->rflags & RFLAGS_TF;
+    default:
+        return began;
+    }
 }
 
 /* RF ends, the shadow is the instruction's own, and TF and breakpoints trap. */
@@ -142,6 +155,7 @@ void hw_retired(struct hw_vcpu *hv, const struct insn_cpu *cpu, bool trap)
         state->interruptibility |= VIRTX_BLOCKED_BY_STI;
     else if (cpu->shadow == INSN_SHADOW_MOV_SS)
         state->interruptibility |= VIRTX_BLOCKED_BY_MOV_SS;
+    trap = steps(&em->insn, cpu, trap);
     if (unlikely(trap || em->met)) {
         if (cpu->shadow != INSN_SHADOW_MOV_SS)
             hw_watch_end(hv, trap);

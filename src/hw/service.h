@@ -195,6 +195,12 @@ void hw_raise_vector(struct hw_vcpu *hv, uint8_t vector);               /* witho
 void hw_raise_error(struct hw_vcpu *hv, uint8_t vector, uint32_t error); /* with one */
 void hw_raise_page_fault(struct hw_vcpu *hv, uint64_t address, uint32_t error);
 void hw_triple_fault(struct hw_vcpu *hv);
+/* Faults push RFLAGS.RF set, so that an instruction breakpoint is not hit once more when they
+ * return (Intel SDM "Instruction-Breakpoint Exception Condition"). */
+bool hw_is_fault(const struct virtx_event *event);
+/* Raises the #DB of traps that the instruction before has left, unless an intercept has it. As
+ * hw_exit(). */
+bool hw_debug_trap(struct hw_vcpu *hv, enum virtx_status *status);
 void hw_events_reset(struct hw_vcpu *hv);
 
 /* cpuid.c */
@@ -342,6 +348,8 @@ void hw_io_trap(struct hw_vcpu *hv);  /* HW_WORK_TRAP */
 /* complete.c: serves the access in the record with the values in it (a handler's answer). */
 void hw_complete_record(struct hw_vcpu *hv);
 void hw_retire(struct hw_vcpu *hv); /* as virtx_hw.advance, loaded or not */
+/* An iteration of a repeated string instruction has ended, and another one follows. */
+void hw_iterated(struct hw_vcpu *hv);
 /* Before anything that may look at RIP, RFLAGS or the interrupt shadow, or leave the CPU. */
 static inline void hw_retire_owed(struct hw_vcpu *hv)
 {

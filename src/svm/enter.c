@@ -149,19 +149,14 @@ uint32_t svm_refused(struct svm_vcpu *sv)
 /*
  * What retiring an instruction does besides moving RIP: RF is cleared, and with TF set a
  * single-step trap follows (AMD APM volume 2, "Debug Exception"). A VMCB has no place for a pending
- * trap, so it is queued as an exception.
+ * trap: hw_vcpu.own_traps.
  */
 static void retire_flags(struct svm_vcpu *sv)
 {
-    struct hw_vcpu *hv = &sv->hw;
     struct vmcb_save *save = &sv->vmcb.save;
-    static const struct virtx_event single_step = {
-        .type = VIRTX_EVENT_EXCEPTION, .vector = VECTOR_DB, .address = 1u << 14};
 
-    if (save->rflags & RFLAGS_TF) {
-        virtx_event_exception(&hv->vcpu->events, &single_step);
-        hv->work |= HW_WORK_EVENT;
-    }
+    if (save->rflags & RFLAGS_TF)
+        hw_single_step(&sv->hw);
     save->rflags &= ~RFLAGS_RF;
 }
 
@@ -177,9 +172,10 @@ static __attribute__((noinline)) void advance_slowly(struct svm_vcpu *sv)
         rip = (uint32_t)rip;
     hv->state.rip = rip;
     sv->vmcb.save.rip = rip;
-    retire_flags(sv);
     sv->vmcb.control.interrupt_state = 0;
     hv->valid &= ~(uint32_t)(VIRTX_STATE_RFLAGS | VIRTX_STATE_INTR);
+    retire_flags(sv);
+    hv->valid &= ~(uint32_t)VIRTX_STATE_RFLAGS;
 }
 
 void svm_advance(struct hw_vcpu *hv)

@@ -95,10 +95,10 @@ static void decode_page_fault(struct svm_vcpu *sv, struct virtx_exit *exit)
  * handler". One engine leaves DR6 alone; a guest that single-steps has had that then. */
 static uint64_t debug_cause(const struct svm_vcpu *sv)
 {
-    const uint64_t causes = 0xe00f, single_step = 1u << 14;
+    const uint64_t causes = 0xe00f;
     uint64_t cause = sv->vmcb.save.dr6 & causes;
 
-    return cause == 0 && (sv->vmcb.save.rflags & RFLAGS_TF) ? single_step : cause;
+    return cause == 0 && (sv->vmcb.save.rflags & RFLAGS_TF) ? DR6_BS : cause;
 }
 
 static void decode_exception(struct svm_vcpu *sv, struct virtx_exit *exit, uint8_t vector)

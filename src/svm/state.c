@@ -172,7 +172,6 @@ void svm_read(struct hw_vcpu *hv, uint32_t groups)
             sv->vmcb.control.interrupt_state & VMCB_SHADOW ? VIRTX_BLOCKED_BY_STI : 0;
         if (sv->nmi_blocked)
             state->interruptibility |= VIRTX_BLOCKED_BY_NMI;
-        state->pending_debug = 0;
     }
     hv->valid |= groups;
 }

@@ -59,6 +59,7 @@ enum virtx_status svm_vcpu_create(struct hw_vcpu *hv)
     sv->clean = features & VIRTX_FEATURE_CLEAN_BITS ? VMCB_CLEAN_ALL : 0;
     sv->switch_extra = (profile->at_exit & EXTRA_STATE) != 0;
     sv->last_cpu = VIRTX_NO_CPU;
+    hv->own_traps = true;
     control->iopm = virtx_hpa(virtx, vm->iopm);
     control->msrpm = virtx_hpa(virtx, vm->msrpm);
     control->nested_control = sv->nested ? VMCB_NP_ENABLE : 0;

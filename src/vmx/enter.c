@@ -220,10 +220,8 @@ static __attribute__((noinline)) void end_of_instruction(struct hw_vcpu *hv)
 
     state->rflags &= ~RFLAGS_RF;
     state->interruptibility &= ~(uint32_t)BLOCKED_SHADOW;
-    if ((state->rflags & RFLAGS_TF) && !(hw_state(hv, VIRTX_STATE_DR)->debugctl & DEBUGCTL_BTF)) {
-        state->pending_debug |= PENDING_DEBUG_SINGLE_STEP;
-        hv->work |= HW_WORK_EVENT; /* nothing may be delivered before it; HLT ends */
-    }
+    if (state->rflags & RFLAGS_TF)
+        hw_single_step(hv);
 }
 
 /* With what has been read of the guest since the exit, or anything else out of the ordinary. */

@@ -161,6 +161,7 @@ static unsigned debug_register(struct vmx_vcpu *v, struct virtx_exit *exit)
     unsigned gpr = qualification >> 8 & 15;
     bool from = qualification & 0x10;
 
+    vmx_mend_pending_debug(v); /* the instruction may be executed again */
     read_length(exit);
     exit->reason = VIRTX_EXIT_DR;
     exit->cr = (struct virtx_exit_cr){

@@ -310,8 +310,6 @@ enum vmx_reason {
 #define PENDING_DEBUG_RTM                (1u << 16)
 #define PENDING_DEBUG_MASK               0x400fu /* those of DR6 */
 
-#define DEBUGCTL_BTF                     (1u << 1)
-
 /* EPT pointer. */
 #define EPTP_WRITE_BACK   6u
 #define EPTP_WALK_4       (3u << 3)

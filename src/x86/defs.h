@@ -62,6 +62,12 @@
 #define RFLAGS_VIF   (1ull << 19)
 #define RFLAGS_VIP   (1ull << 20)
 
+#define DR6_BS    (1ull << 14)
+#define DR6_TRAPS 0x400full /* what an instruction leaves pending: breakpoints and the single step */
+
+#define DEBUGCTL_LBR (1u << 0)
+#define DEBUGCTL_BTF (1u << 1)
+
 #define VECTOR_DE 0
 #define VECTOR_DB 1
 #define VECTOR_NMI 2

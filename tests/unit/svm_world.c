@@ -173,11 +173,10 @@ void hw_host_machine_check(struct virtx *virtx)
     world.machine_checks++;
 }
 
-bool virtx_event_exception(struct event_queue *queue, const struct virtx_event *event)
+void hw_single_step(struct hw_vcpu *hv)
 {
-    queue->exception = *event;
-    queue->has_exception = true;
-    return true;
+    hw_change(hv, VIRTX_STATE_INTR)->pending_debug |= DR6_BS;
+    hv->work |= HW_WORK_EVENT;
 }
 
 enum virtx_status virtx_gpa_read(struct virtx_vm *vm, uint64_t gpa, void *buffer, size_t bytes)

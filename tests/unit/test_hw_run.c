@@ -695,6 +695,101 @@ START_TEST(test_debug_exception_sets_dr6)
 }
 END_TEST
 
+static uint64_t rflags_pushed(uint8_t type, uint8_t vector, bool has_error)
+{
+    struct virtx_state state = get(VIRTX_STATE_RFLAGS);
+
+    state.rflags &= ~(uint64_t)RFLAGS_RF;
+    world_set(VIRTX_STATE_RFLAGS, &state);
+    ck_assert_int_eq(virtx_vcpu_inject(world.vcpu, &(struct virtx_event){.type = type,
+                                                                         .vector = vector,
+                                                                         .has_error = has_error}),
+                     VIRTX_OK);
+    world_run();
+    return get(VIRTX_STATE_RFLAGS).rflags & RFLAGS_RF;
+}
+
+/* Intel SDM "Instruction-Breakpoint Exception Condition": faults push RF set, nothing else does. */
+START_TEST(test_faults_push_rf)
+{
+    ck_assert_uint_eq(rflags_pushed(VIRTX_EVENT_EXCEPTION, VECTOR_GP, true), RFLAGS_RF);
+    ck_assert_uint_eq(rflags_pushed(VIRTX_EVENT_EXCEPTION, VECTOR_UD, false), RFLAGS_RF);
+    ck_assert_uint_eq(rflags_pushed(VIRTX_EVENT_EXCEPTION, VECTOR_PF, true), RFLAGS_RF);
+    ck_assert_uint_eq(rflags_pushed(VIRTX_EVENT_EXCEPTION, VECTOR_DB, false), 0);
+    ck_assert_uint_eq(rflags_pushed(VIRTX_EVENT_EXCEPTION, VECTOR_MC, false), 0);
+    ck_assert_uint_eq(rflags_pushed(VIRTX_EVENT_EXCEPTION, VECTOR_DF, true), 0);
+    ck_assert_uint_eq(rflags_pushed(VIRTX_EVENT_INTERRUPT, 0x30, false), 0);
+    /* A delivery that an exit interrupted is a fault's still, whatever the exit has saved. */
+    interrupted =
+        (struct virtx_event){.type = VIRTX_EVENT_EXCEPTION, .vector = VECTOR_GP, .has_error = true};
+    world_play(exit_interrupted);
+    world_run();
+    world_run();
+    ck_assert_uint_eq(get(VIRTX_STATE_RFLAGS).rflags & RFLAGS_RF, RFLAGS_RF);
+}
+END_TEST
+
+static void set_stepping(uint64_t debugctl)
+{
+    struct virtx_state state = get(VIRTX_STATE_DR | VIRTX_STATE_RFLAGS | VIRTX_STATE_INTR);
+
+    state.debugctl = debugctl;
+    state.dr6 = 0xffff0ff0;
+    state.rflags |= RFLAGS_TF;
+    state.pending_debug = 0;
+    world_set(VIRTX_STATE_DR | VIRTX_STATE_RFLAGS | VIRTX_STATE_INTR, &state);
+    world.injections = 0;
+}
+
+/* Where the hardware has a place for the trap it is left there; elsewhere it is delivered, before
+ * anything that can wait. BTF: only branches trap. */
+START_TEST(test_single_step_of_a_retired_instruction)
+{
+    const struct virtx_event event = {.type = VIRTX_EVENT_INTERRUPT, .vector = 0x30};
+
+    set_stepping(2);
+    hw_single_step(world.hv);
+    ck_assert_uint_eq(get(VIRTX_STATE_INTR).pending_debug, 0);
+
+    set_stepping(0);
+    hw_single_step(world.hv);
+    world_run();
+    ck_assert_uint_eq(get(VIRTX_STATE_INTR).pending_debug, DR6_BS);
+    ck_assert_uint_eq(world.injections, 0);
+
+    set_stepping(0);
+    world.hv->own_traps = true;
+    ck_assert_int_eq(virtx_vcpu_inject(world.vcpu, &event), VIRTX_OK);
+    hw_single_step(world.hv);
+    world_run();
+    ck_assert_uint_eq(world.injections, 1);
+    ck_assert_uint_eq(world.injected[0].vector, VECTOR_DB);
+    ck_assert_uint_eq(get(VIRTX_STATE_DR).dr6, 0xffff4ff0);
+    ck_assert_uint_eq(get(VIRTX_STATE_INTR).pending_debug, 0);
+    ck_assert_uint_eq(get(VIRTX_STATE_RFLAGS).rflags & RFLAGS_RF, 0);
+}
+END_TEST
+
+/* It is an exception like another: an intercept's. */
+START_TEST(test_single_step_is_intercepted)
+{
+    const struct virtx_exit *exit;
+
+    intercept(VIRTX_INTERCEPT_EXCEPTION, VECTOR_DB, VECTOR_DB, 0, VIRTX_ACTION_EXIT, NULL);
+    set_stepping(0);
+    world.hv->own_traps = true;
+    hw_single_step(world.hv);
+    exit = world_run();
+    ck_assert_uint_eq(exit->reason, VIRTX_EXIT_EXCEPTION);
+    ck_assert_uint_eq(exit->exception.vector, VECTOR_DB);
+    ck_assert_uint_eq(exit->exception.address, DR6_BS);
+    ck_assert_uint_eq(world.injections, 0);
+    ck_assert_int_eq(virtx_vcpu_complete(world.vcpu, NULL), VIRTX_OK); /* which drops it */
+    world_run();
+    ck_assert_uint_eq(world.injections, 0);
+}
+END_TEST
+
 START_TEST(test_window_for_the_embedder)
 {
     world.can_interrupt = false;
@@ -1782,6 +1877,9 @@ static Suite *suite(void)
     tcase_add_test(c, test_fault_during_interrupt_delivery);
     tcase_add_test(c, test_refused_entry_keeps_the_event);
     tcase_add_test(c, test_debug_exception_sets_dr6);
+    tcase_add_test(c, test_faults_push_rf);
+    tcase_add_test(c, test_single_step_of_a_retired_instruction);
+    tcase_add_test(c, test_single_step_is_intercepted);
     tcase_add_test(c, test_window_for_the_embedder);
     tcase_add_test(c, test_msrs);
     tcase_add_test(c, test_hidden_msrs);

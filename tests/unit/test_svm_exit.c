@@ -408,12 +408,11 @@ START_TEST(retire)
     ck_assert_uint_eq(hv->state.rip, 0x1007);
     ck_assert_uint_eq(vmcb->save.rflags, RFLAGS_FIXED);
     ck_assert_uint_eq(vmcb->control.interrupt_state & VMCB_SHADOW, 0);
-    ck_assert(!world.vcpu.events.has_exception);
+    ck_assert_uint_eq(hw_state(hv, VIRTX_STATE_INTR)->pending_debug, 0);
     vmcb->save.rflags |= RFLAGS_TF;
     svm_advance(hv);
-    ck_assert(world.vcpu.events.has_exception);
-    ck_assert_uint_eq(world.vcpu.events.exception.vector, VECTOR_DB);
-    ck_assert_uint_eq(world.vcpu.events.exception.address, 1 << 14);
+    ck_assert(hv->own_traps && (hv->work & HW_WORK_EVENT));
+    ck_assert_uint_eq(hw_state(hv, VIRTX_STATE_INTR)->pending_debug, DR6_BS);
 }
 END_TEST
 

@@ -492,7 +492,7 @@ START_TEST(advance_single_steps)
     take_exit(VMX_REASON_CPUID);
     vmx_advance(hv);
     vmx_write(&v, hv->dirty & VIRTX_STATE_ALL);
-    ck_assert_uint_eq(vmcs[VMCS_GUEST_PENDING_DEBUG], PENDING_DEBUG_SINGLE_STEP);
+    ck_assert_uint_eq(vmcs[VMCS_GUEST_PENDING_DEBUG], DR6_BS);
     /* with BTF only branches are stepped */
     hv->dirty = 0;
     vmcs[VMCS_GUEST_PENDING_DEBUG] = 0;
@@ -511,16 +511,16 @@ START_TEST(no_step_before_a_fault)
     setup();
     vmcs[VMCS_GUEST_RFLAGS] = 2 | RFLAGS_TF;
     vmcs[VMCS_EXIT_QUALIFICATION] = 0x181;
-    vmcs[VMCS_GUEST_PENDING_DEBUG] = PENDING_DEBUG_SINGLE_STEP;
+    vmcs[VMCS_GUEST_PENDING_DEBUG] = DR6_BS;
     take_exit(VMX_REASON_EPT_VIOLATION);
     vmx_write(&v, hv->dirty & VIRTX_STATE_ALL);
     ck_assert_uint_eq(vmcs[VMCS_GUEST_PENDING_DEBUG], 0);
     hv->dirty = 0;
-    vmcs[VMCS_GUEST_PENDING_DEBUG] = PENDING_DEBUG_SINGLE_STEP;
+    vmcs[VMCS_GUEST_PENDING_DEBUG] = DR6_BS;
     vmcs[VMCS_GUEST_INTERRUPTIBILITY] = VIRTX_BLOCKED_BY_MOV_SS;
     take_exit(VMX_REASON_EPT_VIOLATION);
     vmx_write(&v, hv->dirty & VIRTX_STATE_ALL);
-    ck_assert_uint_eq(vmcs[VMCS_GUEST_PENDING_DEBUG], PENDING_DEBUG_SINGLE_STEP);
+    ck_assert_uint_eq(vmcs[VMCS_GUEST_PENDING_DEBUG], DR6_BS);
     drop_vcpu();
 }
 END_TEST
@@ -662,7 +662,7 @@ START_TEST(single_step_goes_first)
         take_exit(VMX_REASON_CPUID);
         hv->work = 0;
         vmx_advance(hv);
-        ck_assert_uint_eq(hv->state.pending_debug, btf ? 0 : PENDING_DEBUG_SINGLE_STEP);
+        ck_assert_uint_eq(hv->state.pending_debug, btf ? 0 : DR6_BS);
         ck_assert_uint_eq(hv->work, btf ? 0 : HW_WORK_EVENT);
         ck_assert(vmx_can_interrupt(hv) == (btf == 1));
         ck_assert(vmx_can_nmi(hv) == (btf == 1));

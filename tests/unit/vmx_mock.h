@@ -177,6 +177,15 @@ void mock_write_dr(unsigned n, uint64_t value)
 {
     dr[n] = value;
 }
+/* As src/hw's. */
+void hw_single_step(struct hw_vcpu *hv_)
+{
+    if (hw_state(hv_, VIRTX_STATE_DR)->debugctl & DEBUGCTL_BTF)
+        return;
+    hw_change(hv_, VIRTX_STATE_INTR)->pending_debug |= DR6_BS;
+    hv_->work |= HW_WORK_EVENT;
+}
+
 void mock_interrupt(unsigned vector);
 void mock_interrupt(unsigned vector)
 {
