@@ -47,7 +47,8 @@ struct virtx_event {
  */
 struct virtx_events {
     struct virtx_event interrupted; /**< An event whose delivery an exit has interrupted: the next entry delivers
-                                         it, before everything else. Valid with `has_interrupted`. */
+                                         it, before everything else but `exception`: that is the second one of a
+                                         delivery, merged with it or before it. Valid with `has_interrupted`. */
     struct virtx_event exception;   /**< Waits for the next entry. Valid with `has_exception`. */
     struct virtx_event interrupt;   /**< An external interrupt queued by virtx_vcpu_inject(), which waits for
                                          RFLAGS.IF. Valid with `has_interrupt`. */

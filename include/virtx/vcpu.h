@@ -181,7 +181,7 @@ enum virtx_status virtx_vcpu_interpret(struct virtx_vcpu *vcpu, bool always);
  * @brief Queues an event for the guest.
  *
  * An exception replaces nothing: with one already queued the two are merged as the processor does
- * (Intel SDM "Double Fault", AMD APM "\#DF"). An external interrupt queued here is delivered once, when IF allows,
+ * (Intel SDM "Double Fault", AMD APM "\#DF"), and so is one whose delivery the last exit has interrupted. An external interrupt queued here is delivered once, when IF allows,
  * ahead of the attached source; an NMI is latched.
  * @return ::VIRTX_E_INVALID (malformed), ::VIRTX_E_BUSY (an interrupt injected earlier still waits)
  */

@@ -44,7 +44,12 @@ void hw_triple_fault(struct hw_vcpu *hv)
     hv->work |= HW_WORK_HALTED;
 }
 
-/* Keeps what an exception overtook, where the processor would not have lost it for good. */
+/*
+ * Keeps what an exception overtook, where the processor would not have lost it for good. NMIs are
+ * blocked from the beginning of an NMI's delivery (Intel SDM "Nonmaskable Interrupt (NMI)"), and so
+ * until the exception's handler ends; otherwise the NMI would be met by the same obstacle in front
+ * of that handler's first instruction, for ever.
+ */
 static void overtake(struct hw_vcpu *hv)
 {
     struct event_queue *queue = &hv->vcpu->events;
@@ -52,6 +57,7 @@ static void overtake(struct hw_vcpu *hv)
     if (hv->reinject.type == VIRTX_EVENT_NMI) {
         if (queue->nmis < 2)
             queue->nmis++;
+        hw_change(hv, VIRTX_STATE_INTR)->interruptibility |= VIRTX_BLOCKED_BY_NMI;
     } else if (hv->reinject.type == VIRTX_EVENT_INTERRUPT && !queue->has_interrupt) {
         queue->interrupt = hv->reinject;
         queue->has_interrupt = true;
@@ -67,7 +73,9 @@ void hw_raise(struct hw_vcpu *hv, const struct virtx_event *event)
 
     hv->work |= HW_WORK_EVENT;
     if (hv->has_reinject && hv->reinject.type == VIRTX_EVENT_EXCEPTION) {
-        switch (virtx_event_merge(hv->reinject.vector, event->vector)) {
+        /* INT n, INT3, INTO and INT1 are benign whatever their vector. */
+        switch (virtx_event_merge(hv->reinject.vector,
+                                  event->type == VIRTX_EVENT_EXCEPTION ? event->vector : VECTOR_DB)) {
         case VIRTX_MERGE_TRIPLE_FAULT:
             hw_triple_fault(hv);
             return;
@@ -329,6 +337,15 @@ __attribute__((noinline)) bool hw_halt(struct hw_vcpu *hv)
     return false;
 }
 
+/* The embedder's exception came while a delivery was interrupted: it is the second one. */
+static __attribute__((noinline)) void merge_queued(struct hw_vcpu *hv)
+{
+    const struct virtx_event event = hv->vcpu->events.exception;
+
+    hv->vcpu->events.has_exception = false;
+    hw_raise(hv, &event);
+}
+
 /* Decides once. */
 static enum hw_next decide(struct hw_vcpu *hv)
 {
@@ -349,6 +366,10 @@ static enum hw_next decide(struct hw_vcpu *hv)
     hv->work &= ~(uint32_t)HW_WORK_EVENT;
 
     if (hv->has_reinject) {
+        if (unlikely(queue->has_exception)) {
+            merge_queued(hv); /* and then all is decided anew */
+            return HW_ENTER;
+        }
         hv->has_reinject = false;
         fault_sets_rf(hv, &hv->reinject);
         good = inject(hv, &hv->reinject);

@@ -628,6 +628,28 @@ START_TEST(test_merging)
 }
 END_TEST
 
+/* An exception that the embedder queues then is the second one, too. */
+START_TEST(test_injected_during_delivery)
+{
+    const struct virtx_event np = {
+        .type = VIRTX_EVENT_EXCEPTION, .vector = VECTOR_NP, .has_error = true};
+
+    interrupted = (struct virtx_event){
+        .type = VIRTX_EVENT_EXCEPTION, .vector = VECTOR_GP, .has_error = true};
+    world_play(exit_interrupted);
+    world_run();
+    ck_assert_int_eq(virtx_vcpu_inject(world.vcpu, &np), VIRTX_OK);
+    world_run();
+    ck_assert_uint_eq(world.injections, 1);
+    ck_assert_uint_eq(world.injected[0].vector, VECTOR_DF);
+    interrupted.vector = VECTOR_DF;
+    world_play(exit_interrupted);
+    world_run();
+    ck_assert_int_eq(virtx_vcpu_inject(world.vcpu, &np), VIRTX_OK);
+    ck_assert_uint_eq(world_run()->reason, VIRTX_EXIT_SHUTDOWN);
+}
+END_TEST
+
 START_TEST(test_fault_during_interrupt_delivery)
 {
     interrupted = (struct virtx_event){.type = VIRTX_EVENT_INTERRUPT, .vector = 0x55};
@@ -652,6 +674,8 @@ START_TEST(test_fault_during_nmi_delivery)
     ck_assert_uint_eq(world.injections, 1);
     ck_assert_uint_eq(world.injected[0].vector, VECTOR_PF);
     ck_assert(world.window_nmi);
+    /* NMIs are blocked until the handler ends: the same obstacle may still be there. */
+    ck_assert(get(VIRTX_STATE_INTR).interruptibility & VIRTX_BLOCKED_BY_NMI);
     world_play(exit_window);
     world_run();
     ck_assert_uint_eq(world.injected[1].type, VIRTX_EVENT_NMI);
@@ -1874,6 +1898,7 @@ static Suite *suite(void)
     tcase_add_test(c, test_fault_during_nmi_delivery);
     tcase_add_test(c, test_cr0_intercept_mask);
     tcase_add_test(c, test_merging);
+    tcase_add_test(c, test_injected_during_delivery);
     tcase_add_test(c, test_fault_during_interrupt_delivery);
     tcase_add_test(c, test_refused_entry_keeps_the_event);
     tcase_add_test(c, test_debug_exception_sets_dr6);
