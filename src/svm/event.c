@@ -96,6 +96,20 @@ static bool may_be_stale(struct svm_vcpu *sv, uint32_t info)
 }
 
 /*
+ * No interrupt can have been on its way but by this entry's injection, which this one is not: they
+ * exit, or, where they are the guest's own, are held off by its IF. At an INT n one engine
+ * describes an interrupt that it delivered before, whenever and to whomever that was.
+ */
+static bool impossible(const struct svm_vcpu *sv, uint32_t info)
+{
+    uint32_t type = info & VMCB_EVENT_TYPE;
+
+    return (type == VMCB_EVENT_INTERRUPT ||
+            (type == VMCB_EVENT_EXCEPTION && (uint8_t)info >= 32)) &&
+           (!sv->hw.vcpu->vm->config.interrupts_to_guest || !(sv->vmcb.save.rflags & RFLAGS_IF));
+}
+
+/*
  * The exit interrupted the delivery of an event. One that the entry injected is handed back as it
  * came; others as the processor describes them. The guest's own software events are not: RIP is at
  * their instruction, which executes again.
@@ -114,7 +128,7 @@ void svm_event_interrupted(struct svm_vcpu *sv)
         hv->state.rip -= sv->rewind;
         hv->vcpu->exit.rip = hv->state.rip;
     } else if (!is_software((uint32_t)info) && (uint32_t)info != VMCB_EVENT_VALID &&
-               !may_be_stale(sv, (uint32_t)info)) {
+               !may_be_stale(sv, (uint32_t)info) && !impossible(sv, (uint32_t)info)) {
         /* Interrupt 0 above, which nobody sends, is all that one engine says of an INT n. Another
          * calls the physical interrupts of a guest that owns them exceptions. */
         if (type == VMCB_EVENT_EXCEPTION && (uint8_t)info >= 32)

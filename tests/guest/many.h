@@ -60,7 +60,7 @@ bool complete(struct crew_seat *seat);
 bool inject(struct crew_seat *seat, uint8_t type, uint8_t vector, bool has_error, uint32_t error,
             uint64_t address);
 bool at_port(const struct virtx_exit *exit, uint16_t port);
-/* SVM with nested paging on Bochs, where two cases sometimes stay without an end, which is not
+/* SVM with nested paging on Bochs, where a case has sometimes stayed without an end, which is not
  * understood. */
 bool stays(void);
 /* Of all vcpus. */

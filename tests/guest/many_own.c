@@ -95,8 +95,6 @@ void own_interrupts(void)
 {
     if (!paging_is_nested() || !has_feature(VIRTX_FEATURE_UNPAGED_GUEST))
         not_shown("the guest cannot own the interrupts here");
-    else if (stays())
-        not_shown("on Bochs with SVM it sometimes does not end, and why is not understood");
     else
         with_each(own);
 }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* Events into the guest: the injection field, interrupted deliveries, windows, the end of an NMI handler. */
+/* Events into the guest: the injection field, interrupted deliveries, windows, the end of an NMI
+ * handler. */
 #include "svm_world.h"
 
 static struct hw_vcpu *hv;
@@ -96,9 +97,23 @@ START_TEST(guests_own)
     ck_assert(hv->reinject.has_error);
     ck_assert_uint_eq(hv->reinject.error, 6);
     ck_assert_uint_eq(hv->reinject.address, 0x1234);
+    /* An interrupt that the entry did not inject: the guest's own, if it may have any now. */
     hv->has_reinject = false;
     vmcb->control.exit_int_info = 0x80000020;
+    vmcb->save.rflags = 0x202;
     world_exit(VMEXIT_NPF, 0, 0);
+    ck_assert(!hv->has_reinject);
+    vmcb->control.exit_int_info = 0x80000350;
+    world_exit(VMEXIT_NPF, 0, 0);
+    ck_assert(!hv->has_reinject);
+    hv->vcpu->vm->config.interrupts_to_guest = true;
+    vmcb->save.rflags = 2;
+    vmcb->control.exit_int_info = 0x80000020;
+    world_exit(VMEXIT_NPF, 0, 0);
+    ck_assert(!hv->has_reinject);
+    vmcb->save.rflags = 0x202;
+    world_exit(VMEXIT_NPF, 0, 0);
+    ck_assert(hv->has_reinject);
     ck_assert_uint_eq(hv->reinject.type, VIRTX_EVENT_INTERRUPT);
     ck_assert_uint_eq(hv->reinject.vector, 0x20);
     /* INT n, INT3 and INTO execute again by themselves. */
@@ -189,7 +204,8 @@ START_TEST(held_back_and_watched)
 }
 END_TEST
 
-/* V_TPR has CR8 only: while the rest of the register is not 0, the write of CR8 that clears it exits. */
+/* V_TPR has CR8 only: while the rest of the register is not 0, the write of CR8 that clears it
+ * exits. */
 START_TEST(tpr_below_cr8)
 {
     hv->controls.cr8_shadow = true;
@@ -276,7 +292,8 @@ START_TEST(nmi_window)
 }
 END_TEST
 
-/* The IRET meets a fault of its own: the guest gets that without the step's TF, NMIs stay blocked. */
+/* The IRET meets a fault of its own: the guest gets that without the step's TF, NMIs stay blocked.
+ */
 START_TEST(iret_faults)
 {
     nmi_handler_runs();
