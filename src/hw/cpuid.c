@@ -100,6 +100,8 @@ bool hw_cpuid_fill(struct hw_vcpu *hv, struct hw_cpuid_line *line, uint32_t leaf
         line->edx = id; /* the x2APIC ID, at every level */
         break;
     case 0xd:
+        hw_fpu_follow_xcr0(hv);
+        line->leaf = 0; /* not kept */
         state = hw_state(hv, VIRTX_STATE_XCR);
         if (subleaf == 0 && hv->soft->policy.xcr0)
             line->ebx = xsave_bytes(hv, state->xcr0);

@@ -379,13 +379,28 @@ void hw_fpu_load(struct hw_vcpu *hv)
     hv->vcpu->stats.fpu_switches++;
 }
 
+/* While its state is loaded the processor's XCR0 is the guest's, also where nobody has seen the
+ * guest write it: QEMU 7.2 executes XSETBV whatever is intercepted. */
+void hw_fpu_follow_xcr0(struct hw_vcpu *hv)
+{
+    struct fpu_access access;
+
+    if (!hv->fpu_loaded || !hv->soft->policy.xcr0)
+        return;
+    fpu_open(hv, &access);
+    hv->state.xcr0 = xgetbv();
+    fpu_close(hv, &access);
+}
+
 /* Copies what is in the processor to memory and leaves it there. */
 static void save_guest(struct hw_vcpu *hv)
 {
     uint64_t all = hv->soft->policy.xcr0;
 
-    if (all)
+    if (all) {
+        hv->state.xcr0 = xgetbv();
         xsetbv(all);
+    }
     area_save(hv->fpu_area, all);
 }
 

@@ -396,6 +396,7 @@ bool hw_fpu_vector(struct hw_vcpu *hv, unsigned reg, void *data, bool write,
                    enum insn_vector part);
 void hw_fpu_unload(struct hw_vcpu *hv, bool restore_host);
 void hw_fpu_xcr0(struct hw_vcpu *hv); /* state.xcr0 has changed */
+void hw_fpu_follow_xcr0(struct hw_vcpu *hv);
 void hw_switch_plan(struct hw_vcpu *hv);
 void hw_switch_msr(struct hw_vcpu *hv, uint32_t index, uint64_t value); /* the guest's has changed */
 uint32_t hw_guest_pkru(struct hw_vcpu *hv);
