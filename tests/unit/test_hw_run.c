@@ -76,6 +76,10 @@ START_TEST(test_cpuid_osxsave_follows_cr4)
     world_set(VIRTX_STATE_XCR, &state);
     cpuid_of(0xd, 0, &answer);
     ck_assert_uint_eq(answer.b, 832);
+    world.xcr0 = 1; /* an XSETBV that had no exit, as on QEMU */
+    cpuid_of(0xd, 0, &answer);
+    ck_assert_uint_eq(answer.b, 576);
+    ck_assert_uint_eq(get(VIRTX_STATE_XCR).xcr0, 1);
 }
 END_TEST
 
