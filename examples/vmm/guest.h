@@ -12,7 +12,8 @@
 #define GUEST_LOW_MAX  0xc0000000ull
 #define GUEST_HIGH     0x100000000ull
 #define GUEST_LOW_END  0x9fc00u /* below the extended BIOS data area */
-#define GUEST_HOLE     0xa0000u /* a screen and option ROMs would be here … */
+#define GUEST_HOLE     0xa0000u /* a screen would be here, option ROMs from GUEST_ROMS on … */
+#define GUEST_ROMS     0xc0000u
 #define GUEST_BIOS_END 0x100000u
 #define GUEST_FIRMWARE 0xe0000u /* … and the ACPI tables are here … */
 #define GUEST_MP_TABLE 0xf0000u /* … and the MP configuration table here */
@@ -124,8 +125,8 @@ unsigned guest_map(const struct guest_ram *ram, struct guest_range ranges[GUEST_
 
 /* For kernels, which have no BIOS: the BIOS data area (IBM PC/AT Technical Reference, "BIOS Data
  * Area") as far as they read it, to put what must be low below the extended BIOS data area; and an
- * interrupt vector table in which every call of the BIOS fails, with the carry flag set, and the PICs'
- * interrupts are ended. */
+ * interrupt vector table in which every call of the BIOS fails, with the carry flag set, and the
+ * PICs' interrupts are ended. */
 void guest_bios_data(uint8_t *low);
 
 /* Whether all of [address, address + bytes) is RAM below GUEST_LOW_MAX. */

@@ -166,6 +166,27 @@ static enum virtx_status add_memory(struct virtx_vm *vm, uint64_t bytes, uint64_
     return add_slots(vm, ram, hole_end);
 }
 
+/* Where option ROMs would be a kernel finds none: memory that is all ones, for kernels that look at
+ * every byte there. */
+static enum virtx_status add_no_roms(struct virtx_vm *vm)
+{
+    struct virtx_memslot_config slot = {
+        .size = sizeof(slot),
+        .rights = VIRTX_READ | VIRTX_EXECUTE,
+        .type = VIRTX_MEMORY_WB,
+        .flags = VIRTX_MEMSLOT_WRITE_MMIO,
+        .gpa = GUEST_ROMS,
+        .bytes = GUEST_FIRMWARE - GUEST_ROMS,
+    };
+    struct virtx_memslot *unused;
+
+    slot.memory = bare_pages_alloc(slot.bytes / BARE_PAGE_SIZE, 1);
+    if (!slot.memory)
+        return VIRTX_E_NO_MEMORY;
+    memset(slot.memory, 0xff, slot.bytes);
+    return virtx_memslot_add(vm, &slot, &unused);
+}
+
 /* The firmware in ROM, and the machine around it that it expects. NULL, or why not. */
 static const char *add_firmware(struct virtx_vm *vm, const struct guest_ram *ram,
                                 const struct guest_image *image, unsigned cpus)
@@ -338,6 +359,8 @@ int bare_main(void)
         why = add_firmware(vm, &ram, &image, (unsigned)cpus);
     else
         why = load(&ram, &image, (unsigned)cpus, &start);
+    if (!why && !image.firmware.data && add_no_roms(vm))
+        why = "not enough memory in this machine for the guest's";
     if (why)
         return finish("error", 0, why);
     if (board_init(&board, vm, vm_config.tsc_hz, bytes))
