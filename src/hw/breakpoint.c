@@ -102,7 +102,7 @@ void hw_watch_end(struct hw_vcpu *hv, bool step)
         cause |= SINGLE_STEP;
     }
     hw_raise(hv, &(struct virtx_event){
-                         .type = VIRTX_EVENT_EXCEPTION, .vector = VECTOR_DB, .address = cause});
+                     .type = VIRTX_EVENT_EXCEPTION, .vector = VECTOR_DB, .address = cause});
 }
 
 /* ---- Instructions ---- */
