@@ -68,9 +68,9 @@ enum virtx_status board_init(struct board *board, struct virtx_vm *vm, uint64_t 
  * stay. While no vcpu is in run. */
 enum virtx_status board_reset(struct board *board);
 
-/* What a kernel finds that a BIOS has been before (Multiboot Specification, "Machine state": "as initialized
- * by the BIOS"): PICs whose vectors are GUEST_PIC_VECTORS and GUEST_PIC2_VECTORS, open for timer and
- * keyboard, and a timer that ticks 18.2 times a second. */
+/* What a kernel finds that a BIOS has been before (Multiboot Specification, "Machine state": "as
+ * initialized by the BIOS"): PICs whose vectors are GUEST_PIC_VECTORS and GUEST_PIC2_VECTORS, open
+ * for timer and keyboard, and a timer that ticks 18.2 times a second. */
 void board_after_bios(struct board *board);
 /* Gives a vcpu its local APIC. */
 enum virtx_status board_add_cpu(struct board *board, struct virtx_vcpu *vcpu);

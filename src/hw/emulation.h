@@ -67,15 +67,17 @@ struct hw_emulation {
     struct hw_access access;
     bool forbidden; /* an access met a slot that does not allow it, or a walk a hole: hv->fault */
     bool injected;  /* a handler has queued the exception itself */
-    uint8_t answers; /* of the loop, since run began the instruction; counted as far as they matter */
+    uint8_t
+        answers; /* of the loop, since run began the instruction; counted as far as they matter */
     struct insn_msrs msrs;
-    bool has_msrs;  /* in use by the instruction */
-    bool ports;     /* the instruction's ports are reached through the executor */
-    /* breakpoint.c: the guest's, if any is on; and which of them the instruction has met, as in DR6 */
+    bool has_msrs; /* in use by the instruction */
+    bool ports;    /* the instruction's ports are reached through the executor */
+    /* breakpoint.c: the guest's, if any is on; and which of them the instruction has met, as in DR6
+     */
     uint64_t dr[4];
     uint32_t dr7;
     uint32_t met;
-    bool any;       /* system instructions too: nobody else will execute them */
+    bool any; /* system instructions too: nobody else will execute them */
     struct hw_line line[HW_LINES];
 };
 
@@ -122,7 +124,8 @@ void hw_code_reset(struct hw_emulation *em); /* once, before all else */
 
 /* access.c */
 extern const struct insn_ops hw_insn_ops;
-extern const struct insn_ops hw_insn_port_ops; /* for string port access, to memory that is a device */
+extern const struct insn_ops
+    hw_insn_port_ops; /* for string port access, to memory that is a device */
 /* Moves on with the access in progress until it is done or must wait. */
 enum insn_access_result hw_access_advance(struct hw_vcpu *hv, struct insn_fault *fault);
 
@@ -137,11 +140,13 @@ void hw_watch_begin(struct hw_vcpu *hv);
 void hw_watch_data(struct hw_emulation *em, uint64_t linear, unsigned size, bool write);
 void hw_watch_port(struct hw_emulation *em, uint16_t port, unsigned size);
 void hw_watch_end(struct hw_vcpu *hv, bool step);
-/* The instruction at RIP, which the processor has not looked at, has a breakpoint: #DB is queued. */
+/* The instruction at RIP, which the processor has not looked at, has a breakpoint: #DB is queued.
+ */
 bool hw_code_breakpoint(struct hw_vcpu *hv);
 
 /* execute.c */
-/* An exception arises. In place of the processor, the executor asks the intercepts. As hw_exit(). */
+/* An exception arises. In place of the processor, the executor asks the intercepts. As hw_exit().
+ */
 bool hw_raise_fault(struct hw_vcpu *hv, const struct insn_fault *fault, enum virtx_status *status);
 bool hw_execute_insn(struct hw_vcpu *hv, const struct insn *insn, enum virtx_status *status);
 enum virtx_status hw_execute_continue(struct hw_vcpu *hv);

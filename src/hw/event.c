@@ -74,8 +74,9 @@ void hw_raise(struct hw_vcpu *hv, const struct virtx_event *event)
     hv->work |= HW_WORK_EVENT;
     if (hv->has_reinject && hv->reinject.type == VIRTX_EVENT_EXCEPTION) {
         /* INT n, INT3, INTO and INT1 are benign whatever their vector. */
-        switch (virtx_event_merge(hv->reinject.vector,
-                                  event->type == VIRTX_EVENT_EXCEPTION ? event->vector : VECTOR_DB)) {
+        switch (virtx_event_merge(hv->reinject.vector, event->type == VIRTX_EVENT_EXCEPTION
+                                                           ? event->vector
+                                                           : VECTOR_DB)) {
         case VIRTX_MERGE_TRIPLE_FAULT:
             hw_triple_fault(hv);
             return;

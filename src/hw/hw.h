@@ -4,9 +4,9 @@
  * for both.
  *
  * A vendor enters once, decodes the exit into the neutral record, moves state by groups, and knows
- * nothing of slots, devices or policy. It never loops and never calls the embedder; the helpers that it
- * may call are at the end of this file. All operations run on the vcpu's thread with interrupts off and the
- * vcpu loaded, unless they say otherwise.
+ * nothing of slots, devices or policy. It never loops and never calls the embedder; the helpers
+ * that it may call are at the end of this file. All operations run on the vcpu's thread with
+ * interrupts off and the vcpu loaded, unless they say otherwise.
  */
 #ifndef VIRTX_HW_HW_H
 #define VIRTX_HW_HW_H
@@ -20,20 +20,20 @@
  * virtx_exit.reason.
  */
 enum hw_exit_reason {
-    HW_EXIT_HOST = 64,    /* NMI or machine check, handed to the host already: just go on */
-    HW_EXIT_PAGE_FAULT,   /* hw_vcpu.fault: nested fault (or intercepted #PF for shadow paging) */
-    HW_EXIT_WINDOW,       /* interrupt window open; the request for it is cleared */
-    HW_EXIT_NMI_WINDOW,   /* likewise for NMIs */
-    HW_EXIT_TPR,          /* TPR fell below the threshold */
-    HW_EXIT_TIMER,        /* preemption timer */
-    HW_EXIT_TABLES_LOG,   /* page-modification log full; already drained by the vendor */
-    HW_EXIT_APIC,         /* APIC access; hw_vcpu.fault.gpa says where */
-    HW_EXIT_EOI,          /* virtualized EOI; qualification is the vector */
-    HW_EXIT_APIC_WRITE,   /* an APIC register was written, in the page; qualification is its offset */
-    HW_EXIT_EXECUTE,      /* the guest has not been entered: the processor cannot run its state */
+    HW_EXIT_HOST = 64,  /* NMI or machine check, handed to the host already: just go on */
+    HW_EXIT_PAGE_FAULT, /* hw_vcpu.fault: nested fault (or intercepted #PF for shadow paging) */
+    HW_EXIT_WINDOW,     /* interrupt window open; the request for it is cleared */
+    HW_EXIT_NMI_WINDOW, /* likewise for NMIs */
+    HW_EXIT_TPR,        /* TPR fell below the threshold */
+    HW_EXIT_TIMER,      /* preemption timer */
+    HW_EXIT_TABLES_LOG, /* page-modification log full; already drained by the vendor */
+    HW_EXIT_APIC,       /* APIC access; hw_vcpu.fault.gpa says where */
+    HW_EXIT_EOI,        /* virtualized EOI; qualification is the vector */
+    HW_EXIT_APIC_WRITE, /* an APIC register was written, in the page; qualification is its offset */
+    HW_EXIT_EXECUTE,    /* the guest has not been entered: the processor cannot run its state */
     HW_EXIT_EXECUTE_FAULT, /* an exception (exit.exception) that only the executor can judge */
-    HW_EXIT_ABORTED,      /* there was no entry: a request came before it (virtx_hw.hold_nmi) */
-    HW_EXIT_REFUSED,      /* the processor did not take the entry; hw_vcpu.refusal */
+    HW_EXIT_ABORTED,       /* there was no entry: a request came before it (virtx_hw.hold_nmi) */
+    HW_EXIT_REFUSED,       /* the processor did not take the entry; hw_vcpu.refusal */
     HW_EXIT_REASON_COUNT
 };
 
@@ -59,7 +59,8 @@ enum hw_work {
     HW_WORK_FLUSH = 1u << 1,    /* hw_vcpu.flush is not 0 */
     HW_WORK_CONTROLS = 1u << 2, /* intercepts changed: virtx_hw.controls */
     HW_WORK_ROOT = 1u << 3,     /* the engine's root changed: virtx_hw.set_root */
-    HW_WORK_HALTED = 1u << 4,   /* activity is not VIRTX_ACTIVE, or hw_vcpu.own_traps and one waits: may not be entered */
+    HW_WORK_HALTED = 1u << 4,   /* activity is not VIRTX_ACTIVE, or hw_vcpu.own_traps and one waits:
+                                   may not be entered */
     HW_WORK_LOADED = 1u << 5,   /* just loaded here: order that before the look at the requests */
     HW_WORK_FPU = 1u << 6,      /* the guest's FPU state is not in the processor */
     HW_WORK_SWITCH = 1u << 7,   /* host state of tier 1 or 2 is in place of the guest's */
@@ -67,37 +68,38 @@ enum hw_work {
     HW_WORK_EXECUTE = 1u << 9,  /* everything goes through the executor (virtx_vcpu_interpret()) */
     HW_WORK_ENGINE = 1u << 10,  /* the paging engine was exchanged */
     HW_WORK_DEADLINE = 1u << 12, /* the next deadline may be another, or has come */
-    HW_WORK_TRAP = 1u << 13,    /* a port access has met a breakpoint: hw_io_trap() */
-    HW_WORK_NMI = 1u << 11,     /* always: kicks are NMIs, as the interrupts are the guest's */
+    HW_WORK_TRAP = 1u << 13,     /* a port access has met a breakpoint: hw_io_trap() */
+    HW_WORK_NMI = 1u << 11,      /* always: kicks are NMIs, as the interrupts are the guest's */
 };
 
 /* What the vcpu is to exit on, computed by src/hw from the intercepts, in neutral words. The
  * vendor adds what must always be intercepted. */
 struct hw_apic {
     bool page;      /* the registers are in the page; the guest's CR8 is its TPR */
-    bool access;    /* at hw_vm.apic_gpa, the processor sees accesses to hw_vm.apic_page as such to registers */
+    bool access;    /* at hw_vm.apic_gpa, the processor sees accesses to hw_vm.apic_page as such to
+                       registers */
     bool x2apic;    /* so it does those to the MSRs */
     bool registers; /* it serves reads of most registers, and tells of writes afterwards */
     bool delivery;  /* it delivers from IRR, and ends what is in ISR */
 };
 
 struct hw_controls {
-    struct hw_apic apic;      /* what the processor does for a local APIC */
-    uint32_t exceptions;      /* bit n: vector n exits (#DB and #AC always do) */
-    uint32_t pf_mask, pf_match; /* with bit 14 of exceptions: only #PFs with (error & mask) == match;
-                                 mask 0: all. A vendor without the filter lets all exit. */
-    bool pf_unlike;           /* the other way round: only #PFs with (error & mask) != match */
+    struct hw_apic apic;        /* what the processor does for a local APIC */
+    uint32_t exceptions;        /* bit n: vector n exits (#DB and #AC always do) */
+    uint32_t pf_mask, pf_match; /* with bit 14 of exceptions: only #PFs with (error & mask) ==
+                                 match; mask 0: all. A vendor without the filter lets all exit. */
+    bool pf_unlike;             /* the other way round: only #PFs with (error & mask) != match */
     uint16_t cr_read, cr_write; /* bit n: CRn accesses exit (CR0, CR4 writes: see the masks) */
     const uint64_t *cr3_target; /* values whose writes need not exit … */
-    uint32_t cr3_targets;       /* … and how many; 0 unless writes of CR3 exit for the embedder only */
+    uint32_t cr3_targets; /* … and how many; 0 unless writes of CR3 exit for the embedder only */
     uint64_t cr0_mask, cr4_mask; /* bits whose change by the guest must exit */
     uint16_t dr_read, dr_write;
-    uint64_t instructions;    /* bit n: virtx_instruction n exits */
+    uint64_t instructions;           /* bit n: virtx_instruction n exits */
     struct virtx_pause_filter pause; /* which PAUSEs exit, if any do; count 0: all */
-    bool cr8_shadow;          /* the guest has a CR8 in the hardware; see virtx_hw.cr8 */
-    bool hlt;                 /* HLT exits (default) */
-    bool hypercall;           /* exits are wanted rather than #UD */
-    bool interrupts;          /* external interrupts exit (default; off: they are the guest's) */
+    bool cr8_shadow;                 /* the guest has a CR8 in the hardware; see virtx_hw.cr8 */
+    bool hlt;                        /* HLT exits (default) */
+    bool hypercall;                  /* exits are wanted rather than #UD */
+    bool interrupts; /* external interrupts exit (default; off: they are the guest's) */
 };
 
 /* The part of a CPU's bytes that both vendors share; the vendor's struct embeds it first. */
@@ -113,11 +115,11 @@ struct hw_cpu {
 struct hw_vm {
     struct virtx_vm *vm;
     uint64_t nested_generation;
-    uint64_t tsc_base;      /* host TSC at which the guest's counters were 0 */
-    uint64_t port_rules;    /* signature of the rules that the port bitmap was made from */
-    uint64_t msr_rules;     /* likewise for the MSR bitmap */
-    void *apic_page;        /* stands for the registers of all local APICs, or NULL */
-    uint64_t apic_gpa;      /* [lock] where the guest has it; 0: nowhere */
+    uint64_t tsc_base;   /* host TSC at which the guest's counters were 0 */
+    uint64_t port_rules; /* signature of the rules that the port bitmap was made from */
+    uint64_t msr_rules;  /* likewise for the MSR bitmap */
+    void *apic_page;     /* stands for the registers of all local APICs, or NULL */
+    uint64_t apic_gpa;   /* [lock] where the guest has it; 0: nowhere */
 };
 
 /*
@@ -125,12 +127,13 @@ struct hw_vm {
  * `hw`; assembly knows the offsets of state.gpr (0), state.rip and state.rflags.
  */
 struct hw_vcpu {
-    struct virtx_state state; /* register cache; guest view. gpr but RSP are always valid after an exit */
-    uint64_t entry[1];        /* the vendor's own: its assembly finds it right behind the state */
-    uint32_t valid;  /* groups of `state` that are up to date */
-    uint32_t dirty;  /* groups of `state` that are newer than the hardware's copy */
-    uint32_t work;   /* enum hw_work */
-    uint32_t flush;  /* enum hw_flush */
+    struct virtx_state
+        state;         /* register cache; guest view. gpr but RSP are always valid after an exit */
+    uint64_t entry[1]; /* the vendor's own: its assembly finds it right behind the state */
+    uint32_t valid;    /* groups of `state` that are up to date */
+    uint32_t dirty;    /* groups of `state` that are newer than the hardware's copy */
+    uint32_t work;     /* enum hw_work */
+    uint32_t flush;    /* enum hw_flush */
     const struct virtx_hw *ops;
     struct virtx_vcpu *vcpu;
     struct virtx_cpu *cpu; /* where it is loaded, or NULL */
@@ -144,28 +147,29 @@ struct hw_vcpu {
             bool switch_exit;  /* the profile wants host state back at every exit */
             bool unused;
         };
-        uint32_t after_exit;   /* not 0: any of these; there is more to an exit than its service */
+        uint32_t after_exit; /* not 0: any of these; there is more to an exit than its service */
     };
-    bool host_if;                  /* RFLAGS.IF when run was called */
-    uint8_t acknowledged; /* with VIRTX_FEATURE_POSTED_INTERRUPT and VIRTX_EXIT_INTERRUPT: the host's vector */
-    bool retire;                   /* a completed access has its instruction still to be retired */
-    bool fpu_loaded;               /* the guest's FPU state is in the processor */
-    bool debug_loaded;             /* the guest's DR0-3, DR6 are in the processor */
-    bool debug_used;               /* … or were: only then it can have breakpoints */
-    bool own_traps; /* state.pending_debug has no place in the hardware: src/hw delivers it */
+    bool host_if;         /* RFLAGS.IF when run was called */
+    uint8_t acknowledged; /* with VIRTX_FEATURE_POSTED_INTERRUPT and VIRTX_EXIT_INTERRUPT: the
+                             host's vector */
+    bool retire;          /* a completed access has its instruction still to be retired */
+    bool fpu_loaded;      /* the guest's FPU state is in the processor */
+    bool debug_loaded;    /* the guest's DR0-3, DR6 are in the processor */
+    bool debug_used;      /* … or were: only then it can have breakpoints */
+    bool own_traps;       /* state.pending_debug has no place in the hardware: src/hw delivers it */
     bool confined; /* there are states that the processor does not run, or is not to: see place() */
 
-    uint64_t root;        /* HPA of the translation root in use */
-    uint32_t tag;         /* VPID or ASID; 0: none assigned */
-    uint32_t tag_cpu;     /* CPU on which it is valid */
+    uint64_t root;    /* HPA of the translation root in use */
+    uint32_t tag;     /* VPID or ASID; 0: none assigned */
+    uint32_t tag_cpu; /* CPU on which it is valid */
     uint64_t tag_generation;
-    uint64_t tsc_offset;  /* guest TSC = host TSC + offset */
+    uint64_t tsc_offset; /* guest TSC = host TSC + offset */
     struct hw_controls controls;
-    void *fpu_area;       /* guest's XSAVE area, 64-byte aligned */
-    uint8_t *io_buffer;   /* VIRTX_IO_BATCH bytes: virtx_exit_io.data */
+    void *fpu_area;            /* guest's XSAVE area, 64-byte aligned */
+    uint8_t *io_buffer;        /* VIRTX_IO_BATCH bytes: virtx_exit_io.data */
     enum virtx_status refusal; /* with HW_EXIT_REFUSED */
     enum virtx_status status;  /* what run answers: src/hw's own business */
-    uint32_t fault_bits; /* see hw_fault_bits() */
+    uint32_t fault_bits;       /* see hw_fault_bits() */
     uint32_t returned; /* the vendor's own bits of `dirty`, to be set whenever run returns */
     /* What completes the pending access: src/hw's own business. */
     struct {
@@ -173,16 +177,16 @@ struct hw_vcpu {
         uint8_t fragment;
         uint8_t bytes[15], length;
     } pending;
-    void *emulation;      /* src/hw/mmio.c: restart log of the instruction being executed */
+    void *emulation; /* src/hw/mmio.c: restart log of the instruction being executed */
 
     /* The rest is src/hw's own. */
-    bool serve_cpuid;     /* no intercept wants CPUID: answer from the cache */
+    bool serve_cpuid; /* no intercept wants CPUID: answer from the cache */
     bool rules_port, rules_msr, rules_mmio, rules_hypercall; /* whether any intercept exists */
-    bool quick;    /* none exists of CR or instructions: quick.c */
-    bool shadowed; /* the engine is no nested one */
-    struct virtx_event inflight; /* what the coming (or last) entry injects, when `injected` */
+    bool quick;                     /* none exists of CR or instructions: quick.c */
+    bool shadowed;                  /* the engine is no nested one */
+    struct virtx_event inflight;    /* what the coming (or last) entry injects, when `injected` */
     uint64_t port_rules, msr_rules; /* as in struct hw_vm, for the vcpu's own bitmaps */
-    struct hw_soft *soft; /* see service.h */
+    struct hw_soft *soft;           /* see service.h */
 };
 
 /*
@@ -196,10 +200,10 @@ struct hw_code {
 /* The vendor plug-in: one constant table a vendor. All operations are required. */
 struct virtx_hw {
     const char *name;
-    const struct table_format *nested; /* format of the nested tables; depends on nothing at run time
-                                          but accessed/dirty, which virtx_caps says */
-    size_t cpu_bytes;  /* zeroed, per CPU; `void *cpu` below */
-    size_t vm_bytes;   /* zeroed, per VM: bitmaps' bookkeeping */
+    const struct table_format *nested; /* format of the nested tables; depends on nothing at run
+                                          time but accessed/dirty, which virtx_caps says */
+    size_t cpu_bytes;                  /* zeroed, per CPU; `void *cpu` below */
+    size_t vm_bytes;                   /* zeroed, per VM: bitmaps' bookkeeping */
     size_t vcpu_bytes; /* zeroed, page-aligned: struct hw_vcpu and the vendor's own behind it */
 
     /* Any CPU state; changes nothing. Fills caps->features etc. less `disable`. */
@@ -209,14 +213,17 @@ struct virtx_hw {
     void (*cpu_disable)(struct virtx *virtx, void *cpu);
     void (*cpu_emergency_off)(struct virtx *virtx, void *cpu);
 
-    /* Not loaded; any CPU. `vm` is the vendor's vm_bytes. Bitmaps start with everything intercepted. */
+    /* Not loaded; any CPU. `vm` is the vendor's vm_bytes. Bitmaps start with everything
+     * intercepted. */
     enum virtx_status (*vm_create)(struct virtx_vm *vm, void *data);
     void (*vm_destroy)(struct virtx_vm *vm, void *data);
-    enum virtx_status (*vcpu_create)(struct hw_vcpu *hv); /* control structure allocated and initialized */
+    enum virtx_status (*vcpu_create)(
+        struct hw_vcpu *hv); /* control structure allocated and initialized */
     void (*vcpu_destroy)(struct hw_vcpu *hv);
 
     /* Makes the vcpu current on this CPU: VMPTRLD and per-CPU host state, or the ASID; the guest's
-     * MSRs that neither entry nor exit switches. put() undoes: VMCLEAR or VMSAVE; all state to hv->state first. */
+     * MSRs that neither entry nor exit switches. put() undoes: VMCLEAR or VMSAVE; all state to
+     * hv->state first. */
     enum virtx_status (*load)(struct hw_vcpu *hv, void *cpu);
     void (*put)(struct hw_vcpu *hv);
 
@@ -224,16 +231,16 @@ struct virtx_hw {
      * One entry, one exit. Writes the dirty groups, enters, saves the GPRs, sets valid to what is
      * known without further reads, decodes the exit into vcpu->exit (reason, rip, length, raw.code
      * and the union) or hv->fault, and sets has_reinject/reinject if delivery of an event was
-     * interrupted. NMI and machine check are handed to the host here. Returns the reason. HW_EXIT_REFUSED: the
-     * guest has not moved, and vcpu->error names the rule.
+     * interrupted. NMI and machine check are handed to the host here. Returns the reason.
+     * HW_EXIT_REFUSED: the guest has not moved, and vcpu->error names the rule.
      *
-     * Its registers are not all kept: of those that the ABI has a callee keep, only RBP and RSP are. Who
-     * calls it says so to the compiler (run.c).
+     * Its registers are not all kept: of those that the ABI has a callee keep, only RBP and RSP
+     * are. Who calls it says so to the compiler (run.c).
      */
     uint32_t (*enter)(struct hw_vcpu *hv);
 
-    /* Kicks are NMIs: from now on none may go by unseen, before the guest runs or run returns. An entry
-     * that comes too late for one answers HW_EXIT_ABORTED, and has not delivered anything. */
+    /* Kicks are NMIs: from now on none may go by unseen, before the guest runs or run returns. An
+     * entry that comes too late for one answers HW_EXIT_ABORTED, and has not delivered anything. */
     void (*hold_nmi)(struct hw_vcpu *hv, bool on);
     /* Where an NMI that has arrived at `rip` returns to. NULL: there. */
     uint64_t (*nmi_return)(uint64_t rip);
@@ -243,32 +250,36 @@ struct virtx_hw {
     /* What instruction fetch depends on, without moving whole groups. Not called while
      * VIRTX_STATE_SEG or VIRTX_STATE_CR is dirty. */
     struct hw_code (*code)(struct hw_vcpu *hv);
-    /* CR8 without exits (VIRTX_FEATURE_TPR_SHADOW): the guest's task-priority register as it is now in
-     * the hardware, in use while controls.cr8_shadow; CR8 is its bits 7:4. A vendor that keeps no more than CR8
-     * lets writes of it exit while bits 3:0 are not 0, which such a write clears. tpr() is not called while
-     * VIRTX_STATE_CR is dirty. */
+    /* CR8 without exits (VIRTX_FEATURE_TPR_SHADOW): the guest's task-priority register as it is now
+     * in the hardware, in use while controls.cr8_shadow; CR8 is its bits 7:4. A vendor that keeps
+     * no more than CR8 lets writes of it exit while bits 3:0 are not 0, which such a write clears.
+     * tpr() is not called while VIRTX_STATE_CR is dirty. */
     uint8_t (*tpr)(struct hw_vcpu *hv);
     void (*set_tpr)(struct hw_vcpu *hv, uint8_t tpr);
-    /* From the next entry on exit with HW_EXIT_TPR when it falls below this; 0: never. It is never above
-     * the guest's CR8. Without controls.cr8_shadow there is none. */
+    /* From the next entry on exit with HW_EXIT_TPR when it falls below this; 0: never. It is never
+     * above the guest's CR8. Without controls.cr8_shadow there is none. */
     void (*cr8_threshold)(struct hw_vcpu *hv, uint8_t threshold);
     /* The page for a local APIC's registers; NULL, the operation too: there is none. Any CPU. */
     void *(*apic_page)(struct hw_vcpu *hv);
     /* With controls.apic.delivery: IRR, ISR or TMR in the page may have been changed. */
     void (*apic_changed)(struct hw_vcpu *hv);
-    /* VIRTX_FEATURE_POSTED_INTERRUPT. post() requests a vector, from any CPU: true: the first since the processor or
-     * posted() took the others, so the CPU where the vcpu is loaded has to be notified. posted(): what
-     * has been requested and not moved to IRR in the page; not while the guest runs. */
+    /* VIRTX_FEATURE_POSTED_INTERRUPT. post() requests a vector, from any CPU: true: the first since
+     * the processor or posted() took the others, so the CPU where the vcpu is loaded has to be
+     * notified. posted(): what has been requested and not moved to IRR in the page; not while the
+     * guest runs. */
     bool (*post)(struct hw_vcpu *hv, uint8_t vector);
     bool (*posted)(struct hw_vcpu *hv, uint64_t set[4]);
-    /* The guest's DR7, which has changed by itself if MOV DR does not exit. VIRTX_STATE_DR is not valid. */
+    /* The guest's DR7, which has changed by itself if MOV DR does not exit. VIRTX_STATE_DR is not
+     * valid. */
     uint64_t (*dr7)(struct hw_vcpu *hv);
-    /* The guest's CR4 from now on is this: what kernels write twice to flush the TLB; or its CR0, of
-     * which WP changes, under shadow paging only. False: more changes than PGE or WP, or more follows
-     * from it than src/hw sees to (a flush, another root); nothing has been done. NULL: the vendor has no quick way. */
+    /* The guest's CR4 from now on is this: what kernels write twice to flush the TLB; or its CR0,
+     * of which WP changes, under shadow paging only. False: more changes than PGE or WP, or more
+     * follows from it than src/hw sees to (a flush, another root); nothing has been done. NULL: the
+     * vendor has no quick way. */
     bool (*toggle)(struct hw_vcpu *hv, unsigned reg, uint64_t value);
     /* Retires the exit's instruction: RIP += length (wrapping as CS says), clears RF and the
-     * interrupt shadow, and leaves a pending single-step #DB (state.pending_debug) when TF is set. */
+     * interrupt shadow, and leaves a pending single-step #DB (state.pending_debug) when TF is set.
+     */
     void (*advance)(struct hw_vcpu *hv);
     /* Where the guest goes on from hv->state. NULL: the processor runs all states. Asked while
      * hw_vcpu.confined only, which the vendor sets when it creates the vcpu. enter() answers with
@@ -287,36 +298,37 @@ struct virtx_hw {
     void (*flush)(struct hw_vcpu *hv, uint32_t debts);
     /* Obey hv->controls from the next entry on. */
     void (*controls)(struct hw_vcpu *hv);
-    /* The VM's paging engine has been exchanged: all that depends on it is different from the next entry on.
-     * The groups that the vendor keeps differently then are valid and dirty already. */
+    /* The VM's paging engine has been exchanged: all that depends on it is different from the next
+     * entry on. The groups that the vendor keeps differently then are valid and dirty already. */
     void (*engine)(struct hw_vcpu *hv);
-    /* VIRTX_FEATURE_TIMER: the guest exits with HW_EXIT_TIMER when the host's TSC reaches this, or some time
-     * before; HW_NO_DEADLINE: never. NULL: no processor of this vendor has that. */
+    /* VIRTX_FEATURE_TIMER: the guest exits with HW_EXIT_TIMER when the host's TSC reaches this, or
+     * some time before; HW_NO_DEADLINE: never. NULL: no processor of this vendor has that. */
     void (*deadline)(struct hw_vcpu *hv, uint64_t tsc);
     /* hv->tsc_offset has changed. */
     void (*tsc_offset)(struct hw_vcpu *hv);
-    /* VIRTX_FEATURE_DIRTY_LOGGING: tells virtx_backend_dirty() of the pages that the hardware has logged. Any
-     * CPU; the vcpu may be in run. NULL: it logs nothing. */
+    /* VIRTX_FEATURE_DIRTY_LOGGING: tells virtx_backend_dirty() of the pages that the hardware has
+     * logged. Any CPU; the vcpu may be in run. NULL: it logs nothing. */
     void (*drain)(struct hw_vcpu *hv);
 
-    /* Bitmaps. `hv` NULL: the VM's; else the vcpu's own copy, made on first use (VIRTX_E_NO_MEMORY).
-     * Under the VM's lock, any CPU. `exit` false lets the guest through to the hardware. */
-    enum virtx_status (*ports)(struct virtx_vm *vm, struct hw_vcpu *hv, uint16_t first, uint16_t last,
-                               bool exit);
-    enum virtx_status (*msr)(struct virtx_vm *vm, struct hw_vcpu *hv, uint32_t index, uint32_t access,
-                             bool exit);
+    /* Bitmaps. `hv` NULL: the VM's; else the vcpu's own copy, made on first use
+     * (VIRTX_E_NO_MEMORY). Under the VM's lock, any CPU. `exit` false lets the guest through to the
+     * hardware. */
+    enum virtx_status (*ports)(struct virtx_vm *vm, struct hw_vcpu *hv, uint16_t first,
+                               uint16_t last, bool exit);
+    enum virtx_status (*msr)(struct virtx_vm *vm, struct hw_vcpu *hv, uint32_t index,
+                             uint32_t access, bool exit);
     /* Which intercepts this processor has: as virtx_backend.intercept_check. */
     enum virtx_status (*intercept_check)(const struct virtx *virtx,
                                          const struct virtx_intercept_config *config, bool *forced);
     /* Judges the whole guest state by the manual's entry checks without entering; VIRTX_OK or
      * VIRTX_E_GUEST_STATE with the rule. Used when the hardware has refused, and by tests. */
     enum virtx_status (*check)(struct hw_vcpu *hv, struct virtx_error *error);
-    /* Puts back the bits of enum virtx_host_state in `mask` that this vendor's own control structure
-     * or MSR switching holds for the guest (SYSCALL MSRs, KERNEL_GS_BASE, LDT, descriptor limits,
-     * DEBUGCTL …; FS, GS and TR where exits don't). Called with tier 1 after every exit where the profile
-     * has any, and with tiers 1 and 2 whenever run returns. When it has returned, which hw_vcpu.returned tells
-     * the vendor, and until the next enter() the host may change its CR3, CR4, FS and GS base. enter() itself puts
-     * the guest's values back. */
+    /* Puts back the bits of enum virtx_host_state in `mask` that this vendor's own control
+     * structure or MSR switching holds for the guest (SYSCALL MSRs, KERNEL_GS_BASE, LDT, descriptor
+     * limits, DEBUGCTL …; FS, GS and TR where exits don't). Called with tier 1 after every exit
+     * where the profile has any, and with tiers 1 and 2 whenever run returns. When it has returned,
+     * which hw_vcpu.returned tells the vendor, and until the next enter() the host may change its
+     * CR3, CR4, FS and GS base. enter() itself puts the guest's values back. */
     void (*to_host)(struct hw_vcpu *hv, uint32_t mask);
 };
 
@@ -351,8 +363,8 @@ void hw_host_machine_check(struct virtx *virtx);
 /* trapped.c: RDMSR of a register that may not exist; 0 and *trapped where it does not. */
 uint64_t hw_rdmsr_trapped(uint32_t index, bool *trapped);
 
-/* For shadow paging. memory.c: what governs the guest's own walk now. cr.c: debts (enum hw_flush) to be
- * paid before the next entry. On the vcpu's thread. */
+/* For shadow paging. memory.c: what governs the guest's own walk now. cr.c: debts (enum hw_flush)
+ * to be paid before the next entry. On the vcpu's thread. */
 struct walk_mode;
 void hw_walk_mode(struct hw_vcpu *hv, struct walk_mode *mode);
 void hw_owe(struct hw_vcpu *hv, uint32_t debts);
@@ -389,7 +401,7 @@ const struct insn *hw_insn(struct hw_vcpu *hv);
 void hw_single_step(struct hw_vcpu *hv);
 
 /* The seam-1 table of a vendor, filled with src/hw's implementation. */
-#define HW_BACKEND(word, hw_table, cpu_size, vm_size, vcpu_size)                                    \
+#define HW_BACKEND(word, hw_table, cpu_size, vm_size, vcpu_size)                                   \
     {                                                                                              \
         .size = sizeof(struct virtx_backend), .name = word, .cpu_bytes = cpu_size,                 \
         .vm_bytes = vm_size, .vcpu_bytes = vcpu_size, .probe = hw_probe,                           \
@@ -398,10 +410,13 @@ void hw_single_step(struct hw_vcpu *hv);
         .vm_destroy = hw_vm_destroy, .vcpu_create = hw_vcpu_create,                                \
         .vcpu_destroy = hw_vcpu_destroy, .load = hw_load, .put = hw_put, .run = hw_run,            \
         .complete = hw_complete, .fault = hw_fault, .reset = hw_reset, .get = hw_get,              \
-        .wake = hw_wake, .set = hw_set, .gpr = hw_gpr, .fpu_size = hw_fpu_size, .fpu_get = hw_fpu_get,              \
-        .fpu_set = hw_fpu_set, .interpret = hw_interpret_always, .kick = hw_kick, .nmi_return = hw_nmi_return, .intercept_check = hw_intercept_check,             \
+        .wake = hw_wake, .set = hw_set, .gpr = hw_gpr, .fpu_size = hw_fpu_size,                    \
+        .fpu_get = hw_fpu_get, .fpu_set = hw_fpu_set, .interpret = hw_interpret_always,            \
+        .kick = hw_kick, .nmi_return = hw_nmi_return, .intercept_check = hw_intercept_check,       \
         .intercept_changed = hw_intercept_changed, .memory = hw_memory,                            \
-        .collect_dirty = hw_collect_dirty, .engine_changed = hw_engine_changed, .cpuid_changed = hw_intercept_changed, .drain_dirty = hw_drain_dirty, .apic_page = hw_apic_page, .post = hw_post, .posted = hw_posted, .hw = hw_table,                                         \
+        .collect_dirty = hw_collect_dirty, .engine_changed = hw_engine_changed,                    \
+        .cpuid_changed = hw_intercept_changed, .drain_dirty = hw_drain_dirty,                      \
+        .apic_page = hw_apic_page, .post = hw_post, .posted = hw_posted, .hw = hw_table,           \
         .msr_list = hw_msr_list, .msr_get = hw_msr_get, .msr_set = hw_msr_set,                     \
         .interrupted_get = hw_interrupted_get, .interrupted_set = hw_interrupted_set,              \
     }
@@ -422,8 +437,7 @@ enum virtx_status hw_complete(struct virtx_vcpu *vcpu, const void *value);
 enum virtx_status hw_fault(struct virtx_vcpu *vcpu, const struct virtx_event *event);
 enum virtx_status hw_reset(struct virtx_vcpu *vcpu, enum virtx_preset preset);
 enum virtx_status hw_get(struct virtx_vcpu *vcpu, uint32_t groups, struct virtx_state *state);
-enum virtx_status hw_set(struct virtx_vcpu *vcpu, uint32_t groups,
-                         const struct virtx_state *state);
+enum virtx_status hw_set(struct virtx_vcpu *vcpu, uint32_t groups, const struct virtx_state *state);
 void hw_wake(struct virtx_vcpu *vcpu);
 uint64_t *hw_gpr(struct virtx_vcpu *vcpu);
 size_t hw_fpu_size(const struct virtx_vcpu *vcpu);

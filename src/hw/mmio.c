@@ -35,7 +35,6 @@ void hw_mmio_destroy(struct hw_vcpu *hv)
     hv->emulation = NULL;
 }
 
-
 /* What a plain MOV has read reaches its register. */
 static __attribute__((noinline)) void complete_part(struct hw_vcpu *hv, const struct hw_mov *mov,
                                                     uint64_t value)

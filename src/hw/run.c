@@ -11,8 +11,8 @@
  * that follows is ordered before the look at the requests by the fence in prepare(). Nothing says
  * "now in the guest", so the steady state needs no locked operation at all.
  *
- * Where the interrupts are the guest's, the kick is an NMI, which nothing here turns off: the vendor
- * sees to it that one is not taken between the look and the guest without being noticed
+ * Where the interrupts are the guest's, the kick is an NMI, which nothing here turns off: the
+ * vendor sees to it that one is not taken between the look and the guest without being noticed
  * (virtx_hw.hold_nmi).
  */
 #include "hw/service.h"

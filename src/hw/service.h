@@ -14,8 +14,8 @@
 /*
  * Answers of CPUID, ready to be stored. The table in the VM is small and searched from its start; a
  * direct-mapped cache in front of it makes the answer a matter of a few instructions. All that
- * varies (OSXSAVE, OSPKE, APIC, XSAVE sizes) varies with CR4, IA32_APIC_BASE and XCR0, whose changes empty the
- * cache.
+ * varies (OSXSAVE, OSPKE, APIC, XSAVE sizes) varies with CR4, IA32_APIC_BASE and XCR0, whose
+ * changes empty the cache.
  */
 #define HW_CPUID_LINES 32u
 struct hw_cpuid_line {
@@ -37,11 +37,11 @@ enum hw_lacks {
 
 /* What the guest's CPUID lets it use, worked out once. */
 struct hw_policy {
-    uint64_t cr4;      /* bits that may be 1 */
+    uint64_t cr4; /* bits that may be 1 */
     uint64_t efer;
-    uint64_t xcr0;     /* 0: no XSAVE */
+    uint64_t xcr0; /* 0: no XSAVE */
     uint64_t xss;
-    uint64_t reserved; /* bits of a physical address that must be 0 */
+    uint64_t reserved;  /* bits of a physical address that must be 0 */
     uint64_t spec_ctrl; /* bits of IA32_SPEC_CTRL; 0: no such MSR */
     bool has_ibpb, has_l1d_flush, has_arch_capabilities, has_tsc_adjust, has_tsc_aux;
     bool has_xsaves, has_misaligned_sse;
@@ -63,14 +63,14 @@ enum hw_pending {
 #define HW_MOV_NONE    0xffu
 #define HW_MOV_NO_BASE 0xffu
 struct hw_mov {
-    uint8_t size;     /* bytes in memory */
-    uint8_t access;   /* enum virtx_access; HW_MOV_NONE: it is no such access */
-    uint8_t kind;     /* enum hw_mov_kind */
-    uint8_t reg;      /* register; of AH to BH the number of AX to BX, with `high` */
-    uint8_t high;     /* 8 for AH to BH: the shift */
-    uint8_t to_size;  /* bytes of the register read into */
-    uint8_t unused;   /* bits of 64 that the access leaves out */
-    uint8_t base;     /* the address is this register's and the displacement; or HW_MOV_NO_BASE */
+    uint8_t size;    /* bytes in memory */
+    uint8_t access;  /* enum virtx_access; HW_MOV_NONE: it is no such access */
+    uint8_t kind;    /* enum hw_mov_kind */
+    uint8_t reg;     /* register; of AH to BH the number of AX to BX, with `high` */
+    uint8_t high;    /* 8 for AH to BH: the shift */
+    uint8_t to_size; /* bytes of the register read into */
+    uint8_t unused;  /* bits of 64 that the access leaves out */
+    uint8_t base;    /* the address is this register's and the displacement; or HW_MOV_NO_BASE */
 };
 
 /* A device's handler. */
@@ -96,16 +96,16 @@ struct hw_soft {
     uint64_t mtrr_def_type;
     uint64_t syscfg, hwcr, de_cfg;
     struct hw_mov mov;
-    /* mmio.c: the last hole between the slots in which a device was met, and the handlers met in it;
-     * for as long as the VM's generation is this one. */
+    /* mmio.c: the last hole between the slots in which a device was met, and the handlers met in
+     * it; for as long as the VM's generation is this one. */
     uint64_t hole_first, hole_bytes;
     uint64_t hole_generation;
-    struct hw_device device[2]; /* for reads and for writes */
+    struct hw_device device[2];     /* for reads and for writes */
     uint64_t mmio_first, mmio_last; /* no MMIO intercept reaches beyond these */
     uint32_t startup;     /* startup.c: VIRTX_REQUEST_INIT and SIPI that have been noticed */
     uint32_t return_tier; /* host state to be back when run returns */
     struct hw_string string;
-    size_t fpu_bytes;  /* of the guest's XSAVE area */
+    size_t fpu_bytes; /* of the guest's XSAVE area */
     size_t fpu_pages;
     /* The host's values of what fpu.c and switch.c exchange, when the profile names it. */
     bool host_fpu_saved;
@@ -114,29 +114,30 @@ struct hw_soft {
     uint32_t host_pkru, guest_pkru;
     bool pkru_swapped; /* the host's PKRU is in the processor, the guest's in guest_pkru */
     /* tpr.c */
-    bool follow_cr8;   /* an interrupt source wants to know CR8 … */
-    bool cr8_shadow;   /* … and the guest has a copy in the hardware */
+    bool follow_cr8; /* an interrupt source wants to know CR8 … */
+    bool cr8_shadow; /* … and the guest has a copy in the hardware */
     uint8_t cr8_exits, tpr_seen, cr8_threshold;
     uint32_t port_rip; /* breakpoint.c: behind the port access that has met one */
     uint64_t deadline; /* timer.c: of the host's TSC, HW_NO_DEADLINE for none */
     /* apic.c */
-    struct hw_apic apic; /* what is in use … */
-    uint64_t apic_base;  /* … for this IA32_APIC_BASE, 0: for no local APIC … */
+    struct hw_apic apic;  /* what is in use … */
+    uint64_t apic_base;   /* … for this IA32_APIC_BASE, 0: for no local APIC … */
     _Atomic bool posting; /* interrupts can be posted: `apic` has it so */
-    bool apic_new;       /* not in use before: the processor knows nothing of the registers yet */
-    bool apic_confined;  /* … and this hw_vcpu.confined */
-    uint64_t apic_place; /* [lock] where the page must be for this vcpu to run, or one of those below */
-    bool created;      /* hw_vcpu_create() is through */
-    bool interpret;    /* everything goes through the executor */
-    bool confined;     /* the vendor's part of hw_vcpu.confined */
-    bool waiting;      /* an event waits for its window */
+    bool apic_new;        /* not in use before: the processor knows nothing of the registers yet */
+    bool apic_confined;   /* … and this hw_vcpu.confined */
+    uint64_t
+        apic_place; /* [lock] where the page must be for this vcpu to run, or one of those below */
+    bool created;   /* hw_vcpu_create() is through */
+    bool interpret; /* everything goes through the executor */
+    bool confined;  /* the vendor's part of hw_vcpu.confined */
+    bool waiting;   /* an event waits for its window */
     uint32_t executed; /* instructions in the executor since the host's interrupts had a chance */
     uint32_t ours;     /* switch.c: what of the profile src/hw itself exchanges */
     uint32_t shared;   /* switch.c: which MSRs are exchanged … */
     uint32_t shared_loaded; /* … and which now hold the guest's value */
-    void *host_fpu;    /* host's XSAVE area, NULL if the profile does not ask for it */
+    void *host_fpu;         /* host's XSAVE area, NULL if the profile does not ask for it */
     uint8_t io_buffer[VIRTX_IO_BATCH];
-    uint8_t pages;     /* of this structure */
+    uint8_t pages; /* of this structure */
 };
 
 static inline const struct virtx_hw *hw_ops(const struct virtx *virtx)
@@ -184,14 +185,14 @@ struct virtx_exit *hw_record(struct hw_vcpu *hv, uint32_t reason);
 
 /* event.c */
 enum hw_next { HW_ENTER, HW_LEAVE, HW_EXECUTE };
-/* Decides what the coming entry injects and which windows it asks for. HW_LEAVE: the vcpu may not be
- * entered, the record says why. */
+/* Decides what the coming entry injects and which windows it asks for. HW_LEAVE: the vcpu may not
+ * be entered, the record says why. */
 enum hw_next hw_events(struct hw_vcpu *hv);
 /* After an exit: takes note of what became of the injected event. */
 void hw_events_delivered(struct hw_vcpu *hv);
 /* Raises an exception for the instruction at RIP, merging with an interrupted delivery. */
 void hw_raise(struct hw_vcpu *hv, const struct virtx_event *event);
-void hw_raise_vector(struct hw_vcpu *hv, uint8_t vector);               /* without error code */
+void hw_raise_vector(struct hw_vcpu *hv, uint8_t vector);                /* without error code */
 void hw_raise_error(struct hw_vcpu *hv, uint8_t vector, uint32_t error); /* with one */
 void hw_raise_page_fault(struct hw_vcpu *hv, uint64_t address, uint32_t error);
 void hw_triple_fault(struct hw_vcpu *hv);
@@ -207,7 +208,8 @@ void hw_events_reset(struct hw_vcpu *hv);
 bool hw_cpuid_fill(struct hw_vcpu *hv, struct hw_cpuid_line *line, uint32_t leaf, uint32_t subleaf);
 void hw_cpuid_forget(struct hw_vcpu *hv);
 void hw_cpuid_policy(struct hw_vcpu *hv);
-/* Takes note of a change of the tables. Whatever judges registers by the policy outside run calls it first. */
+/* Takes note of a change of the tables. Whatever judges registers by the policy outside run calls
+ * it first. */
 void hw_cpuid_follow(struct hw_vcpu *hv);
 uint8_t hw_cpuid_lacks(struct cpuid_view view); /* enum hw_lacks */
 static inline struct hw_cpuid_line *hw_cpuid_answer(struct hw_vcpu *hv, uint32_t leaf,
@@ -235,8 +237,8 @@ static inline void hw_cpuid_serve(struct hw_vcpu *hv)
 enum hw_msr { HW_MSR_OK, HW_MSR_FAULT, HW_MSR_UNKNOWN };
 enum hw_msr hw_msr_read(struct hw_vcpu *hv, uint32_t index, uint64_t *value);
 enum hw_msr hw_msr_write(struct hw_vcpu *hv, uint32_t index, uint64_t value);
-/* The MSRs whose values are in no group of registers: the i-th, 0 after the last, of all vendors; and where one lies,
- * NULL if the guest's CPUID does not have it. */
+/* The MSRs whose values are in no group of registers: the i-th, 0 after the last, of all vendors;
+ * and where one lies, NULL if the guest's CPUID does not have it. */
 uint32_t hw_msr_kept(unsigned i);
 uint64_t *hw_msr_slot(struct hw_vcpu *hv, uint32_t index);
 void hw_msr_reset(struct hw_vcpu *hv, bool init);
@@ -392,25 +394,26 @@ void hw_fpu_image(struct hw_vcpu *hv, void *image, bool write);
 void hw_fpu_x87(struct hw_vcpu *hv, unsigned opcode, unsigned modrm, void *image, void *memory,
                 uint64_t *flags);
 /* 16 bytes of a vector register of the guest. False: its registers are not in the processor. */
-bool hw_fpu_vector(struct hw_vcpu *hv, unsigned reg, void *data, bool write,
-                   enum insn_vector part);
+bool hw_fpu_vector(struct hw_vcpu *hv, unsigned reg, void *data, bool write, enum insn_vector part);
 void hw_fpu_unload(struct hw_vcpu *hv, bool restore_host);
 void hw_fpu_xcr0(struct hw_vcpu *hv); /* state.xcr0 has changed */
 void hw_fpu_follow_xcr0(struct hw_vcpu *hv);
 void hw_switch_plan(struct hw_vcpu *hv);
-void hw_switch_msr(struct hw_vcpu *hv, uint32_t index, uint64_t value); /* the guest's has changed */
+void hw_switch_msr(struct hw_vcpu *hv, uint32_t index,
+                   uint64_t value); /* the guest's has changed */
 uint32_t hw_guest_pkru(struct hw_vcpu *hv);
 void hw_switch_load(struct hw_vcpu *hv);
 void hw_switch_put(struct hw_vcpu *hv);
 void hw_switch_to_guest(struct hw_vcpu *hv);
 void hw_switch_to_host(struct hw_vcpu *hv, uint32_t tier);
 void hw_debug_load(struct hw_vcpu *hv);
-void hw_debug_sync(struct hw_vcpu *hv);   /* state.dr, dr6 := the processor's */
+void hw_debug_sync(struct hw_vcpu *hv); /* state.dr, dr6 := the processor's */
 void hw_debug_unload(struct hw_vcpu *hv);
 
 /* intercepts.c */
 void hw_controls_compute(struct hw_vcpu *hv);
-enum virtx_status hw_bitmaps_begin(struct virtx_vm *vm); /* everything exits: lets the defaults through */
+enum virtx_status
+hw_bitmaps_begin(struct virtx_vm *vm); /* everything exits: lets the defaults through */
 
 /* tpr.c */
 void hw_tpr_follow(struct hw_vcpu *hv);

@@ -48,7 +48,8 @@ static void write_msr(struct hw_vcpu *hv, uint32_t index, uint64_t value)
     hv->vcpu->stats.msr_writes++;
 }
 
-/* The processor's own feature bits, not the guest's: an MSR that does not exist is never touched. */
+/* The processor's own feature bits, not the guest's: an MSR that does not exist is never touched.
+ */
 static uint32_t present(void)
 {
     uint32_t found = 0, basic = x86_cpuid(0, 0).eax, extended = x86_cpuid(0x80000000, 0).eax;
@@ -63,8 +64,7 @@ static uint32_t present(void)
         if (l7.edx & (1u << 26 | 1u << 27 | 1u << 31))
             found |= SHARED_SPEC_CTRL;
     }
-    if (extended >= 0x80000008 &&
-        (x86_cpuid(0x80000008, 0).ebx & (1u << 14 | 1u << 15 | 1u << 24)))
+    if (extended >= 0x80000008 && (x86_cpuid(0x80000008, 0).ebx & (1u << 14 | 1u << 15 | 1u << 24)))
         found |= SHARED_SPEC_CTRL;
     if (basic >= 0xd && (x86_cpuid(0xd, 1).eax >> 3 & 1))
         found |= SHARED_XSS;
@@ -82,12 +82,13 @@ void hw_switch_plan(struct hw_vcpu *hv)
         wanted |= SHARED_TSC_AUX;
     if (policy->spec_ctrl)
         wanted |= SHARED_SPEC_CTRL;
-    /* Even if none of its bits can be the guest's: XSAVES, which SVM does not intercept, would store
-     * the host's supervisor components. */
+    /* Even if none of its bits can be the guest's: XSAVES, which SVM does not intercept, would
+     * store the host's supervisor components. */
     if (policy->xcr0)
         wanted |= SHARED_XSS;
     hv->soft->shared = wanted & present();
-    /* What holds the guest's value has to be given back, though a change of its CPUID has hidden it. */
+    /* What holds the guest's value has to be given back, though a change of its CPUID has hidden
+     * it. */
     for (unsigned i = 0; i < ARRAY_SIZE(shared); i++)
         if ((hv->soft->shared | hv->soft->shared_loaded) & shared[i].bit)
             ours |= shared[i].profile;
@@ -147,8 +148,8 @@ void hw_switch_msr(struct hw_vcpu *hv, uint32_t index, uint64_t value)
             write_msr(hv, index, value);
 }
 
-/* PKRU travels with the guest's XSAVE area; a host that uses protection keys gets its own back when its
- * FPU state is not due yet. */
+/* PKRU travels with the guest's XSAVE area; a host that uses protection keys gets its own back when
+ * its FPU state is not due yet. */
 #ifdef VIRTX_UNIT
 uint32_t mock_rdpkru(void);
 void mock_wrpkru(uint32_t value);
@@ -273,7 +274,8 @@ void hw_switch_to_guest(struct hw_vcpu *hv)
         hw_debug_load(hv);
 }
 
-/* The vendor has read all groups into the cache; the processor's debug registers are still the guest's. */
+/* The vendor has read all groups into the cache; the processor's debug registers are still the
+ * guest's. */
 void hw_switch_put(struct hw_vcpu *hv)
 {
     if (hv->debug_loaded)

@@ -76,11 +76,11 @@ struct exec {
     unsigned staged;     /* general registers in value, by bits of the mask */
     uint16_t written;    /* which ones */
     uint8_t shadow;
-    uint8_t mode;     /* staged enum insn_mode */
-    uint8_t cpl;      /* staged */
+    uint8_t mode;       /* staged enum insn_mode */
+    uint8_t cpl;        /* staged */
     bool task_switched; /* CR0.TS is to be set */
     bool committed;     /* what is staged becomes the state even if a fault follows */
-    uint8_t segments; /* staged segment registers, a bit mask; 6: LDTR, 7: TR */
+    uint8_t segments;   /* staged segment registers, a bit mask; 6: LDTR, 7: TR */
     uint64_t value[16];
     struct insn_seg seg[INSN_SEGMENTS];
     struct insn_seg ldtr, tr;

@@ -49,20 +49,21 @@ struct insn_cpu {
     uint64_t cr3; /**< task switches compare and change it */
     uint64_t cr4;
     uint64_t efer;
-    uint64_t xcr0; /**< the components that XSAVE and XRSTOR know */
+    uint64_t xcr0;                      /**< the components that XSAVE and XRSTOR know */
     struct insn_seg seg[INSN_SEGMENTS]; /**< indexed by enum insn_segment */
     struct insn_table gdtr;
     struct insn_table idtr;
     struct insn_seg ldtr; /**< looked at only if struct insn_ops says descriptors */
     struct insn_seg tr;   /**< likewise */
-    uint8_t mode;   /**< enum insn_mode; changes with CS, by far transfers in protected mode */
-    uint8_t cpl;    /**< current privilege level; 3 in virtual-8086 mode */
-    bool avx;       /**< CR4.OSXSAVE and XCR0 let AVX instructions run */
-    bool amd;       /**< an AMD processor, where the two vendors' differ */
-    bool task_switched; /**< out: set by a task switch, also by one that a fault of the new task follows */
-    uint8_t shadow; /**< out: enum insn_shadow, set when an instruction retires */
-    uint64_t operand; /**< out, with INSN_SYSTEM: LMSW's operand; the linear address of INVLPG and
-                           INVPCID */
+    uint8_t mode;       /**< enum insn_mode; changes with CS, by far transfers in protected mode */
+    uint8_t cpl;        /**< current privilege level; 3 in virtual-8086 mode */
+    bool avx;           /**< CR4.OSXSAVE and XCR0 let AVX instructions run */
+    bool amd;           /**< an AMD processor, where the two vendors' differ */
+    bool task_switched; /**< out: set by a task switch, also by one that a fault of the new task
+                           follows */
+    uint8_t shadow;     /**< out: enum insn_shadow, set when an instruction retires */
+    uint64_t operand;   /**< out, with INSN_SYSTEM: LMSW's operand; the linear address of INVLPG and
+                             INVPCID */
 };
 
 /** An exception that the instruction raises. */
@@ -123,7 +124,8 @@ struct insn_ops {
                                    struct insn_fault *fault);
     /**
      * May the guest use these ports where CPL > IOPL (the TSS's I/O bitmap)? Answers OK or FAULT.
-     * Without it the executor looks itself if it has descriptors; else such I/O is INSN_UNSUPPORTED.
+     * Without it the executor looks itself if it has descriptors; else such I/O is
+     * INSN_UNSUPPORTED.
      */
     enum insn_access_result (*io_permitted)(void *context, uint16_t port, unsigned size,
                                             struct insn_fault *fault);
@@ -135,38 +137,39 @@ struct insn_ops {
     enum insn_access_result (*load_segment)(void *context, unsigned segment, uint16_t selector,
                                             struct insn_seg *result, struct insn_fault *fault);
     /**
-     * gdtr, idtr, ldtr and tr of struct insn_cpu are filled in, and the executor may read descriptors
-     * and the TSS (with INSN_ACCESS_SYSTEM) and write what the processor writes there: for segment
-     * loads if load_segment is NULL, and for far transfers, interrupts and task switches in protected
-     * mode, which are otherwise INSN_UNSUPPORTED.
+     * gdtr, idtr, ldtr and tr of struct insn_cpu are filled in, and the executor may read
+     * descriptors and the TSS (with INSN_ACCESS_SYSTEM) and write what the processor writes there:
+     * for segment loads if load_segment is NULL, and for far transfers, interrupts and task
+     * switches in protected mode, which are otherwise INSN_UNSUPPORTED.
      */
     bool descriptors;
     /**
-     * The MSRs, valid until insn_execute returns. Without it, SYSCALL, SYSRET, SYSENTER, SYSEXIT and
-     * SWAPGS are INSN_UNSUPPORTED.
+     * The MSRs, valid until insn_execute returns. Without it, SYSCALL, SYSRET, SYSENTER, SYSEXIT
+     * and SWAPGS are INSN_UNSUPPORTED.
      */
     struct insn_msrs *(*msrs)(void *context);
     /**
-     * A task switch loads CR3: from now on memory is reached through these tables. Answers OK or FAULT. Without
-     * it, a switch to a task with another CR3 is INSN_UNSUPPORTED if paging is on.
+     * A task switch loads CR3: from now on memory is reached through these tables. Answers OK or
+     * FAULT. Without it, a switch to a task with another CR3 is INSN_UNSUPPORTED if paging is on.
      */
     enum insn_access_result (*task_cr3)(void *context, uint64_t cr3, struct insn_fault *fault);
     /**
-     * Reads or writes 16 bytes of vector register reg. False: it cannot be had now. Without it, SSE and
-     * AVX moves are INSN_UNSUPPORTED.
+     * Reads or writes 16 bytes of vector register reg. False: it cannot be had now. Without it, SSE
+     * and AVX moves are INSN_UNSUPPORTED.
      */
     bool (*vector)(void *context, unsigned reg, void *data, bool write, enum insn_vector part);
     /**
-     * Reads or writes x87 and SSE registers as an image of 512 bytes, in FXSAVE's format of 64-bit mode with REX.W.
-     * False: they cannot be had now. Without it, x87 instructions, FXSAVE, XSAVE and their relatives are
-     * INSN_UNSUPPORTED.
+     * Reads or writes x87 and SSE registers as an image of 512 bytes, in FXSAVE's format of 64-bit
+     * mode with REX.W. False: they cannot be had now. Without it, x87 instructions, FXSAVE, XSAVE
+     * and their relatives are INSN_UNSUPPORTED.
      */
     bool (*fpu)(void *context, void *image, bool write);
     /**
-     * Executes the x87 instruction with these opcode (D8 to DF) and ModRM bytes on the registers in image, as 32-bit code
-     * would, and with memory of up to 108 bytes if ModRM is below C0. No exception is pending in the image unless
-     * the instruction is one that does not wait. What becomes of FOP, FIP and FDP does not matter. flags has CF, PF,
-     * AF, ZF, SF and OF before and after. False: it cannot be done now.
+     * Executes the x87 instruction with these opcode (D8 to DF) and ModRM bytes on the registers in
+     * image, as 32-bit code would, and with memory of up to 108 bytes if ModRM is below C0. No
+     * exception is pending in the image unless the instruction is one that does not wait. What
+     * becomes of FOP, FIP and FDP does not matter. flags has CF, PF, AF, ZF, SF and OF before and
+     * after. False: it cannot be done now.
      */
     bool (*x87)(void *context, unsigned opcode, unsigned modrm, void *image, void *memory,
                 uint64_t *flags);
@@ -211,8 +214,9 @@ struct insn_replay {
 /**
  * Execute an instruction.
  *
- * A task switch may be followed by a fault of the new task: INSN_FAULT with task_switched set and the registers
- * changed. Its debug trap (T in the TSS) comes in the same way, as #DB with bits of DR6 in address.
+ * A task switch may be followed by a fault of the new task: INSN_FAULT with task_switched set and
+ * the registers changed. Its debug trap (T in the TSS) comes in the same way, as #DB with bits of
+ * DR6 in address.
  *
  * TF is not looked at: an embedder that single-steps raises #DB itself after INSN_OK.
  *
@@ -232,9 +236,9 @@ enum insn_result insn_execute(const struct insn *insn, struct insn_cpu *cpu,
 
 /** Where an event comes from: it decides about privilege checks and error codes. */
 enum insn_event_type {
-    INSN_EVENT_EXTERNAL,  /**< interrupt, NMI or exception */
-    INSN_EVENT_SOFTWARE,  /**< INT n, INT3, INTO: the gate's DPL counts */
-    INSN_EVENT_ICEBP,     /**< INT1: the gate's DPL does not count */
+    INSN_EVENT_EXTERNAL, /**< interrupt, NMI or exception */
+    INSN_EVENT_SOFTWARE, /**< INT n, INT3, INTO: the gate's DPL counts */
+    INSN_EVENT_ICEBP,    /**< INT1: the gate's DPL does not count */
 };
 
 /** An interrupt or exception to be delivered. */

@@ -19,16 +19,20 @@ static void raw(const struct svm_vcpu *sv, struct virtx_exit *exit)
     exit->raw.interruption = sv->vmcb.control.exit_int_info;
 }
 
-/* Size, access, string and rep by the low bits of EXITINFO1 (AMD APM volume 2, "IOIO Intercepts"). */
+/* Size, access, string and rep by the low bits of EXITINFO1 (AMD APM volume 2, "IOIO Intercepts").
+ */
 #define FORM(q)                                                                                    \
-    {(q) >> VMCB_IO_SIZE_SHIFT & 7, (q) & VMCB_IO_IN ? VIRTX_READ : VIRTX_WRITE, (q) >> 2 & 1,         \
-     (q) >> 3 & 1}
-#define FORMS(q) FORM(q), FORM((q) + 1), FORM((q) + 2), FORM((q) + 3)
+    {                                                                                              \
+        (q) >> VMCB_IO_SIZE_SHIFT & 7, (q)&VMCB_IO_IN ? VIRTX_READ : VIRTX_WRITE, (q) >> 2 & 1,    \
+            (q) >> 3 & 1                                                                           \
+    }
+#define FORMS(q)   FORM(q), FORM((q) + 1), FORM((q) + 2), FORM((q) + 3)
 #define FORMS16(q) FORMS(q), FORMS((q) + 4), FORMS((q) + 8), FORMS((q) + 12)
 static const uint8_t port_forms[][4] = {FORMS16(0x00), FORMS16(0x10), FORMS16(0x20), FORMS16(0x30),
                                         FORMS16(0x40), FORMS16(0x50), FORMS16(0x60), FORMS16(0x70)};
 _Static_assert(offsetof(struct virtx_exit_io, access) == offsetof(struct virtx_exit_io, size) + 1 &&
-                   offsetof(struct virtx_exit_io, string) == offsetof(struct virtx_exit_io, size) + 2 &&
+                   offsetof(struct virtx_exit_io, string) ==
+                       offsetof(struct virtx_exit_io, size) + 2 &&
                    offsetof(struct virtx_exit_io, rep) == offsetof(struct virtx_exit_io, size) + 3,
                "stored at once");
 

@@ -71,10 +71,10 @@ struct svm_vcpu {
     bool backed_up;   /* `backup` is what the coming (or last) entry found */
     bool nmi_blocked; /* between the delivery of an NMI and its IRET */
     bool window_interrupt, window_nmi;
-    uint8_t tpr;           /* of which V_TPR has bits 7:4 */
-    uint8_t tpr_threshold; /* an interrupt of this priority waits for CR8 to fall; 0: none */
-    bool watches_cr8;      /* no VIRTX_FEATURE_VIRTUAL_PRIORITY: while an interrupt waits … */
-    bool watch_cr8;        /* … CR8 writes exit, as now */
+    uint8_t tpr;               /* of which V_TPR has bits 7:4 */
+    uint8_t tpr_threshold;     /* an interrupt of this priority waits for CR8 to fall; 0: none */
+    bool watches_cr8;          /* no VIRTX_FEATURE_VIRTUAL_PRIORITY: while an interrupt waits … */
+    bool watch_cr8;            /* … CR8 writes exit, as now */
     bool step_tf;              /* the guest's own TF while stepping */
     bool tr_unmarked;          /* this processor's copy of TR is not busy */
     bool hides_cr0, hides_cr4; /* the real register is not what the guest wrote */

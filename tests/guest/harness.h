@@ -221,10 +221,10 @@ extern uint64_t guest_trap_resume;
 /* By vector; runs in the guest and may change the frame. */
 extern void (*guest_handler[256])(struct bare_frame *frame);
 /*
- * QEMU's VMRUN leaves the vector of an injected interrupt as its processor's pending exception, behind
- * the delivery. If its thread is asked to stop before anything else has been delivered, it delivers
- * that exception: the same interrupt once more, at the first instruction of its handler. With the
- * first of these set such a second time is counted by the second, and comes to no handler.
+ * QEMU's VMRUN leaves the vector of an injected interrupt as its processor's pending exception,
+ * behind the delivery. If its thread is asked to stop before anything else has been delivered, it
+ * delivers that exception: the same interrupt once more, at the first instruction of its handler.
+ * With the first of these set such a second time is counted by the second, and comes to no handler.
  */
 extern bool guest_may_repeat;
 extern volatile uint64_t guest_repeats;

@@ -189,8 +189,9 @@ static void changes(bool interpret)
 static void tasks(bool interpret)
 {
     if (engine_is("qemu") && !paging_is_nested() && !interpret) {
-        not_shown("QEMU 7.2 knows no intercept of task switches: it loads the new TSS's CR3 itself, "
-                  "over the shadow tables' (switch_tss_ra)");
+        not_shown(
+            "QEMU 7.2 knows no intercept of task switches: it loads the new TSS's CR3 itself, "
+            "over the shadow tables' (switch_tss_ra)");
         return;
     }
     RUN(task_switches, interpret);

@@ -48,8 +48,7 @@ struct cpuid_regs mock_cpuid(uint32_t leaf, uint32_t subleaf)
     case 1:
         return (struct cpuid_regs){0x306c3, 0, 0x7ffafbff, 0xbfebfbff & ~world_hide_edx};
     case 7:
-        return subleaf ? (struct cpuid_regs){0}
-                       : (struct cpuid_regs){0, 0x000027ab, 0, 0};
+        return subleaf ? (struct cpuid_regs){0} : (struct cpuid_regs){0, 0x000027ab, 0, 0};
     case 0xd:
         if (subleaf == 0)
             return (struct cpuid_regs){7, 832, 832, 0};
@@ -188,8 +187,8 @@ static enum virtx_status probe(struct virtx *virtx, uint64_t disable, struct vir
     (void)virtx;
     (void)error;
     caps->hardware = VIRTX_FEATURE_NESTED_PAGING | VIRTX_FEATURE_UNPAGED_GUEST |
-                     VIRTX_FEATURE_TLB_TAGS | VIRTX_FEATURE_TPR_SHADOW | VIRTX_FEATURE_MSR_BITMAP | VIRTX_FEATURE_IO_BITMAP |
-                     world_features;
+                     VIRTX_FEATURE_TLB_TAGS | VIRTX_FEATURE_TPR_SHADOW | VIRTX_FEATURE_MSR_BITMAP |
+                     VIRTX_FEATURE_IO_BITMAP | world_features;
     caps->features = caps->hardware & ~disable;
     caps->tlb_tags = 3;
     caps->physical_bits = 48; /* host addresses are those of this program */
@@ -496,9 +495,8 @@ const struct virtx_hw world_vendor = {
     .check = check_state,
     .to_host = to_host,
 };
-static const struct virtx_backend backend =
-    HW_BACKEND("model", &world_vendor, sizeof(struct hw_cpu), sizeof(struct hw_vm),
-               sizeof(struct hw_vcpu));
+static const struct virtx_backend backend = HW_BACKEND(
+    "model", &world_vendor, sizeof(struct hw_cpu), sizeof(struct hw_vm), sizeof(struct hw_vcpu));
 
 /* ---- Engine ---- */
 
@@ -546,8 +544,7 @@ static uint64_t engine_root(struct virtx_vcpu *vcpu)
     return 0x5000;
 }
 
-static enum virtx_fault_result engine_fault(struct virtx_vcpu *vcpu,
-                                            struct virtx_page_fault *fault)
+static enum virtx_fault_result engine_fault(struct virtx_vcpu *vcpu, struct virtx_page_fault *fault)
 {
     (void)vcpu;
     (void)fault;

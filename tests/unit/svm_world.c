@@ -130,9 +130,9 @@ const struct insn *hw_insn(struct hw_vcpu *hv)
 {
     static struct insn insn;
     const struct svm_vcpu *sv = svm_of(hv);
-    enum insn_mode mode = svm_is_64bit(sv)                                        ? INSN_64_AMD
+    enum insn_mode mode = svm_is_64bit(sv)                                  ? INSN_64_AMD
                           : sv->vmcb.save.cs.attributes & VMCB_ATTRIBUTE_DB ? INSN_32
-                                                                                  : INSN_16;
+                                                                            : INSN_16;
     enum insn_result result = insn_decode(&insn, world.code, world.code_bytes, mode);
 
     return result == INSN_OK || result == INSN_UNKNOWN ? &insn : NULL;
@@ -223,8 +223,8 @@ static const struct virtx_hw world_hw = {.name = "svm", .read = svm_read};
 
 static void long_mode(struct virtx_state *state)
 {
-    static const struct virtx_segment data = {.limit = 0xffffffff, .attributes = 0xc093,
-                                              .selector = 0x10};
+    static const struct virtx_segment data = {
+        .limit = 0xffffffff, .attributes = 0xc093, .selector = 0x10};
 
     memset(state, 0, sizeof(*state));
     for (unsigned i = 0; i < VIRTX_SEG_COUNT; i++)

@@ -394,10 +394,10 @@ START_TEST(test_halt_and_wake)
 
     /* Interrupts off: an interrupt does not wake it, an NMI does. */
     world.can_interrupt = false;
-    ck_assert_int_eq(virtx_vcpu_inject(world.vcpu,
-                                       &(struct virtx_event){.type = VIRTX_EVENT_INTERRUPT,
-                                                             .vector = 0x30}),
-                     VIRTX_OK);
+    ck_assert_int_eq(
+        virtx_vcpu_inject(world.vcpu,
+                          &(struct virtx_event){.type = VIRTX_EVENT_INTERRUPT, .vector = 0x30}),
+        VIRTX_OK);
     ck_assert_uint_eq(world_run()->reason, VIRTX_EXIT_HLT);
     virtx_vcpu_nmi(world.vcpu);
     ck_assert_uint_eq(world_run()->reason, VIRTX_EXIT_INTERRUPT);
@@ -482,10 +482,10 @@ START_TEST(test_priorities)
     ck_assert_int_eq(virtx_vcpu_irq_source(world.vcpu, &source, NULL), VIRTX_OK);
     virtx_vcpu_nmi(world.vcpu);
     ck_assert_int_eq(virtx_vcpu_inject(world.vcpu, &ud), VIRTX_OK);
-    ck_assert_int_eq(virtx_vcpu_inject(world.vcpu,
-                                       &(struct virtx_event){.type = VIRTX_EVENT_INTERRUPT,
-                                                             .vector = 0x30}),
-                     VIRTX_OK);
+    ck_assert_int_eq(
+        virtx_vcpu_inject(world.vcpu,
+                          &(struct virtx_event){.type = VIRTX_EVENT_INTERRUPT, .vector = 0x30}),
+        VIRTX_OK);
     world_run();
     ck_assert_uint_eq(world.injections, 1);
     ck_assert_uint_eq(world.injected[0].vector, VECTOR_UD);
@@ -595,9 +595,8 @@ static void exit_exception(struct hw_vcpu *hv)
     struct virtx_exit *exit = &hv->vcpu->exit;
 
     exit->reason = VIRTX_EXIT_EXCEPTION;
-    exit->exception = (struct virtx_exit_exception){.vector = second_vector,
-                                                    .has_error = second_vector != VECTOR_UD,
-                                                    .address = 0x1234};
+    exit->exception = (struct virtx_exit_exception){
+        .vector = second_vector, .has_error = second_vector != VECTOR_UD, .address = 0x1234};
     hv->reinject = interrupted;
     hv->has_reinject = interrupted.type != 0xff;
 }
@@ -638,8 +637,8 @@ START_TEST(test_injected_during_delivery)
     const struct virtx_event np = {
         .type = VIRTX_EVENT_EXCEPTION, .vector = VECTOR_NP, .has_error = true};
 
-    interrupted = (struct virtx_event){
-        .type = VIRTX_EVENT_EXCEPTION, .vector = VECTOR_GP, .has_error = true};
+    interrupted =
+        (struct virtx_event){.type = VIRTX_EVENT_EXCEPTION, .vector = VECTOR_GP, .has_error = true};
     world_play(exit_interrupted);
     world_run();
     ck_assert_int_eq(virtx_vcpu_inject(world.vcpu, &np), VIRTX_OK);
@@ -690,10 +689,10 @@ START_TEST(test_refused_entry_keeps_the_event)
 {
     const struct virtx_exit *exit;
 
-    ck_assert_int_eq(virtx_vcpu_inject(world.vcpu,
-                                       &(struct virtx_event){.type = VIRTX_EVENT_INTERRUPT,
-                                                             .vector = 0x30}),
-                     VIRTX_OK);
+    ck_assert_int_eq(
+        virtx_vcpu_inject(world.vcpu,
+                          &(struct virtx_event){.type = VIRTX_EVENT_INTERRUPT, .vector = 0x30}),
+        VIRTX_OK);
     world.refuse = VIRTX_E_GUEST_STATE;
     ck_assert_int_eq(virtx_vcpu_run(world.vcpu, &exit), VIRTX_E_GUEST_STATE);
     world_run();
@@ -997,10 +996,8 @@ END_TEST
 
 START_TEST(test_cr0_intercept_mask)
 {
-    const struct virtx_intercept_config config = {.size = sizeof(config),
-                                                  .kind = VIRTX_INTERCEPT_CR,
-                                                  .access = VIRTX_WRITE,
-                                                  .mask = CR0_TS};
+    const struct virtx_intercept_config config = {
+        .size = sizeof(config), .kind = VIRTX_INTERCEPT_CR, .access = VIRTX_WRITE, .mask = CR0_TS};
     uint64_t cr0 = get(VIRTX_STATE_CR).cr0;
     struct virtx_intercept *out;
 
@@ -1099,7 +1096,7 @@ END_TEST
 START_TEST(test_cr4_reserved_and_hidden)
 {
     ck_assert_int_eq(mov_cr(4, 1ull << 40), VECTOR_GP);
-    ck_assert_int_eq(mov_cr(4, CR4_VMXE), VECTOR_GP); /* there is no VMX for the guest */
+    ck_assert_int_eq(mov_cr(4, CR4_VMXE), VECTOR_GP);  /* there is no VMX for the guest */
     ck_assert_int_eq(mov_cr(4, CR4_PCIDE), VECTOR_GP); /* outside long mode */
     ck_assert_int_eq(mov_cr(4, CR4_MCE), -1);
     ck_assert_uint_eq(get(VIRTX_STATE_CR).cr4, CR4_MCE);
@@ -1113,7 +1110,8 @@ START_TEST(test_cr8_reaches_the_source)
     cr_reg = 8;
     world_play(exit_mov_from_cr);
     world_run();
-    ck_assert_uint_eq(world.hv->controls.cr_write, 1u << 8); /* or the source would not hear of it */
+    ck_assert_uint_eq(world.hv->controls.cr_write,
+                      1u << 8); /* or the source would not hear of it */
     ck_assert_uint_eq(world.hv->controls.cr_read, 1u << 8);
     ck_assert_uint_eq(world_gpr()[VIRTX_RBX], 3);
     ck_assert_int_eq(mov_cr(8, 9), -1);
@@ -1130,8 +1128,10 @@ static int pending_above_tpr(void *ctx)
     return pending_vector >= 0 && pending_vector >> 4 > source_register >> 4 ? pending_vector : -1;
 }
 
-static const struct virtx_irq_source tpr_source = {
-    .pending = pending_above_tpr, .take = source_take, .tpr = source_tpr, .set_tpr = source_set_tpr};
+static const struct virtx_irq_source tpr_source = {.pending = pending_above_tpr,
+                                                   .take = source_take,
+                                                   .tpr = source_tpr,
+                                                   .set_tpr = source_set_tpr};
 
 static void guest_lowers_cr8(struct hw_vcpu *hv)
 {
@@ -1172,7 +1172,8 @@ START_TEST(test_cr8_habit)
     world.at = world.length = 0;
     world_play(guest_lowers_cr8);
     world_run();
-    ck_assert_uint_eq(source_register, 0x20); /* whoever looks at the source sees what the guest wrote */
+    ck_assert_uint_eq(source_register,
+                      0x20); /* whoever looks at the source sees what the guest wrote */
     virtx_vcpu_irq_changed(world.vcpu);
     world_run();
     ck_assert_uint_eq(taken, 1);
@@ -1488,8 +1489,8 @@ static uint8_t apic_tpr(void *ctx)
     return 0;
 }
 
-/* The page of the APIC gives way to a slot that is added over it, and to itself at another place: what the TLB
- * has of it is a debt then. */
+/* The page of the APIC gives way to a slot that is added over it, and to itself at another place:
+ * what the TLB has of it is a debt then. */
 START_TEST(test_apic_page_is_a_debt)
 {
     static const struct virtx_irq_apic apic = {.move = apic_moved,
@@ -1498,8 +1499,11 @@ START_TEST(test_apic_page_is_a_debt)
                                                .changed = apic_unchanged,
                                                .written = apic_written,
                                                .ended = apic_byte};
-    static const struct virtx_irq_source apic_source = {
-        .pending = apic_nothing, .take = apic_nothing, .tpr = apic_tpr, .set_tpr = apic_byte, .apic = &apic};
+    static const struct virtx_irq_source apic_source = {.pending = apic_nothing,
+                                                        .take = apic_nothing,
+                                                        .tpr = apic_tpr,
+                                                        .set_tpr = apic_byte,
+                                                        .apic = &apic};
     struct virtx_irq_source lacking = apic_source;
     struct virtx_memslot_config config = {.size = sizeof(config),
                                           .rights = VIRTX_READ,
@@ -1553,8 +1557,8 @@ static void again(const struct virtx_host_profile *profile)
     world_begin(profile);
 }
 
-/* XSAVES in the guest stores the components of the IA32_XSS that is in the processor: the host's must
- * not be, though the guest may have none of its components. */
+/* XSAVES in the guest stores the components of the IA32_XSS that is in the processor: the host's
+ * must not be, though the guest may have none of its components. */
 START_TEST(test_xss_of_the_host)
 {
     world_host_xss = 0x1800; /* CET */
@@ -1771,7 +1775,8 @@ static void begin_with_timer(bool has)
     ck_assert_int_eq(virtx_vcpu_irq_source(world.vcpu, &clock_ops, NULL), VIRTX_OK);
 }
 
-/* The vendor knows the source's next time before each entry, and its exit delivers what came then. */
+/* The vendor knows the source's next time before each entry, and its exit delivers what came then.
+ */
 START_TEST(test_deadline_of_the_source)
 {
     uint64_t due;
@@ -1855,7 +1860,8 @@ START_TEST(test_deadline_of_the_embedder)
     begin_with_timer(_i);
     due = clock_source.due;
     world.flags = 0;
-    ck_assert_int_eq(virtx_vcpu_deadline(world.vcpu, due - 1), VIRTX_OK); /* the sooner of the two */
+    ck_assert_int_eq(virtx_vcpu_deadline(world.vcpu, due - 1),
+                     VIRTX_OK); /* the sooner of the two */
     ck_assert_uint_eq(world_run()->reason, VIRTX_EXIT_INTERRUPT);
     if (_i)
         ck_assert_uint_eq(world.deadline, due - 1);

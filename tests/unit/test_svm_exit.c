@@ -214,10 +214,11 @@ static const struct {
     const char *bytes;
     uint8_t length;
 } lengths[] = {
-    {0x72, "\x0f\xa2", 2},         {0x72, "\x66\x0f\xa2", 3},  {0x7c, "\x0f\x30", 2},
-    {0x7c, "\x48\x0f\x32", 3},     {0x78, "\xf4", 1},          {0x81, "\x0f\x01\xd9", 3},
-    {0x87, "\x0f\x01\xf9", 3},     {0x6e, "\x0f\x31", 2},      {0x8d, "\x0f\x01\xd1", 3},
-    {0x6b, "\x0f\x01\x14\x25\x00\x10\x00\x00", 8},
+    {0x72, "\x0f\xa2", 2},     {0x72, "\x66\x0f\xa2", 3},
+    {0x7c, "\x0f\x30", 2},     {0x7c, "\x48\x0f\x32", 3},
+    {0x78, "\xf4", 1},         {0x81, "\x0f\x01\xd9", 3},
+    {0x87, "\x0f\x01\xf9", 3}, {0x6e, "\x0f\x31", 2},
+    {0x8d, "\x0f\x01\xd1", 3}, {0x6b, "\x0f\x01\x14\x25\x00\x10\x00\x00", 8},
 };
 
 START_TEST(lengths_by_decoding)

@@ -55,8 +55,8 @@ static bool has(const uint8_t *code, size_t bytes, uint32_t pattern, size_t leng
     return false;
 }
 
-/* The PICs' interrupts are ended: MOV AL, 20H and then OUT 20H, AL; behind IRQ 8 to 15 also OUT 0A0H, AL.
- * The timer's counts at 46CH. */
+/* The PICs' interrupts are ended: MOV AL, 20H and then OUT 20H, AL; behind IRQ 8 to 15 also OUT
+ * 0A0H, AL. The timer's counts at 46CH. */
 START_TEST(bios_interrupts)
 {
     guest_bios_data(ram.low);

@@ -1326,8 +1326,8 @@ START_TEST(preemption_timer)
 }
 END_TEST
 
-/* Intel SDM "Posted-Interrupt Processing": ON is bit 256 of the descriptor, SN bit 257, the notification's vector bits
- * 279:272, the processor bits 319:288. */
+/* Intel SDM "Posted-Interrupt Processing": ON is bit 256 of the descriptor, SN bit 257, the
+ * notification's vector bits 279:272, the processor bits 319:288. */
 START_TEST(posted_interrupts)
 {
     const struct vmx_posted *posted = &v.posted;

@@ -222,7 +222,8 @@ static struct vmx_vcpu v;
 static uint64_t host_phys(void *ctx, const void *va)
 {
     (void)ctx;
-    if ((const uint8_t *)va >= (const uint8_t *)&v && (const uint8_t *)va < (const uint8_t *)(&v + 1))
+    if ((const uint8_t *)va >= (const uint8_t *)&v &&
+        (const uint8_t *)va < (const uint8_t *)(&v + 1))
         return V_HPA + (uint64_t)((const uint8_t *)va - (const uint8_t *)&v);
     ck_assert((const uint8_t *)va >= arena[0] && (const uint8_t *)va < arena[0] + sizeof(arena));
     return ARENA_HPA + (uint64_t)((const uint8_t *)va - arena[0]);
