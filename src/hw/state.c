@@ -358,8 +358,9 @@ enum virtx_status hw_reset(struct virtx_vcpu *vcpu, enum virtx_preset preset)
         hv->state.xss = 0;
         hw_fpu_reset(hv);
     }
-    if (hv->cpu) {
+    if (hv->soft->created)
         hv->ops->tsc_offset(hv);
+    if (hv->cpu) {
         hw_switch_msr(hv, MSR_TSC_AUX, hv->state.tsc_aux);
         hw_switch_msr(hv, MSR_SPEC_CTRL, hv->state.spec_ctrl);
         hw_switch_msr(hv, MSR_XSS, hv->state.xss);

@@ -62,6 +62,7 @@ enum virtx_status svm_vcpu_create(struct hw_vcpu *hv)
     hv->own_traps = true;
     control->iopm = virtx_hpa(virtx, vm->iopm);
     control->msrpm = virtx_hpa(virtx, vm->msrpm);
+    control->tsc_offset = hv->tsc_offset;
     control->nested_control = sv->nested ? VMCB_NP_ENABLE : 0;
     control->asid = 1;
     control->tlb_control = VMCB_FLUSH_ALL;

@@ -408,7 +408,7 @@ void vcpu_prepare(struct virtx_vcpu *vcpu, unsigned stack, void (*fn)(uint64_t),
         .attributes = VIRTX_SEG_P | 11,
         .selector = (uint16_t)(GUEST_TSS + 16 * stack),
     };
-    CHECK_OK(virtx_vcpu_set(vcpu, VIRTX_STATE_ALL, &state));
+    CHECK_OK(virtx_vcpu_set(vcpu, VIRTX_STATE_ALL & ~VIRTX_STATE_TSC, &state));
 }
 
 void guest_prepare(void (*fn)(uint64_t), uint64_t argument)

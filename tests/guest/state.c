@@ -630,11 +630,27 @@ static void guest_tsc(uint64_t set)
     guest_done(0);
 }
 
+/* The counter by its two ways, in the guest's time. */
+static void guest_tsc_as_msr(uint64_t unused)
+{
+    (void)unused;
+    tsc_first = bare_rdmsr(MSR_TSC);
+    tsc_second = bare_tsc();
+    guest_done(0);
+}
+
 static void tsc(void)
 {
     uint64_t wide = 1ul << 36; /* much more than the test takes */
+    uint64_t near = 1ul << 18; /* more than an exit takes, less than the host is old */
+    uint64_t old = bare_tsc();
 
     machine_open();
+    CHECK(old > near);
+    GUEST_RESULT(guest_tsc_as_msr, 0);
+    CHECK(tsc_second - tsc_first < near);
+    CHECK(tsc_second < bare_tsc() - old + near); /* it counts from the VM's creation */
+    CHECK(guest_state().tsc - tsc_second < near);
     guest_prepare(guest_tsc, 0);
     struct virtx_state s = guest_state();
     s.tsc = 1ul << 52;
