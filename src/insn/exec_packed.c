@@ -283,7 +283,7 @@ static void shuffle(uint64_t *a, const uint64_t *low, const uint64_t *high, unsi
                     unsigned order)
 {
     unsigned count = LANES / size, bits = count / 2;
-    uint64_t out[2];
+    uint64_t out[2] = {0, 0};
 
     for (unsigned i = 0; i < count; i++)
         set_element(out, i, size,
@@ -304,7 +304,7 @@ static void shuffle_half(uint64_t *a, const uint64_t *b, unsigned half, unsigned
 static void unpack(uint64_t *a, const uint64_t *b, unsigned size, bool high)
 {
     unsigned count = LANES / size, from = high ? count / 2 : 0;
-    uint64_t out[2];
+    uint64_t out[2] = {0, 0};
 
     for (unsigned i = 0; i < count; i++)
         set_element(out, i, size, element(i & 1 ? b : a, from + i / 2, size));
@@ -314,11 +314,11 @@ static void unpack(uint64_t *a, const uint64_t *b, unsigned size, bool high)
 
 static void pack(uint64_t *a, const uint64_t *b, unsigned size, bool is_signed)
 {
-    unsigned count = LANES / size;
-    uint64_t out[2];
+    unsigned half = LANES / size / 2;
+    uint64_t out[2] = {0, 0};
 
-    for (unsigned i = 0; i < count; i++) {
-        uint64_t from = element(i < count / 2 ? a : b, i % (count / 2), 2 * size);
+    for (unsigned i = 0; i < 2 * half; i++) {
+        uint64_t from = element(i < half ? a : b, i < half ? i : i - half, 2 * size);
 
         set_element(out, i, size, saturate(signed_element(from, 2 * size), size, is_signed));
     }
