@@ -143,18 +143,31 @@ static uint64_t next_deadline(const struct host_cpu *host)
     return next;
 }
 
-/* Sets the timer for the next deadline, or sooner: `hz` times a second, unless that is 0. */
-static void arm_timer(struct host_cpu *host, unsigned hz)
+/* Unless it is set for sooner already. */
+static void arm_timer_for(struct host_cpu *host, uint64_t deadline)
 {
-    uint64_t now = bare_tsc(), deadline = next_deadline(host), ticks;
+    uint64_t now = bare_tsc(), ticks;
 
-    if (hz && deadline > now + the_board->tsc_hz / hz)
-        deadline = now + the_board->tsc_hz / hz;
     if (deadline == UINT64_MAX || (host->armed > now && host->armed <= deadline))
         return;
     host->armed = deadline;
     ticks = deadline > now ? muldiv(deadline - now, bare_timer_hz(), the_board->tsc_hz) : 0;
     bare_timer_start(VECTOR_TIMER, ticks < UINT32_MAX ? (uint32_t)(ticks + 1) : UINT32_MAX, false);
+}
+
+/* Sets the timer for the next deadline, or sooner: `hz` times a second, unless that is 0. */
+static void arm_timer(struct host_cpu *host, unsigned hz)
+{
+    uint64_t deadline = next_deadline(host), poll = hz ? bare_tsc() + the_board->tsc_hz / hz : 0;
+
+    arm_timer_for(host, poll && poll < deadline ? poll : deadline);
+}
+
+void cpus_timer(void *ctx, struct virtx_vcpu *vcpu, uint64_t tsc)
+{
+    (void)ctx;
+    (void)vcpu;
+    arm_timer_for(this_host(), tsc);
 }
 
 static void let_time_pass(const struct host_cpu *host)
@@ -249,9 +262,9 @@ static void give_fault(struct virtx_vcpu *vcpu, uint8_t vector)
     virtx_vcpu_fault(vcpu, &event);
 }
 
-/* The first four performance counters of AMD's processors are always there, and nothing in CPUID says so
- * (AMD APM, "Core Performance-Monitoring Counter Registers"): they are switched off here and
- * stay so. */
+/* The first four performance counters of AMD's processors are always there, and nothing in CPUID
+ * says so (AMD APM, "Core Performance-Monitoring Counter Registers"): they are switched off here
+ * and stay so. */
 static void serve_msr(struct virtx_vcpu *vcpu, const struct virtx_exit_msr *msr)
 {
     enum { PERF_SELECT_0 = 0xc0010000, PERF_COUNTER_3 = 0xc0010007 };

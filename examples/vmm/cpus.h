@@ -15,6 +15,8 @@ struct cpus_end {
 
 /* virtx_host_ops::wake. The host functions that are given to virtx_open() name it. */
 void cpus_wake(void *ctx, struct virtx_vcpu *vcpu);
+/* virtx_host_ops.timer: the guest has set its local APIC's timer, while it is in run. */
+void cpus_timer(void *ctx, struct virtx_vcpu *vcpu, uint64_t tsc);
 
 /* Gives the guest a processor; its id is the order of the calls. All but the first wait for a
  * start-up IPI. */

@@ -234,14 +234,25 @@ static enum virtx_status hide_popcnt(struct virtx_vm *vm)
     return status ? status : virtx_vm_cpuid_set(vm, &entry);
 }
 
-/* The library's default policy does not know that the guest's local APIC has x2APIC mode. */
-static enum virtx_status show_x2apic(struct virtx_vm *vm)
+/* The library's default policy does not know what the guest's local APIC has: x2APIC mode, a timer
+ * with TSC deadlines, and one that always runs. */
+static enum virtx_status show_apic(struct virtx_vm *vm)
 {
+    enum { X2APIC = 1 << 21, TSC_DEADLINE = 1 << 24, ARAT = 1 << 2 };
     struct virtx_cpuid_entry entry;
     enum virtx_status status = virtx_vm_cpuid_get(vm, 1, 0, &entry);
 
-    entry.ecx |= 1u << 21;
-    return status ? status : virtx_vm_cpuid_set(vm, &entry);
+    if (status)
+        return status;
+    entry.ecx |= X2APIC | TSC_DEADLINE;
+    status = virtx_vm_cpuid_set(vm, &entry);
+    if (!status)
+        status = virtx_vm_cpuid_get(vm, 6, 0, &entry);
+    if (status)
+        return status;
+    entry.leaf = 6;
+    entry.eax |= ARAT;
+    return virtx_vm_cpuid_set(vm, &entry);
 }
 
 /* The modules are the VMM's own memory: the guest writes there. */
@@ -340,11 +351,12 @@ int bare_main(void)
     if (!find_files(&image))
         return finish("error", 0, "too many modules");
     ops.wake = cpus_wake;
+    ops.timer = cpus_timer;
     if (virtx_open(&config, &virtx, &error))
         return failed("virtx_open", &error);
     if (virtx_vm_create(virtx, &vm_config, &vm))
         return failed("virtx_vm_create", virtx_last_error(virtx));
-    if (show_x2apic(vm))
+    if (show_apic(vm))
         return failed("x2APIC", virtx_vm_last_error(vm));
     if (bare_option("hide") && after(bare_option("hide"), "xsavec") && hide_xsavec(vm))
         return failed("hide=xsavec", virtx_vm_last_error(vm));

@@ -101,6 +101,13 @@ struct virtx_host_ops {
     void (*notify_cpu)(void *ctx, uint32_t cpu);
     /** The vector that notify_cpu() sends, 16 to 255, of no other use; 0: there is none. */
     uint32_t posted_vector;
+    /** Optional, of use without ::VIRTX_FEATURE_TIMER. A host interrupt is to come to the calling CPU once its
+     *  time-stamp counter has reached @p tsc, or soon after: @p vcpu, which is in run here, has something to do
+     *  then (virtx_irq_source::deadline, virtx_vcpu_deadline()), and the guest may have said so just now, with no
+     *  return to the loop. UINT64_MAX: not any more, though the interrupt may still come. Each call replaces the
+     *  vcpu's last one. Called when the time has changed, and for a vcpu that has come to this CPU; from run, with
+     *  interrupts off. NULL: such times are noticed at the first host interrupt after them. */
+    void (*timer)(void *ctx, struct virtx_vcpu *vcpu, uint64_t tsc);
 };
 
 /**

@@ -428,6 +428,7 @@ void hw_tpr_threshold(struct hw_vcpu *hv);
 bool hw_deadline_due(struct hw_vcpu *hv);    /* the embedder's has come: the record says so */
 void hw_deadline_follow(struct hw_vcpu *hv); /* after the source was asked what is pending */
 void hw_deadline_look(struct hw_vcpu *hv);   /* after a host interrupt */
+void hw_deadline_load(struct hw_vcpu *hv);   /* this CPU's timer has not heard of it */
 
 /* apic.c */
 #define HW_APIC_UNKNOWN 0u /* it has not run yet */

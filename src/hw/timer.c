@@ -4,8 +4,8 @@
  * interrupt source's next deadline, or the embedder's own.
  *
  * A vendor with a timer of its own exits then (virtx_hw.deadline). Elsewhere a host interrupt has
- * to come, which the embedder sees to; after each one the time is looked at. Both ways lead to the
- * event queue, which asks the source.
+ * to come, which the embedder sees to when it is told (virtx_host_ops.timer); after each one the
+ * time is looked at. Both ways lead to the event queue, which asks the source.
  */
 #include "hw/service.h"
 
@@ -26,6 +26,7 @@ bool hw_deadline_due(struct hw_vcpu *hv)
 void hw_deadline_follow(struct hw_vcpu *hv)
 {
     struct virtx_vcpu *vcpu = hv->vcpu;
+    const struct virtx *virtx = vcpu->virtx;
     uint64_t next = HW_NO_DEADLINE;
 
     hv->work &= ~(uint32_t)HW_WORK_DEADLINE;
@@ -41,8 +42,20 @@ void hw_deadline_follow(struct hw_vcpu *hv)
     if (next == hv->soft->deadline)
         return;
     hv->soft->deadline = next;
-    if (vcpu->virtx->caps.features & VIRTX_FEATURE_TIMER)
+    if (virtx->caps.features & VIRTX_FEATURE_TIMER)
         hv->ops->deadline(hv, next);
+    else if (virtx->ops.timer)
+        virtx->ops.timer(virtx->ctx, vcpu, next);
+}
+
+void hw_deadline_load(struct hw_vcpu *hv)
+{
+    const struct virtx *virtx = hv->vcpu->virtx;
+
+    if ((virtx->caps.features & VIRTX_FEATURE_TIMER) || !virtx->ops.timer)
+        return;
+    hv->soft->deadline = HW_NO_DEADLINE;
+    hv->work |= HW_WORK_DEADLINE;
 }
 
 void hw_deadline_look(struct hw_vcpu *hv)

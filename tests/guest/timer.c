@@ -169,6 +169,61 @@ static void timers(void)
     virtx_lapic_detach(&lapic);
 }
 
+/* Nothing of the host's runs but what run asks for. */
+static unsigned asked;
+
+static void arm(void *ctx, struct virtx_vcpu *vcpu, uint64_t tsc)
+{
+    uint64_t now = bare_tsc(), wait = tsc > now ? tsc - now : 0;
+
+    (void)ctx;
+    CHECK(vcpu == machine.vcpu);
+    if (tsc == UINT64_MAX)
+        return;
+    asked++;
+    bare_timer_start(VECTOR_HOST,
+                     (uint32_t)(wait * (bare_timer_hz() / 1000) / (bare_tsc_hz() / 1000)) + 2,
+                     false);
+}
+
+static void asked_for(void)
+{
+    uint64_t counts[] = {GUEST_RESULT(guest_once, 0), GUEST_RESULT(guest_once, DEADLINE),
+                         GUEST_RESULT(guest_periods, 0)};
+
+    CHECK_EQUAL(counts[0] + counts[1] + counts[2], 7);
+    for (unsigned i = 0; i < 5; i++) {
+        uint64_t due = began + (i + 1) * (uint64_t)TICKS;
+
+        CHECK(came_at[i] >= due && came_at[i] < due + LATE);
+    }
+}
+
+static void told(void)
+{
+    struct virtx_host_ops ops = bare_virtx_ops;
+
+    ops.timer = arm;
+    harness_ops = &ops;
+    harness_no_watchdog = true;
+    bare_handler_set(VECTOR_HOST, host_tick, NULL);
+    for (unsigned i = 0; i < 2; i++) {
+        harness_disable = i ? HARNESS_IRQ_HELP | VIRTX_FEATURE_TIMER : VIRTX_FEATURE_TIMER;
+        guest_reset();
+        machine_open();
+        asked = 0;
+        if (!harness_interpreted()) {
+            with_lapic();
+            asked_for();
+            CHECK(asked >= 7);
+            virtx_lapic_detach(&lapic);
+        }
+        machine_close();
+    }
+    bare_timer_stop();
+    bare_handler_set(VECTOR_HOST, NULL, NULL);
+}
+
 static void lapic_timer(void)
 {
     with_each(timers);
@@ -282,6 +337,6 @@ static void deadline_in_the_past(void)
     with_each(over);
 }
 
-GUEST_CASES({"lapic-timer-without-the-hosts", lapic_timer},
+GUEST_CASES({"lapic-timer-without-the-hosts", lapic_timer}, {"host-is-told-of-the-time", told},
             {"deadline-ends-run", deadline_ends_run},
             {"deadline-in-the-past", deadline_in_the_past});
