@@ -80,6 +80,12 @@ static bool lmsle(const struct check *c)
     return c->save->efer & EFER_LMSLE;
 }
 
+/* Bochs' Trinity announces the bit and does not have it. */
+static bool tce(const struct check *c)
+{
+    return c->save->efer & EFER_TCE;
+}
+
 static bool last_pages(const struct check *c)
 {
     return c->control->iopm + SVM_IOPM_PAGES * PAGE == ~c->beyond + 1 ||
@@ -93,6 +99,7 @@ static const struct strict {
 } strict[] = {
     {"bochs", "guest EFER", "LMSLE may be set where CPUID 8000_0008 EBX[20] is clear", lmsle},
     {"qemu", "guest EFER", "LMSLE may be set where CPUID 8000_0008 EBX[20] is clear", lmsle},
+    {"bochs", "guest EFER", "TCE may be set where CPUID 8000_0001 ECX[17] is set", tce},
     {"qemu", "IOPM or MSRPM", "may be the last pages of the physical-address width", last_pages},
     {"bochs", "guest CS", "L and D may both be set outside long mode", code_64_and_32},
 };
