@@ -163,6 +163,9 @@ enum insn_result write_memory(struct exec *exec, uint64_t linear, const void *da
                               unsigned flags);
 enum insn_result compare_exchange(struct exec *exec, uint64_t linear, void *expected,
                                   const void *desired, unsigned size);
+/* More than one access can have, in pieces. */
+enum insn_result move_block(struct exec *exec, uint64_t linear, void *data, unsigned size,
+                            bool write, unsigned flags);
 /* Keeps what an instruction that is executed again is to find as it was. */
 enum insn_result log_value(struct exec *exec, unsigned address, void *data, unsigned size);
 enum insn_result port_in(struct exec *exec, uint16_t port, void *data, unsigned size);
@@ -249,20 +252,21 @@ bool execute_x87(struct exec *exec, enum insn_result *result);
 bool execute_xsave(struct exec *exec, enum insn_result *result);
 /* False: it is none that exec_sse.c knows. */
 bool execute_sse(struct exec *exec, enum insn_result *result);
-/* The vector registers that ModRM names; 16 bytes of one; and of ModRM.rm, if it may be memory. */
-static inline unsigned vector_reg(const struct insn *insn)
+/* The registers that ModRM names. */
+static inline unsigned modrm_reg(const struct insn *insn)
 {
     return (insn->modrm >> 3 & 7u) | (insn->rex & 4u) << 1;
 }
-static inline unsigned vector_rm(const struct insn *insn)
+static inline unsigned modrm_rm(const struct insn *insn)
 {
     return (insn->modrm & 7u) | (insn->rex & 1u) << 3;
 }
+/* 16 bytes of a vector register; and of ModRM.rm, which may be memory. */
 enum insn_result sse_access(struct exec *exec, unsigned reg, uint64_t *value, bool write);
 enum insn_result sse_source(struct exec *exec, uint64_t *value);
-/* exec_packed.c */
-bool is_packed(const struct insn *insn);
-enum insn_result execute_packed(struct exec *exec);
+/* exec_packed.c; NULL: it is none of its own. */
+const struct packed_form *packed_form(const struct insn *insn);
+enum insn_result execute_packed(struct exec *exec, const struct packed_form *form);
 /* False: it is none of BMI1 and BMI2. */
 bool execute_bmi(struct exec *exec, enum insn_result *result);
 enum insn_result execute_system_call(struct exec *exec);

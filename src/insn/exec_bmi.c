@@ -184,7 +184,7 @@ bool execute_bmi(struct exec *exec, enum insn_result *result)
 
     if (!is_bmi(insn, prefix))
         return false;
-    bmi.reg = (insn->modrm >> 3 & 7u) | (insn->rex & 4u) << 1;
+    bmi.reg = modrm_reg(insn);
     bmi.other = ~((unsigned)insn->imm2 >> 3) & registers;
     *result = INSN_OK;
     /* VEX.L; RORX has no second source. */
@@ -194,7 +194,7 @@ bool execute_bmi(struct exec *exec, enum insn_result *result)
         return true;
     }
     if (insn->modrm >= 0xc0) {
-        bmi.source = read_gpr(exec, (insn->modrm & 7u) | (insn->rex & 1u) << 3, bmi.size);
+        bmi.source = read_gpr(exec, modrm_rm(insn), bmi.size);
     } else {
         *result = operand_address(exec, bmi.size, false, &linear);
         if (*result == INSN_OK)

@@ -54,11 +54,11 @@ enum kind {
 
 enum { ANY, REGISTER }; /* which operands exist; memory's are moves, which others do */
 
-struct form {
+struct packed_form {
     uint8_t opcode, prefixes, kind, size, where;
 };
 
-static const struct form forms[] = {
+static const struct packed_form forms[] = {
     {0xfc, PREFIX_66, ADD, 1, ANY},
     {0xfd, PREFIX_66, ADD, 2, ANY},
     {0xfe, PREFIX_66, ADD, 4, ANY},
@@ -252,7 +252,7 @@ static enum insn_result shift_group(struct exec *exec, unsigned size)
     const struct insn *insn = exec->insn;
     unsigned which = insn->modrm >> 3 & 7;
     uint64_t a[2], count = insn->imm & 0xff;
-    enum insn_result result = sse_access(exec, vector_rm(insn), a, false);
+    enum insn_result result = sse_access(exec, modrm_rm(insn), a, false);
 
     if (result)
         return result;
@@ -263,18 +263,18 @@ static enum insn_result shift_group(struct exec *exec, unsigned size)
                   : which == 4 ? SHIFT_ARITHMETIC
                                : SHIFT_LEFT,
                   a, count, size);
-    return sse_access(exec, vector_rm(insn), a, true);
+    return sse_access(exec, modrm_rm(insn), a, true);
 }
 
 static enum insn_result signs(struct exec *exec, unsigned size)
 {
     uint64_t a[2], mask = 0;
-    enum insn_result result = sse_access(exec, vector_rm(exec->insn), a, false);
+    enum insn_result result = sse_access(exec, modrm_rm(exec->insn), a, false);
 
     for (unsigned i = 0; !result && i < LANES / size; i++)
         mask |= (element(a, i, size) >> (bits_of(size) - 1)) << i;
     if (!result)
-        stage_gpr(exec, vector_reg(exec->insn), 4, mask);
+        stage_gpr(exec, modrm_reg(exec->insn), 4, mask);
     return result;
 }
 
@@ -352,7 +352,7 @@ static void sum_of_differences(uint64_t *a, const uint64_t *b)
 }
 
 /* What needs all of both operands. */
-static void whole(const struct form *form, uint64_t *a, const uint64_t *b, unsigned order)
+static void whole(const struct packed_form *form, uint64_t *a, const uint64_t *b, unsigned order)
 {
     switch ((enum kind)form->kind) {
     case MULTIPLY_DWORDS:
@@ -401,7 +401,7 @@ static void whole(const struct form *form, uint64_t *a, const uint64_t *b, unsig
     }
 }
 
-static const struct form *find(const struct insn *insn)
+const struct packed_form *packed_form(const struct insn *insn)
 {
     unsigned prefix = insn->prefixes & INSN_PREFIX_REP      ? PREFIX_F3
                       : insn->prefixes & INSN_PREFIX_REPNE  ? PREFIX_F2
@@ -414,17 +414,11 @@ static const struct form *find(const struct insn *insn)
     return NULL;
 }
 
-bool is_packed(const struct insn *insn)
-{
-    return find(insn) != NULL;
-}
-
-enum insn_result execute_packed(struct exec *exec)
+enum insn_result execute_packed(struct exec *exec, const struct packed_form *form)
 {
     const struct insn *insn = exec->insn;
-    const struct form *form = find(insn);
     bool back = form->kind == MOVE_LOW_BACK || form->kind == MOVE_QUAD_BACK;
-    unsigned target = back ? vector_rm(insn) : vector_reg(insn), size = form->size;
+    unsigned target = back ? modrm_rm(insn) : modrm_reg(insn), size = form->size;
     uint64_t a[2], b[2];
     enum insn_result result;
 
@@ -432,7 +426,7 @@ enum insn_result execute_packed(struct exec *exec)
         return shift_group(exec, size);
     if (form->kind == SIGNS)
         return signs(exec, size);
-    result = back ? sse_access(exec, vector_reg(insn), b, false) : sse_source(exec, b);
+    result = back ? sse_access(exec, modrm_reg(insn), b, false) : sse_source(exec, b);
     if (!result)
         result = sse_access(exec, target, a, false);
     if (result)

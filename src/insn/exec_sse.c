@@ -62,7 +62,7 @@ static enum insn_result move(struct exec *exec)
 {
     const struct insn *insn = exec->insn;
     bool backwards = insn->opcode == 0x11 || insn->opcode == 0x29 || insn->opcode == 0x7f;
-    unsigned reg = vector_reg(insn), other = vector_rm(insn);
+    unsigned reg = modrm_reg(insn), other = modrm_rm(insn);
     uint64_t value[2];
     enum insn_result result = sse_access(exec, backwards ? reg : other, value, false);
 
@@ -75,7 +75,7 @@ enum insn_result sse_source(struct exec *exec, uint64_t *value)
     uint64_t linear;
 
     if (exec->insn->modrm >= 0xc0)
-        return sse_access(exec, vector_rm(exec->insn), value, false);
+        return sse_access(exec, modrm_rm(exec->insn), value, false);
     result = operand_address(exec, 16, false, &linear);
     if (!result && (linear & 15))
         return raise_code(exec, VECTOR_GP, 0);
@@ -84,7 +84,7 @@ enum insn_result sse_source(struct exec *exec, uint64_t *value)
 
 static enum insn_result compute(struct exec *exec, enum logic logic)
 {
-    unsigned reg = vector_reg(exec->insn);
+    unsigned reg = modrm_reg(exec->insn);
     uint64_t a[2] = {0}, b[2] = {0};
     enum insn_result result = sse_source(exec, b);
 
@@ -105,7 +105,7 @@ static enum insn_result word(struct exec *exec)
 {
     const struct insn *insn = exec->insn;
     bool insert = insn->opcode == 0xc4;
-    unsigned at = insn->imm & 7, reg = vector_reg(insn), other = vector_rm(insn);
+    unsigned at = insn->imm & 7, reg = modrm_reg(insn), other = modrm_rm(insn);
     uint64_t value[2], linear, data = exec->cpu->gpr[other] & 0xffff;
     enum insn_result result = INSN_OK;
 
@@ -132,23 +132,28 @@ bool execute_sse(struct exec *exec, enum insn_result *result)
 {
     const struct insn *insn = exec->insn;
     const struct insn_cpu *cpu = exec->cpu;
+    const struct packed_form *form = NULL;
     enum logic logic = AND;
-    bool moves, computes;
+    bool moves, computes, words;
 
     if (insn->encoding != INSN_LEGACY || insn->map != INSN_MAP_0F || !exec->ops->vector)
         return false;
     moves = is_move(insn);
     computes = !moves && is_logic(insn, &logic);
-    if (!moves && !computes && !is_word(insn) && !is_packed(insn))
-        return false;
+    words = !moves && !computes && is_word(insn);
+    if (!moves && !computes && !words) {
+        form = packed_form(insn);
+        if (!form)
+            return false;
+    }
     if ((cpu->cr0 & CR0_EM) || !(cpu->cr4 & CR4_OSFXSR))
         *result = raise(exec, VECTOR_UD);
     else if (cpu->cr0 & CR0_TS)
         *result = raise(exec, VECTOR_NM);
     else
-        *result = moves           ? move(exec)
-                  : computes      ? compute(exec, logic)
-                  : is_word(insn) ? word(exec)
-                                  : execute_packed(exec);
+        *result = moves      ? move(exec)
+                  : computes ? compute(exec, logic)
+                  : words    ? word(exec)
+                             : execute_packed(exec, form);
     return true;
 }

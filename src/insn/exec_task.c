@@ -18,29 +18,13 @@ struct layout {
 static const struct layout layouts[2] = {{0x2b, 2, 0x0e, 0x22, 4, 0x2a},
                                          {0x67, 4, 0x20, 0x48, 6, 0x60}};
 
-enum { TSS_CR3 = 0x1c, TSS_TRAP = 0x64, PIECE = 16, VECTOR_PF = 14, DR6_BT = 1 << 15 };
+enum { TSS_CR3 = 0x1c, TSS_TRAP = 0x64, VECTOR_PF = 14, DR6_BT = 1 << 15 };
 
 struct task {
     const struct layout *layout;
     unsigned ext; /* bit 0 of the error codes */
     uint8_t image[0x68];
 };
-
-static enum insn_result transfer(struct exec *exec, uint64_t linear, uint8_t *data, unsigned size,
-                                 bool write)
-{
-    enum insn_result result = INSN_OK;
-
-    for (unsigned at = 0; at < size && !result; at += PIECE) {
-        unsigned piece = size - at < PIECE ? size - at : PIECE;
-
-        if (write)
-            result = write_memory(exec, linear + at, data + at, piece, INSN_ACCESS_SYSTEM);
-        else
-            result = read_memory(exec, linear + at, data + at, piece, INSN_ACCESS_SYSTEM);
-    }
-    return result;
-}
 
 static uint32_t field(const struct task *task, unsigned at, unsigned size)
 {
@@ -72,8 +56,8 @@ static enum insn_result save(struct exec *exec, uint64_t rip, uint64_t flags)
     /* The words above selectors are reserved, and written as 0. */
     for (unsigned i = 0; i < layout->count; i++)
         set_field(&old, layout->segments + i * word, cpu->seg[i].selector, word);
-    return transfer(exec, cpu->tr.base + from, old.image + from,
-                    layout->segments + layout->count * word - from, true);
+    return move_block(exec, cpu->tr.base + from, old.image + from,
+                      layout->segments + layout->count * word - from, true, INSN_ACCESS_SYSTEM);
 }
 
 static enum insn_result set_busy(struct exec *exec, const struct descriptor *tss, bool busy)
@@ -222,7 +206,8 @@ static enum insn_result read_task(struct exec *exec, const struct descriptor *ts
     task->layout = &layouts[tss->seg.attributes >> 3 & 1];
     if (tss->seg.limit < task->layout->limit)
         return raise_code(exec, VECTOR_TS, code_of(tss->seg.selector));
-    result = transfer(exec, tss->seg.base, task->image, task->layout->limit + 1u, false);
+    result = move_block(exec, tss->seg.base, task->image, task->layout->limit + 1u, false,
+                        INSN_ACCESS_SYSTEM);
     if (!result && new_cr3(exec, task) && !exec->ops->task_cr3)
         return INSN_UNSUPPORTED;
     return result;

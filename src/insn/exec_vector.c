@@ -117,7 +117,7 @@ static enum insn_vector part_of(const struct exec *exec)
 static enum insn_result with_register(struct exec *exec, const struct vector_move *move,
                                       unsigned reg, unsigned size, uint64_t *value)
 {
-    unsigned general = (exec->insn->modrm & 7u) | (exec->insn->rex & 1u) << 3;
+    unsigned general = modrm_rm(exec->insn);
     enum insn_vector part = part_of(exec);
 
     if (move->flags & LOAD) {
@@ -248,7 +248,7 @@ enum insn_result execute_vector(struct exec *exec)
     result = check(exec);
     if (result)
         return result;
-    reg = (insn->modrm >> 3 & 7u) | (insn->rex & 4u) << 1;
+    reg = modrm_reg(insn);
     size = move->flags & GENERAL && insn->rex & 8 ? 8 : move->size;
     if (insn->modrm >= 0xc0)
         return with_register(exec, move, reg, size, value);

@@ -162,13 +162,7 @@ static enum insn_result transfer(struct exec *exec, uint64_t linear, uint8_t *da
         if (!result)
             result = probe_write(exec, linear + size - 16, 16);
     }
-    for (unsigned at = 0; at < size && !result; at += 16) {
-        unsigned piece = size - at < 16 ? size - at : 16;
-
-        result = write ? write_memory(exec, linear + at, data + at, piece, 0)
-                       : read_memory(exec, linear + at, data + at, piece, 0);
-    }
-    return result;
+    return result ? result : move_block(exec, linear, data, size, write, 0);
 }
 
 static enum insn_result fetch_operand(struct exec *exec, struct x87 *x)

@@ -10,7 +10,7 @@ enum {
     X87 = 1 << 0,
     SSE = 1 << 1,
     AVX = 1 << 2,
-    PIECE = 16,
+    XMM = 16,
     AREA_FIP = 8,
     AREA_FDP = 16,
     AREA_MXCSR = 24,
@@ -33,15 +33,7 @@ struct xsave {
 static enum insn_result move(struct exec *exec, struct xsave *x, unsigned from, unsigned size,
                              bool write)
 {
-    enum insn_result result = INSN_OK;
-
-    for (unsigned at = from; at < from + size && !result; at += PIECE) {
-        unsigned piece = from + size - at < PIECE ? from + size - at : PIECE;
-
-        result = write ? write_memory(exec, x->linear + at, x->area + at, piece, 0)
-                       : read_memory(exec, x->linear + at, x->area + at, piece, 0);
-    }
-    return result;
+    return move_block(exec, x->linear + from, x->area + from, size, write, 0);
 }
 
 static uint64_t get(const struct xsave *x, unsigned at, unsigned size)
@@ -69,7 +61,7 @@ static void narrow_pointers(struct exec *exec, struct xsave *x)
 static bool upper_halves(struct exec *exec, struct xsave *x, bool write)
 {
     for (unsigned i = 0; i < x->registers; i++)
-        if (!exec->ops->vector(exec->context, i, x->area + AREA_YMM + PIECE * i, write,
+        if (!exec->ops->vector(exec->context, i, x->area + AREA_YMM + XMM * i, write,
                                INSN_VECTOR_HIGH))
             return false;
     return true;
@@ -86,9 +78,9 @@ static enum insn_result components(struct exec *exec, struct xsave *x, uint64_t 
             result = move(exec, x, AREA_ST, AREA_XMM - AREA_ST, write);
     }
     if (!result && (which & SSE))
-        result = move(exec, x, AREA_XMM, PIECE * x->registers, write);
+        result = move(exec, x, AREA_XMM, XMM * x->registers, write);
     if (!result && (which & AVX))
-        result = move(exec, x, AREA_YMM, PIECE * x->registers, write);
+        result = move(exec, x, AREA_YMM, XMM * x->registers, write);
     return result;
 }
 
@@ -118,9 +110,9 @@ static void initialize(struct xsave *x, uint64_t which)
         put(x, 0, 0x37f, 2);
     }
     if (which & SSE)
-        __builtin_memset(x->area + AREA_XMM, 0, PIECE * x->registers);
+        __builtin_memset(x->area + AREA_XMM, 0, XMM * x->registers);
     if (which & AVX)
-        __builtin_memset(x->area + AREA_YMM, 0, PIECE * x->registers);
+        __builtin_memset(x->area + AREA_YMM, 0, XMM * x->registers);
 }
 
 static enum insn_result restore_mxcsr(struct exec *exec, struct xsave *x, uint64_t mask)
@@ -162,31 +154,41 @@ static enum insn_result restore(struct exec *exec, struct xsave *x)
     return INSN_OK;
 }
 
-bool execute_xsave(struct exec *exec, enum insn_result *result)
+static bool is_xsave(const struct insn *insn)
 {
-    const struct insn *insn = exec->insn;
-    const struct insn_cpu *cpu = exec->cpu;
     unsigned reg = insn->modrm >> 3 & 7;
-    struct xsave x = {.registers = cpu->mode >= INSN_64 ? 16 : 8};
 
-    if (insn->encoding != INSN_LEGACY || insn->map != INSN_MAP_0F || insn->opcode != 0xae ||
-        insn->modrm >= 0xc0 || reg < 4 || reg > 6 ||
-        (insn->prefixes & (INSN_PREFIX_REP | INSN_PREFIX_REPNE | INSN_PREFIX_OPSIZE)))
-        return false;
+    return insn->encoding == INSN_LEGACY && insn->map == INSN_MAP_0F && insn->opcode == 0xae &&
+           insn->modrm < 0xc0 && reg >= 4 && reg <= 6 &&
+           !(insn->prefixes & (INSN_PREFIX_REP | INSN_PREFIX_REPNE | INSN_PREFIX_OPSIZE));
+}
+
+static enum insn_result execute(struct exec *exec)
+{
+    const struct insn_cpu *cpu = exec->cpu;
+    bool restores = (exec->insn->modrm >> 3 & 7) == 5;
+    struct xsave x = {.registers = cpu->mode >= INSN_64 ? 16 : 8};
+    enum insn_result result;
+
     x.wanted = cpu->xcr0 & ((cpu->gpr[RDX] & 0xffffffff) << 32 | (cpu->gpr[RAX] & 0xffffffff));
     if (!exec->ops->fpu || !exec->ops->vector || (x.wanted & ~(uint64_t)(X87 | SSE | AVX)))
-        *result = INSN_UNSUPPORTED;
-    else if (!(cpu->cr4 & CR4_OSXSAVE))
-        *result = raise(exec, VECTOR_UD);
-    else if (cpu->cr0 & CR0_TS)
-        *result = raise(exec, VECTOR_NM);
-    else
-        *result = operand_address(exec, AREA_YMM, reg != 5, &x.linear);
-    if (*result)
-        return true;
+        return INSN_UNSUPPORTED;
+    if (!(cpu->cr4 & CR4_OSXSAVE))
+        return raise(exec, VECTOR_UD);
+    if (cpu->cr0 & CR0_TS)
+        return raise(exec, VECTOR_NM);
+    result = operand_address(exec, AREA_YMM, !restores, &x.linear);
+    if (result)
+        return result;
     if (x.linear & 63)
-        *result = raise_code(exec, VECTOR_GP, 0);
-    else
-        *result = reg == 5 ? restore(exec, &x) : save(exec, &x);
+        return raise_code(exec, VECTOR_GP, 0);
+    return restores ? restore(exec, &x) : save(exec, &x);
+}
+
+bool execute_xsave(struct exec *exec, enum insn_result *result)
+{
+    if (!is_xsave(exec->insn))
+        return false;
+    *result = execute(exec);
     return true;
 }

@@ -93,6 +93,22 @@ enum insn_result write_memory(struct exec *exec, uint64_t linear, const void *da
         access, exec->ops->write(exec->context, linear, access->data, size, flags, exec->fault));
 }
 
+enum insn_result move_block(struct exec *exec, uint64_t linear, void *data, unsigned size,
+                            bool write, unsigned flags)
+{
+    enum { PIECE = 16 };
+    uint8_t *bytes = data;
+    enum insn_result result = INSN_OK;
+
+    for (unsigned at = 0; at < size && !result; at += PIECE) {
+        unsigned piece = size - at < PIECE ? size - at : PIECE;
+
+        result = write ? write_memory(exec, linear + at, bytes + at, piece, flags)
+                       : read_memory(exec, linear + at, bytes + at, piece, flags);
+    }
+    return result;
+}
+
 enum insn_result log_value(struct exec *exec, unsigned address, void *data, unsigned size)
 {
     struct insn_access *access = next_access(exec, INSN_ACCESS_REGISTER, address, size);
