@@ -164,7 +164,7 @@ static enum insn_access_result begin(struct hw_vcpu *hv, uint64_t linear, void *
     if (flags & INSN_ACCESS_PROBE)
         return probe(hv, access, fault);
     if (unlikely(em->dr7) && !(flags & INSN_ACCESS_SYSTEM))
-        hw_watch_data(em, linear, size, write);
+        hw_watch_data(hv, linear, size, write);
     if (write)
         memcpy(access->data, data, size);
     result = hw_access_advance(hv, fault);
@@ -256,7 +256,7 @@ static enum insn_access_result compare_exchange(void *context, uint64_t linear, 
                 virtx_slot_mark(slot, gpa, size);
             virtx_gpa_written(vm, gpa, size);
             if (unlikely(em->dr7))
-                hw_watch_data(em, linear, size, true);
+                hw_watch_data(hv, linear, size, true);
             return INSN_ACCESS_OK;
         }
     }
@@ -325,7 +325,7 @@ static enum insn_access_result port(struct hw_vcpu *hv, uint16_t number, void *d
 
     em->access = (struct hw_access){.size = (uint8_t)size, .write = write, .port = true};
     if (unlikely(em->dr7))
-        hw_watch_port(em, number, size);
+        hw_watch_port(hv, number, size);
     exit->reason = VIRTX_EXIT_IO;
     exit->pending = false;
     exit->length = em->insn.length;

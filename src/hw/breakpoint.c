@@ -9,45 +9,32 @@
  */
 #include "hw/emulation.h"
 
-#define BIT32(n)    (1u << (n))
-#define DR7_ON      0xffu /* L0, G0 to L3, G3 */
-#define SINGLE_STEP BIT32(14)
+#define DR7_ON 0xffu /* L0, G0 to L3, G3 */
 
 /* R/W of DR7, as bits of a set. */
 enum { ON_EXECUTE = 1 << 0, ON_WRITE = 1 << 1, ON_PORT = 1 << 2, ON_ACCESS = 1 << 3 };
 
-bool hw_breakpoints_on(struct hw_vcpu *hv)
+bool hw_any_breakpoint(struct hw_vcpu *hv)
 {
     uint64_t dr7 = hv->valid & VIRTX_STATE_DR ? hv->state.dr7 : hv->ops->dr7(hv);
 
     return (dr7 & DR7_ON) != 0;
 }
 
-static void read_registers(struct hw_vcpu *hv, uint64_t *dr)
-{
-    if (!hv->debug_loaded) {
-        memcpy(dr, hv->state.dr, sizeof(hv->state.dr));
-        return;
-    }
-    dr[0] = x86_read_dr0();
-    dr[1] = x86_read_dr1();
-    dr[2] = x86_read_dr2();
-    dr[3] = x86_read_dr3();
-}
-
 /* The breakpoints of these kinds that are on and touch the range, as B0 to B3 of DR6. */
-static uint32_t met(const uint64_t *dr, uint64_t dr7, unsigned kinds, uint64_t first, unsigned size)
+static uint32_t met(const struct hw_vcpu *hv, unsigned kinds, uint64_t first, unsigned size)
 {
     static const uint8_t lengths[4] = {1, 2, 8, 4};
-    uint32_t found = 0;
+    const struct hw_emulation *em = hv->emulation;
+    uint32_t dr7 = em->dr7, found = 0;
 
     for (unsigned n = 0; n < 4; n++) {
         unsigned kind = dr7 >> (16 + 4 * n) & 3, length = lengths[dr7 >> (18 + 4 * n) & 3];
-        uint64_t from = dr[n] & ~(uint64_t)(length - 1);
+        uint64_t from = hv->state.dr[n] & ~(uint64_t)(length - 1);
 
         if ((dr7 >> 2 * n & 3) && (kinds >> kind & 1) &&
             (first - from < length || from - first < size))
-            found |= BIT32(n);
+            found |= 1u << n;
     }
     return found;
 }
@@ -56,10 +43,9 @@ static void watch(struct hw_vcpu *hv)
 {
     struct hw_emulation *em = hv->emulation;
 
-    if (!hw_breakpoints_on(hv))
-        return;
     em->dr7 = (uint32_t)hw_state(hv, VIRTX_STATE_DR)->dr7;
-    read_registers(hv, em->dr);
+    if (hv->debug_loaded)
+        hw_debug_sync(hv);
     if (!(hw_state(hv, VIRTX_STATE_CR)->cr4 & CR4_DE))
         for (unsigned n = 0; n < 4; n++) /* R/W of 2 is undefined then */
             if ((em->dr7 >> (16 + 4 * n) & 3) == 2)
@@ -72,18 +58,28 @@ void hw_watch_begin(struct hw_vcpu *hv)
 
     em->dr7 = 0;
     em->met = 0;
-    if (unlikely(hv->debug_used))
+    if (hw_breakpoints_on(hv))
         watch(hv);
 }
 
-void hw_watch_data(struct hw_emulation *em, uint64_t linear, unsigned size, bool write)
+void hw_watch_data(struct hw_vcpu *hv, uint64_t linear, unsigned size, bool write)
 {
-    em->met |= met(em->dr, em->dr7, write ? ON_WRITE | ON_ACCESS : ON_ACCESS, linear, size);
+    struct hw_emulation *em = hv->emulation;
+
+    em->met |= met(hv, write ? ON_WRITE | ON_ACCESS : ON_ACCESS, linear, size);
 }
 
-void hw_watch_port(struct hw_emulation *em, uint16_t port, unsigned size)
+void hw_watch_port(struct hw_vcpu *hv, uint16_t port, unsigned size)
 {
-    em->met |= met(em->dr, em->dr7, ON_PORT, port, size);
+    struct hw_emulation *em = hv->emulation;
+
+    em->met |= met(hv, ON_PORT, port, size);
+}
+
+static void raise_debug(struct hw_vcpu *hv, uint32_t cause)
+{
+    hw_raise(hv, &(struct virtx_event){
+                     .type = VIRTX_EVENT_EXCEPTION, .vector = VECTOR_DB, .address = cause});
 }
 
 /* What traps behind an instruction, or an iteration of one. */
@@ -97,12 +93,11 @@ void hw_watch_end(struct hw_vcpu *hv, bool step)
         hw_single_step(hv);
     if (!cause)
         return;
-    if (hw_state(hv, VIRTX_STATE_INTR)->pending_debug & SINGLE_STEP) {
+    if (hw_state(hv, VIRTX_STATE_INTR)->pending_debug & DR6_BS) {
         hw_change(hv, VIRTX_STATE_INTR)->pending_debug = 0;
-        cause |= SINGLE_STEP;
+        cause |= DR6_BS;
     }
-    hw_raise(hv, &(struct virtx_event){
-                     .type = VIRTX_EVENT_EXCEPTION, .vector = VECTOR_DB, .address = cause});
+    raise_debug(hv, cause);
 }
 
 /* ---- Instructions ---- */
@@ -122,10 +117,9 @@ bool hw_code_breakpoint(struct hw_vcpu *hv)
         return false;
     if (hw_insn_mode(hv) < INSN_64)
         linear = (uint32_t)(state->seg[VIRTX_CS].base + linear);
-    cause = met(em->dr, em->dr7, ON_EXECUTE, linear, 1);
+    cause = met(hv, ON_EXECUTE, linear, 1);
     if (cause)
-        hw_raise(hv, &(struct virtx_event){
-                         .type = VIRTX_EVENT_EXCEPTION, .vector = VECTOR_DB, .address = cause});
+        raise_debug(hv, cause);
     return cause != 0;
 }
 
@@ -138,10 +132,8 @@ void hw_io_watch(struct hw_vcpu *hv)
     const struct virtx_exit *exit = &hv->vcpu->exit;
     struct hw_emulation *em = hv->emulation;
 
-    if (!hw_breakpoints_on(hv))
-        return;
     hw_watch_begin(hv);
-    hw_watch_port(em, exit->io.port, exit->io.size);
+    hw_watch_port(hv, exit->io.port, exit->io.size);
     if (!em->met)
         return;
     hv->soft->port_rip = (uint32_t)(exit->rip + exit->length);

@@ -74,7 +74,6 @@ struct hw_emulation {
     bool ports;    /* the instruction's ports are reached through the executor */
     /* breakpoint.c: the guest's, if any is on; and which of them the instruction has met, as in DR6
      */
-    uint64_t dr[4];
     uint32_t dr7;
     uint32_t met;
     bool any; /* system instructions too: nobody else will execute them */
@@ -137,8 +136,8 @@ void hw_retired(struct hw_vcpu *hv, const struct insn_cpu *cpu, bool trap);
 
 /* breakpoint.c: before an instruction; at an access of it, if hw_emulation.dr7; and behind it. */
 void hw_watch_begin(struct hw_vcpu *hv);
-void hw_watch_data(struct hw_emulation *em, uint64_t linear, unsigned size, bool write);
-void hw_watch_port(struct hw_emulation *em, uint16_t port, unsigned size);
+void hw_watch_data(struct hw_vcpu *hv, uint64_t linear, unsigned size, bool write);
+void hw_watch_port(struct hw_vcpu *hv, uint16_t port, unsigned size);
 void hw_watch_end(struct hw_vcpu *hv, bool step);
 /* The instruction at RIP, which the processor has not looked at, has a breakpoint: #DB is queued.
  */

@@ -42,8 +42,6 @@ static bool io_exit(struct hw_vcpu *hv, enum virtx_status *status)
     if (hv->vcpu->exit.io.string)
         return hw_io(hv, status);
     hw_io_record(hv);
-    if (unlikely(hv->debug_used))
-        hw_io_watch(hv);
     return hv->rules_port ? hw_offer(hv, status) : hw_to_loop(hv, true);
 }
 

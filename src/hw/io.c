@@ -121,7 +121,7 @@ bool hw_io(struct hw_vcpu *hv, enum virtx_status *status)
         hv->ops->advance(hv);
         return true;
     }
-    if (unlikely(hv->debug_used) && hw_breakpoints_on(hv))
+    if (hw_breakpoints_on(hv))
         return hw_execute_string_io(hv, &insn, status);
     units = (unsigned)min_u64(left, VIRTX_IO_BATCH / io->size);
     if (unlikely(hw_state(hv, VIRTX_STATE_RFLAGS)->rflags & RFLAGS_TF))

@@ -200,7 +200,7 @@ static __attribute__((noinline)) bool mmio(struct hw_vcpu *hv)
     line = hw_code(hv, &fetch);
     if (!line)
         return undecoded(hv, &fetch);
-    if (!is_simple(hv, line) || (unlikely(hv->debug_used) && hw_breakpoints_on(hv)))
+    if (!is_simple(hv, line) || hw_breakpoints_on(hv))
         return hw_execute_insn(hv, &line->insn, &hv->status);
     describe(hv, line);
     return offer_or_loop(hv, line);
@@ -390,7 +390,7 @@ static __attribute__((noinline)) bool known_hole(struct hw_vcpu *hv)
 
     if (unlikely(hv->has_reinject | hv->fault.table_walk) ||
         unlikely(!hw_line_holds(hv, line, &code)) || unlikely(!is_simple(hv, line)) ||
-        (unlikely(hv->debug_used) && hw_breakpoints_on(hv)))
+        hw_breakpoints_on(hv))
         return mmio(hv);
     describe(hv, line);
     device = &hv->soft->device[line->mov.access == VIRTX_WRITE];

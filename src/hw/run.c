@@ -266,8 +266,6 @@ static inline enum hw_quick quick_exit(struct hw_vcpu *hv, uint32_t reason)
 {
     if (reason == VIRTX_EXIT_IO && !hv->vcpu->exit.io.string) {
         hw_io_record(hv);
-        if (unlikely(hv->debug_used))
-            hw_io_watch(hv);
         return quick_port(hv);
     }
     if (reason == VIRTX_EXIT_MSR && !hv->rules_msr)

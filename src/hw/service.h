@@ -297,6 +297,13 @@ static inline void hw_rax_write(struct hw_vcpu *hv, uint64_t value, unsigned byt
 
     *rax = (value & mask) | (bytes == 4 ? 0 : *rax & ~mask);
 }
+/* breakpoint.c: any breakpoint of the guest's is on. */
+bool hw_any_breakpoint(struct hw_vcpu *hv);
+static inline bool hw_breakpoints_on(struct hw_vcpu *hv)
+{
+    return unlikely(hv->debug_used) && hw_any_breakpoint(hv);
+}
+void hw_io_watch(struct hw_vcpu *hv); /* the record is a plain port access */
 /* Fills in what is the same on all processors, for one unit. */
 static inline void hw_io_record(struct hw_vcpu *hv)
 {
@@ -306,6 +313,8 @@ static inline void hw_io_record(struct hw_vcpu *hv)
     io->count = 1;
     io->data = &io->value;
     io->value = io->access == VIRTX_WRITE ? hv->state.gpr[VIRTX_RAX] & mask : mask;
+    if (unlikely(hv->debug_used))
+        hw_io_watch(hv);
 }
 bool hw_io(struct hw_vcpu *hv, enum virtx_status *status);
 void hw_io_complete(struct hw_vcpu *hv);
@@ -342,10 +351,7 @@ bool hw_interpret(struct hw_vcpu *hv, enum virtx_status *status);
 /* The same, where the processor has raised the exception in the record instead. */
 bool hw_interpret_fault(struct hw_vcpu *hv, enum virtx_status *status);
 
-/* breakpoint.c: any breakpoint of the guest's is on; only asked if hw_vcpu.debug_used. */
-bool hw_breakpoints_on(struct hw_vcpu *hv);
-void hw_io_watch(struct hw_vcpu *hv); /* the record is a plain port access */
-void hw_io_trap(struct hw_vcpu *hv);  /* HW_WORK_TRAP */
+void hw_io_trap(struct hw_vcpu *hv); /* breakpoint.c: HW_WORK_TRAP */
 
 /* complete.c: serves the access in the record with the values in it (a handler's answer). */
 void hw_complete_record(struct hw_vcpu *hv);
