@@ -122,7 +122,7 @@ static void each_way(void (*fn)(uint64_t), uint64_t argument, const struct trap 
 /* ---- Data ---- */
 
 void bp_data(uint64_t base);
-extern const char bp_d1[], bp_d2[], bp_d3[], bp_d4[], bp_d5[], bp_d6[], bp_d7[], bp_d8[];
+extern const char bp_d1[], bp_d2[], bp_d3[], bp_d4[], bp_d5[], bp_d6[], bp_d7[], bp_d8[], bp_d9[];
 __asm__(".text\nbp_data:\n"
         "    movl %eax, 0x100(%rdi)\n"
         "bp_d1: movl 0x100(%rdi), %eax\n" /* writes only */
@@ -133,14 +133,26 @@ __asm__(".text\nbp_data:\n"
         "bp_d3: movq 0x200(%rdi), %rax\n"
         "bp_d4: addl $1, 0x204(%rdi)\n" /* once */
         "bp_d5: lock incl 0x200(%rdi)\n"
-        "bp_d6: movl 0x208(%rdi), %eax\n"
+        "bp_d6: movl %eax, 0x204(%rdi)\n"
+        "bp_d7: movl 0x208(%rdi), %eax\n"
         "    xorl %eax, %eax\n"
         "    pushfq\n"
         "    orl $0x100, (%rsp)\n"
         "    popfq\n"
         "    movl %eax, 0x100(%rdi)\n" /* and a single step */
-        "bp_d7: movups 0x1f4(%rdi), %xmm0\n"
-        "bp_d8: ret\n");
+        "bp_d8: movups 0x1f4(%rdi), %xmm0\n"
+        "bp_d9: ret\n");
+
+enum { DATA_TRAPS = 9 };
+static void expect_data(struct trap *expected)
+{
+    const struct trap all[DATA_TRAPS] = {
+        {(uintptr_t)bp_d1, B0}, {(uintptr_t)bp_d2, B0},      {(uintptr_t)bp_d3, B0},
+        {(uintptr_t)bp_d4, B1}, {(uintptr_t)bp_d5, B1},      {(uintptr_t)bp_d6, B1},
+        {(uintptr_t)bp_d7, B1}, {(uintptr_t)bp_d8, BS | B0}, {(uintptr_t)bp_d9, B1}};
+
+    memcpy(expected, all, sizeof(all));
+}
 
 static void guest_data(uint64_t base)
 {
@@ -154,27 +166,21 @@ static void guest_data(uint64_t base)
 
 static void data(void)
 {
-    static struct trap expected[8];
-    const struct trap now[8] = {{(uintptr_t)bp_d1, B0},      {(uintptr_t)bp_d2, B0},
-                                {(uintptr_t)bp_d3, B0},      {(uintptr_t)bp_d4, B1},
-                                {(uintptr_t)bp_d5, B1},      {(uintptr_t)bp_d6, B1},
-                                {(uintptr_t)bp_d7, BS | B0}, {(uintptr_t)bp_d8, B1}};
+    struct trap expected[DATA_TRAPS];
 
-    memcpy(expected, now, sizeof(expected));
+    expect_data(expected);
     machine_open();
     host_steps_allow();
-    each_way(guest_data, GUEST_HOLE, expected, 8);
+    each_way(guest_data, GUEST_HOLE, expected, DATA_TRAPS);
     (void)host_steps_end();
 }
 
 /* The same on memory: what the processor does, or the executor. */
 static void data_in_memory(void)
 {
-    const struct trap expected[8] = {{(uintptr_t)bp_d1, B0},      {(uintptr_t)bp_d2, B0},
-                                     {(uintptr_t)bp_d3, B0},      {(uintptr_t)bp_d4, B1},
-                                     {(uintptr_t)bp_d5, B1},      {(uintptr_t)bp_d6, B1},
-                                     {(uintptr_t)bp_d7, BS | B0}, {(uintptr_t)bp_d8, B1}};
+    struct trap expected[DATA_TRAPS];
 
+    expect_data(expected);
     machine_open();
     host_steps_allow();
     trap_count = 0;
@@ -185,7 +191,7 @@ static void data_in_memory(void)
     else if (engine_is("bochs") && guest_has_svm && !harness_interpreted())
         known_bug("Bochs does not update DR6 when it intercepts #DB");
     if (serve_all())
-        check_traps(expected, 8);
+        check_traps(expected, DATA_TRAPS);
     known_bug_end();
     (void)host_steps_end();
 }
