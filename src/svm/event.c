@@ -62,6 +62,15 @@ void svm_inject(struct hw_vcpu *hv, const struct virtx_event *event)
 
 /* ---- EXITINTINFO ---- */
 
+/* One engine calls the physical interrupts of a guest that owns them exceptions. */
+static uint32_t type_of(uint32_t info)
+{
+    uint32_t type = info & VMCB_EVENT_TYPE;
+
+    return type == VMCB_EVENT_EXCEPTION && (info & VMCB_EVENT_VECTOR) >= 32 ? VMCB_EVENT_INTERRUPT
+                                                                            : type;
+}
+
 static bool is_software(uint32_t info)
 {
     uint32_t vector = info & VMCB_EVENT_VECTOR;
@@ -77,7 +86,7 @@ static bool comes_again(const struct svm_vcpu *sv, uint32_t info)
     const struct vmcb_save *save = &sv->vmcb.save;
     uint32_t vector = info & VMCB_EVENT_VECTOR;
 
-    if ((info & VMCB_EVENT_TYPE) != VMCB_EVENT_EXCEPTION || vector >= 32 || vector == VECTOR_MC)
+    if (type_of(info) != VMCB_EVENT_EXCEPTION || vector == VECTOR_MC)
         return false;
     return vector != VECTOR_DB || (!(save->rflags & RFLAGS_TF) && !(save->dr7 & 0xff));
 }
@@ -102,10 +111,7 @@ static bool may_be_stale(struct svm_vcpu *sv, uint32_t info)
  */
 static bool impossible(const struct svm_vcpu *sv, uint32_t info)
 {
-    uint32_t type = info & VMCB_EVENT_TYPE;
-
-    return (type == VMCB_EVENT_INTERRUPT ||
-            (type == VMCB_EVENT_EXCEPTION && (uint8_t)info >= 32)) &&
+    return type_of(info) == VMCB_EVENT_INTERRUPT &&
            (!sv->hw.vcpu->vm->config.interrupts_to_guest || !(sv->vmcb.save.rflags & RFLAGS_IF));
 }
 
@@ -118,7 +124,7 @@ void svm_event_interrupted(struct svm_vcpu *sv)
 {
     struct hw_vcpu *hv = &sv->hw;
     uint64_t info = sv->vmcb.control.exit_int_info;
-    uint32_t type = (uint32_t)info & VMCB_EVENT_TYPE;
+    uint32_t type = type_of((uint32_t)info);
     struct virtx_event *event = &hv->reinject;
 
     hv->vcpu->exit.raw.interruption = info;
@@ -129,10 +135,7 @@ void svm_event_interrupted(struct svm_vcpu *sv)
         hv->vcpu->exit.rip = hv->state.rip;
     } else if (!is_software((uint32_t)info) && (uint32_t)info != VMCB_EVENT_VALID &&
                !may_be_stale(sv, (uint32_t)info) && !impossible(sv, (uint32_t)info)) {
-        /* Interrupt 0 above, which nobody sends, is all that one engine says of an INT n. Another
-         * calls the physical interrupts of a guest that owns them exceptions. */
-        if (type == VMCB_EVENT_EXCEPTION && (uint8_t)info >= 32)
-            type = VMCB_EVENT_INTERRUPT;
+        /* Interrupt 0 above, which nobody sends, is all that one engine says of an INT n. */
         event->type = type == VMCB_EVENT_NMI         ? VIRTX_EVENT_NMI
                       : type == VMCB_EVENT_INTERRUPT ? VIRTX_EVENT_INTERRUPT
                                                      : VIRTX_EVENT_EXCEPTION;
