@@ -11,7 +11,7 @@
  * A table for people, then one line of JSON a row for programs. Never fails on a number: numbers are
  * for looking at and for tools; it fails when a row cannot be run.
  */
-#include "harness.h"
+#include "bench.h"
 #include <virtx/lapic.h>
 #include <virtx/pic.h>
 
@@ -23,15 +23,6 @@ enum {
     FAULT_PAGE = 0x60000000,
     OTHER_MSR = 0x8b, /* IA32_BIOS_SIGN_ID: kept by the library */
 };
-
-static volatile uint64_t ticks;
-
-#define MEASURE(count, text, ...)                                                                  \
-    do {                                                                                           \
-        uint64_t left_ = (count), start_ = bare_tsc();                                             \
-        __asm__ volatile("7: " text "; decq %0; jnz 7b" : "+r"(left_) : __VA_ARGS__);              \
-        ticks = bare_tsc() - start_;                                                               \
-    } while (0)
 
 /* ---- The guest's loops; each is run once before it is measured ---- */
 

@@ -8,7 +8,7 @@
  *
  * Never fails on a number; it fails when a row cannot be run.
  */
-#include "harness.h"
+#include "bench.h"
 #include <virtx/lapic.h>
 
 enum {
@@ -19,15 +19,6 @@ enum {
     REG_ICR = 0xfee00300,
     VECTOR = 0x51,
 };
-
-static volatile uint64_t ticks;
-
-#define MEASURE(count, text, ...)                                                                  \
-    do {                                                                                           \
-        uint64_t left_ = (count), start_ = bare_tsc();                                             \
-        __asm__ volatile("7: " text "; decq %0; jnz 7b" : "+r"(left_) : __VA_ARGS__);              \
-        ticks = bare_tsc() - start_;                                                               \
-    } while (0)
 
 /* ---- The guest's loops ---- */
 

@@ -5,7 +5,7 @@
  * npt=0, VMX on Bochs corei7_skylake_x, SVM on Bochs zambezi; "target" is what this project wants
  * to stay below. Run it with paging=shadow; row=N runs one row only.
  */
-#include "harness.h"
+#include "bench.h"
 
 enum {
     COUNT = 4000,
@@ -13,15 +13,6 @@ enum {
     FAULT_PAGE = 0x60000000, /* mapped by nothing, or by a row itself */
     SMALL_BASE = 0x68000000, /* GUEST_MEMORY again, by 4-KiB entries */
 };
-
-static volatile uint64_t ticks;
-
-#define MEASURE(count, text, ...)                                                                  \
-    do {                                                                                           \
-        uint64_t left_ = (count), start_ = bare_tsc();                                             \
-        __asm__ volatile("7: " text "; decq %0; jnz 7b" : "+r"(left_) : __VA_ARGS__);              \
-        ticks = bare_tsc() - start_;                                                               \
-    } while (0)
 
 static _Alignas(4096) uint64_t other_pml4[512];
 

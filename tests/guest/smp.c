@@ -299,6 +299,20 @@ static void on_nmi(struct bare_frame *frame, void *ctx)
         frame->rip = virtx_nmi_return(machine.virtx, frame->rip);
 }
 
+/* The guest owns the interrupts, and kicks are NMIs. */
+static bool nmis_kick(struct virtx_host_ops *ops)
+{
+    if (!paging_is_nested() || !has_feature(VIRTX_FEATURE_UNPAGED_GUEST)) {
+        not_shown("the guest cannot own the interrupts here");
+        return false;
+    }
+    harness_no_watchdog = harness_interrupts_to_guest = true;
+    ops->kick_cpu = kick_by_nmi;
+    harness_ops = ops;
+    bare_handler_set(2, on_nmi, NULL);
+    return true;
+}
+
 /* Interrupts are the guest's, so a kick is an NMI, and nothing keeps it from coming at any moment.
  */
 static void kicks_by_nmi(void)
@@ -307,14 +321,8 @@ static void kicks_by_nmi(void)
 
     if (!two_cpus())
         return;
-    if (!paging_is_nested() || !has_feature(VIRTX_FEATURE_UNPAGED_GUEST)) {
-        not_shown("the guest cannot own the interrupts here");
+    if (!nmis_kick(&ops))
         return;
-    }
-    harness_no_watchdog = harness_interrupts_to_guest = true;
-    ops.kick_cpu = kick_by_nmi;
-    harness_ops = &ops;
-    bare_handler_set(2, on_nmi, NULL);
     /* QEMU's processors are threads that wait for each other as long as the machine lets them. */
     kick_again_and_again(engine_is("qemu") ? KICKS : NMI_KICKS, 97, 1, false);
     machine_close(); /* while `ops` lives */
@@ -358,14 +366,8 @@ static void nmi_kick_before_entry(void)
     struct virtx_host_ops ops = bare_virtx_ops;
     const struct virtx_exit *exit;
 
-    if (!paging_is_nested() || !has_feature(VIRTX_FEATURE_UNPAGED_GUEST)) {
-        not_shown("the guest cannot own the interrupts here");
+    if (!nmis_kick(&ops))
         return;
-    }
-    harness_no_watchdog = harness_interrupts_to_guest = true;
-    ops.kick_cpu = kick_by_nmi;
-    harness_ops = &ops;
-    bare_handler_set(2, on_nmi, NULL);
     machine_open();
     CHECK_OK(virtx_vcpu_irq_source(machine.vcpu, &kicker, NULL));
     progress = 0;
