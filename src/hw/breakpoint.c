@@ -93,10 +93,8 @@ void hw_watch_end(struct hw_vcpu *hv, bool step)
         hw_single_step(hv);
     if (!cause)
         return;
-    if (hw_state(hv, VIRTX_STATE_INTR)->pending_debug & DR6_BS) {
-        hw_change(hv, VIRTX_STATE_INTR)->pending_debug = 0;
-        cause |= DR6_BS;
-    }
+    cause |= hw_state(hv, VIRTX_STATE_INTR)->pending_debug & DR6_TRAPS;
+    hw_change(hv, VIRTX_STATE_INTR)->pending_debug = 0;
     raise_debug(hv, cause);
 }
 
@@ -140,14 +138,24 @@ void hw_io_watch(struct hw_vcpu *hv)
     hv->work |= HW_WORK_TRAP;
 }
 
-void hw_io_trap(struct hw_vcpu *hv)
+static void io_trap(struct hw_vcpu *hv)
 {
     struct hw_emulation *em = hv->emulation;
 
-    hv->work &= ~(uint32_t)HW_WORK_TRAP;
     if ((uint32_t)hv->state.rip != hv->soft->port_rip || !em->met) /* it has faulted instead */
         return;
     if (hv->vcpu->events.has_exception) /* the embedder's, which an entry delivers instead */
         em->met = 0;
     hw_watch_end(hv, false);
+}
+
+void hw_traps_left(struct hw_vcpu *hv)
+{
+    uint32_t work = hv->work & (HW_WORK_TRAP | HW_WORK_HELD);
+
+    hv->work &= ~work;
+    if (work & HW_WORK_TRAP)
+        io_trap(hv);
+    if (work & HW_WORK_HELD) /* for event.c to look at again */
+        hv->work |= HW_WORK_EVENT | HW_WORK_HALTED;
 }

@@ -164,14 +164,19 @@ static bool inject_exception(struct hw_vcpu *hv)
     return inject(hv, event);
 }
 
+void hw_leave_traps(struct hw_vcpu *hv, uint32_t traps)
+{
+    hw_change(hv, VIRTX_STATE_INTR)->pending_debug |= traps;
+    /* Nothing may be delivered before them; HLT ends. */
+    hv->work |= hv->own_traps ? HW_WORK_EVENT | HW_WORK_HALTED : HW_WORK_EVENT;
+}
+
 /* Not if only branches trap, which nothing but the processor sees. */
 void hw_single_step(struct hw_vcpu *hv)
 {
     if (hw_state(hv, VIRTX_STATE_DR)->debugctl & DEBUGCTL_BTF)
         return;
-    hw_change(hv, VIRTX_STATE_INTR)->pending_debug |= DR6_BS;
-    /* Nothing may be delivered before it; HLT ends. */
-    hv->work |= hv->own_traps ? HW_WORK_EVENT | HW_WORK_HALTED : HW_WORK_EVENT;
+    hw_leave_traps(hv, DR6_BS);
 }
 
 bool hw_debug_trap(struct hw_vcpu *hv, enum virtx_status *status)
@@ -186,18 +191,24 @@ bool hw_debug_trap(struct hw_vcpu *hv, enum virtx_status *status)
 }
 
 /*
- * The same in place of a processor that has no room for it. Behind MOV SS, where TF traps after the
- * next instruction anyway, and before an exception, which an entry would deliver instead, it is
- * dropped.
+ * The same in place of a processor that has no room for it. Before an exception, which an entry
+ * would deliver instead, it is dropped. Behind MOV SS it is held over the next instruction (Intel
+ * SDM "Masking Exceptions and Interrupts When Switching Stacks"): TF traps there anyway; for what
+ * breakpoints have left, that instruction is the executor's.
  */
 static bool own_traps(struct hw_vcpu *hv)
 {
     if (unlikely(hv->confined) && hw_place(hv) != HW_PLACE_HARDWARE)
         return true; /* it is the executor's */
-    if (!(hw_state(hv, VIRTX_STATE_INTR)->interruptibility & VIRTX_BLOCKED_BY_MOV_SS) &&
-        !hv->has_reinject && !hv->vcpu->events.has_exception)
+    if (hv->has_reinject || hv->vcpu->events.has_exception) {
+        hw_change(hv, VIRTX_STATE_INTR)->pending_debug = 0;
+        return true;
+    }
+    if (!(hw_state(hv, VIRTX_STATE_INTR)->interruptibility & VIRTX_BLOCKED_BY_MOV_SS))
         return hw_debug_trap(hv, &hv->status);
-    hw_change(hv, VIRTX_STATE_INTR)->pending_debug = 0;
+    hw_change(hv, VIRTX_STATE_INTR)->pending_debug &= DR6_BREAKPOINTS;
+    if (hv->state.pending_debug)
+        hv->work |= HW_WORK_HELD;
     return true;
 }
 
@@ -250,7 +261,9 @@ static bool inject_interrupt(struct hw_vcpu *hv)
 /* The single step of a HLT, where the vendor has a place for it, ends the HLT. */
 static bool trap_pending(struct hw_vcpu *hv)
 {
-    return hw_step_pending(hw_state(hv, VIRTX_STATE_INTR | VIRTX_STATE_RFLAGS));
+    const struct virtx_state *state = hw_state(hv, VIRTX_STATE_INTR | VIRTX_STATE_RFLAGS);
+
+    return hw_step_pending(state) || (hv->own_traps && (state->pending_debug & DR6_BREAKPOINTS));
 }
 
 /* A vcpu that does not execute: woken, or the record that says why not. */

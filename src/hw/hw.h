@@ -68,7 +68,9 @@ enum hw_work {
     HW_WORK_EXECUTE = 1u << 9,  /* everything goes through the executor (virtx_vcpu_interpret()) */
     HW_WORK_ENGINE = 1u << 10,  /* the paging engine was exchanged */
     HW_WORK_DEADLINE = 1u << 12, /* the next deadline may be another, or has come */
-    HW_WORK_TRAP = 1u << 13,     /* a port access has met a breakpoint: hw_io_trap() */
+    HW_WORK_TRAP = 1u << 13,     /* a port access has met a breakpoint */
+    HW_WORK_HELD = 1u << 14,     /* a breakpoint's trap waits behind MOV SS: the coming
+                                    instruction is the executor's */
     HW_WORK_NMI = 1u << 11,      /* always: kicks are NMIs, as the interrupts are the guest's */
 };
 

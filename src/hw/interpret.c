@@ -313,6 +313,16 @@ bool hw_interpret_fault(struct hw_vcpu *hv, enum virtx_status *status)
     return hw_offer(hv, status);
 }
 
+bool hw_interpret_held(struct hw_vcpu *hv, enum virtx_status *status)
+{
+    if (step(hv, status))
+        return true;
+    if (hv->vcpu->exit.reason != VIRTX_EXIT_EMULATION)
+        return false;
+    hw_change(hv, VIRTX_STATE_INTR)->pending_debug = 0;
+    return true;
+}
+
 enum virtx_status hw_interpret_always(struct virtx_vcpu *vcpu, bool always)
 {
     struct hw_vcpu *hv = hw_of(vcpu);

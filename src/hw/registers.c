@@ -160,7 +160,7 @@ void hw_retired(struct hw_vcpu *hv, const struct insn_cpu *cpu, bool trap)
         if (cpu->shadow != INSN_SHADOW_MOV_SS)
             hw_watch_end(hv, trap);
         else /* behind the next one, as the SDM has it of MOV SS */
-            state->pending_debug |= em->met;
+            hw_leave_traps(hv, em->met);
     }
     if (likely(!hv->confined)) /* else the windows are asked for, or hw_interpret() looks */
         hv->work |= HW_WORK_EVENT;

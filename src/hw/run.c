@@ -79,8 +79,8 @@ static enum hw_next prepare(struct hw_vcpu *hv)
         return HW_LEAVE;
     if (unlikely(hv->work & HW_WORK_DEADLINE) && hw_deadline_due(hv))
         return HW_LEAVE;
-    if (unlikely(hv->work & HW_WORK_TRAP))
-        hw_io_trap(hv);
+    if (unlikely(hv->work & (HW_WORK_TRAP | HW_WORK_HELD)))
+        hw_traps_left(hv);
     if (hv->work & HW_WORK_EVENT) {
         if (hv->ops->apic_page)
             hw_apic_follow(hv);
@@ -118,7 +118,7 @@ static enum hw_next prepare(struct hw_vcpu *hv)
         hv->ops->flush(hv, hv->flush);
         hv->flush = 0;
     }
-    return hv->work & HW_WORK_EXECUTE ? HW_EXECUTE : HW_ENTER;
+    return hv->work & (HW_WORK_EXECUTE | HW_WORK_HELD) ? HW_EXECUTE : HW_ENTER;
 }
 
 /* There was no entry: what it was to deliver waits for the next one. */
@@ -289,7 +289,10 @@ static __attribute__((noinline)) bool prepared(struct hw_vcpu *hv, bool *execute
     if (next != HW_ENTER && (hv->work & HW_WORK_NMI))
         hv->ops->hold_nmi(hv, false);
     *execute = next == HW_EXECUTE;
-    return next != HW_LEAVE && (next != HW_EXECUTE || hw_interpret(hv, &hv->status));
+    if (next != HW_EXECUTE)
+        return next == HW_ENTER;
+    return hv->work & HW_WORK_EXECUTE ? hw_interpret(hv, &hv->status)
+                                      : hw_interpret_held(hv, &hv->status);
 }
 
 static inline void loop(struct hw_vcpu *hv)

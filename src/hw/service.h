@@ -351,7 +351,14 @@ bool hw_interpret(struct hw_vcpu *hv, enum virtx_status *status);
 /* The same, where the processor has raised the exception in the record instead. */
 bool hw_interpret_fault(struct hw_vcpu *hv, enum virtx_status *status);
 
-void hw_io_trap(struct hw_vcpu *hv); /* breakpoint.c: HW_WORK_TRAP */
+/* event.c: an instruction leaves these traps (DR6_TRAPS) behind. */
+void hw_leave_traps(struct hw_vcpu *hv, uint32_t traps);
+/* With HW_WORK_HELD, one instruction as hw_interpret(). What the executor does not know is left to
+ * the processor, and the trap is lost. */
+bool hw_interpret_held(struct hw_vcpu *hv, enum virtx_status *status);
+
+/* breakpoint.c: HW_WORK_TRAP, HW_WORK_HELD. */
+void hw_traps_left(struct hw_vcpu *hv);
 
 /* complete.c: serves the access in the record with the values in it (a handler's answer). */
 void hw_complete_record(struct hw_vcpu *hv);

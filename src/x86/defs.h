@@ -63,6 +63,7 @@
 #define RFLAGS_VIP   (1ull << 20)
 
 #define DR6_BS    (1ull << 14)
+#define DR6_BREAKPOINTS 0xfull /* B0 to B3 */
 #define DR6_TRAPS 0x400full /* what an instruction leaves pending: breakpoints and the single step */
 
 #define DEBUGCTL_LBR (1u << 0)

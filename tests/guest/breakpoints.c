@@ -196,6 +196,60 @@ static void data_in_memory(void)
     (void)host_steps_end();
 }
 
+/* ---- Behind MOV SS, which holds its own trap over the next instruction ---- */
+
+void bp_stack(uint64_t base, uint64_t port);
+extern const char bp_s1[], bp_s2[], bp_s3[], bp_s4[], bp_s5[], bp_s6[];
+__asm__(".text\nbp_stack:\n"
+        "    pushq %rbx\n"
+        "    movl %esi, %edx\n"
+        "    movw 0x200(%rdi), %ss\n"
+        "    nop\n"
+        "bp_s1: movw 0x200(%rdi), %ss\n"
+        "    movl %eax, 0x100(%rdi)\n" /* and one of its own */
+        "bp_s2: movw 0x200(%rdi), %ss\n"
+        "    outb %al, %dx\n"
+        "bp_s3: xorl %eax, %eax\n"
+        "    movw 0x200(%rdi), %ss\n"
+        "    cpuid\n"
+        "bp_s4: movw 0x200(%rdi), %ss\n"
+        "    jmp bp_s5\n"
+        "    nop\n"
+        "bp_s5: pushfq\n"
+        "    orl $0x100, (%rsp)\n"
+        "    popfq\n"
+        "    movw 0x200(%rdi), %ss\n"
+        "    nop\n"
+        "bp_s6: popq %rbx\n"
+        "    ret\n");
+
+static void guest_stack(uint64_t base)
+{
+    uint16_t ss;
+
+    __asm__ volatile("movw %%ss, %0" : "=r"(ss));
+    *(volatile uint16_t *)(base + 0x200) = ss;
+    WRITE_DR(0, base + 0x100);
+    WRITE_DR(1, base + 0x200);
+    WRITE_DR(7, 0x400 | DR7_L(0) | DR7_KIND(0, 1, 3) | DR7_L(1) | DR7_KIND(1, 3, 1));
+    bp_stack(base, PORT);
+    breakpoints_off();
+    guest_done(0);
+}
+
+/* Intel SDM "Masking Exceptions and Interrupts When Switching Stacks". */
+static void stack(void)
+{
+    const struct trap expected[6] = {{(uintptr_t)bp_s1, B1}, {(uintptr_t)bp_s2, B0 | B1},
+                                     {(uintptr_t)bp_s3, B1}, {(uintptr_t)bp_s4, B1},
+                                     {(uintptr_t)bp_s5, B1}, {(uintptr_t)bp_s6, BS | B1}};
+
+    machine_open();
+    host_steps_allow();
+    each_way(guest_stack, GUEST_HOLE, expected, 6);
+    (void)host_steps_end();
+}
+
 /* ---- Repeated string instructions: after the iteration ---- */
 
 void bp_repeated(uint64_t base);
@@ -325,6 +379,6 @@ static void code(void)
 }
 
 GUEST_CASES({"data-breakpoints-on-a-device", data}, {"data-breakpoints-in-memory", data_in_memory},
-            {"data-breakpoint-in-a-repetition", repeated}, {"port-breakpoints", ports},
-            {"port-breakpoints-need-cr4-de", ports_without_extensions},
+            {"data-breakpoint-of-a-mov-ss", stack}, {"data-breakpoint-in-a-repetition", repeated},
+            {"port-breakpoints", ports}, {"port-breakpoints-need-cr4-de", ports_without_extensions},
             {"instruction-breakpoints-at-a-device", code});
