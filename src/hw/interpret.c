@@ -222,6 +222,7 @@ static bool served(struct hw_vcpu *hv, const struct insn *insn)
         return true;
     }
     if (insn->op == INSN_OP_XGETBV && (uint32_t)hv->state.gpr[VIRTX_RCX] == 0) {
+        hw_fpu_follow_xcr0(hv);
         xcr0 = hw_state(hv, VIRTX_STATE_XCR)->xcr0;
         hv->state.gpr[VIRTX_RAX] = (uint32_t)xcr0;
         hv->state.gpr[VIRTX_RDX] = xcr0 >> 32;

@@ -45,6 +45,7 @@ uint64_t hw_operand_offset(struct hw_vcpu *hv, const struct insn *insn)
 void hw_registers_out(struct hw_vcpu *hv, struct insn_cpu *cpu)
 {
     struct virtx_state *state = hw_state(hv, REGISTERS);
+    struct hw_emulation *em = hv->emulation;
 
     cpu->gpr = state->gpr;
     cpu->rip = state->rip;
@@ -71,11 +72,13 @@ void hw_registers_out(struct hw_vcpu *hv, struct insn_cpu *cpu)
     cpu->mode = (uint8_t)hw_insn_mode(hv);
     cpu->cpl = (uint8_t)hw_cpl(hv);
     cpu->amd = hv->soft->policy.amd;
+    if (em->insn.op == INSN_OP_UNKNOWN) /* AVX, XSAVE */
+        hw_fpu_follow_xcr0(hv);
     cpu->xcr0 = hv->state.xcr0;
     cpu->avx = (state->cr4 & CR4_OSXSAVE) && (hv->state.xcr0 & 6) == 6;
     cpu->shadow = INSN_SHADOW_NONE;
     cpu->task_switched = false;
-    ((struct hw_emulation *)hv->emulation)->has_msrs = false;
+    em->has_msrs = false;
 }
 
 static void segment_in(struct hw_vcpu *hv, unsigned index, const struct insn_seg *now)
