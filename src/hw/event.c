@@ -8,11 +8,18 @@
  */
 #include "hw/service.h"
 
+static bool by_hand(struct hw_vcpu *hv, const struct virtx_event *event)
+{
+    if (hv->nmi_by_hand && (event->type == VIRTX_EVENT_NMI || hv->vcpu->events.nmis))
+        return true;
+    return hw_place(hv) != HW_PLACE_HARDWARE;
+}
+
 /* False: the event is delivered in software, and that cannot be done; the record says why. */
 static bool inject(struct hw_vcpu *hv, const struct virtx_event *event)
 {
     hv->vcpu->stats.injections++;
-    if (unlikely(hv->confined) && hw_place(hv) != HW_PLACE_HARDWARE)
+    if (unlikely(hv->confined) && by_hand(hv, event))
         return hw_deliver(hv, event);
     hv->inflight = *event;
     hv->injected = true;
@@ -360,6 +367,13 @@ static __attribute__((noinline)) void merge_queued(struct hw_vcpu *hv)
     hw_raise(hv, &event);
 }
 
+/* One entry delivers one event. A delivery in software may have ended in an exception, which goes
+ * before all that has been waiting. */
+static inline bool may_follow(const struct hw_vcpu *hv)
+{
+    return !hv->injected && !hv->has_reinject && !hv->vcpu->events.has_exception;
+}
+
 /* Decides once. */
 static enum hw_next decide(struct hw_vcpu *hv)
 {
@@ -391,7 +405,7 @@ static enum hw_next decide(struct hw_vcpu *hv)
         good = inject_exception(hv);
     }
     if (queue->nmis) {
-        if (!hv->injected && good && hv->ops->can_nmi(hv)) {
+        if (good && may_follow(hv) && hv->ops->can_nmi(hv)) {
             static const struct virtx_event nmi = {.type = VIRTX_EVENT_NMI, .vector = VECTOR_NMI};
 
             queue->nmis--;
@@ -400,7 +414,7 @@ static enum hw_next decide(struct hw_vcpu *hv)
         nmi_window = queue->nmis != 0;
     }
     waiting = software_waiting(hv) >= 0;
-    if (waiting && !hv->injected && good && hv->ops->can_interrupt(hv)) {
+    if (waiting && good && may_follow(hv) && hv->ops->can_interrupt(hv)) {
         good = inject_interrupt(hv);
         waiting = software_waiting(hv) >= 0;
     }

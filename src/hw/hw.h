@@ -160,6 +160,8 @@ struct hw_vcpu {
     bool debug_used;      /* … or were: only then it can have breakpoints */
     bool own_traps;       /* state.pending_debug has no place in the hardware: src/hw delivers it */
     bool confined; /* there are states that the processor does not run, or is not to: see place() */
+    bool nmi_by_hand; /* it does not see the IRET that ends an NMI handler: with an NMI waiting all
+                         events are delivered in software, and place() leads to that IRET */
 
     uint64_t root;    /* HPA of the translation root in use */
     uint32_t tag;     /* VPID or ASID; 0: none assigned */

@@ -259,7 +259,7 @@ bool hw_memory_exit(struct hw_vcpu *hv)
 /* In long mode, as the processor has just left it: it can go on there. */
 static inline bool still_native(const struct hw_vcpu *hv)
 {
-    return (hv->state.efer & EFER_LMA) && !hv->soft->interpret &&
+    return (hv->state.efer & EFER_LMA) && !hv->soft->interpret && !hv->nmi_by_hand &&
            !(hv->dirty & (VIRTX_STATE_CR | VIRTX_STATE_SEG | VIRTX_STATE_RFLAGS));
 }
 

@@ -34,10 +34,9 @@ static bool choose_mode(struct vmx_vcpu *v)
 /* An entry with more to do than the usual. The first one after a load always is. */
 static __attribute__((noinline)) uint32_t enter_slowly(struct vmx_vcpu *v, uint32_t dirty)
 {
-    if (unlikely(v->confined)) {
-        if (!choose_mode(v)) {
+    if (unlikely(v->hw.confined)) {
+        if (vmx_nmi_by_hand(v) || (v->confined && !choose_mode(v)))
             return v->hw.vcpu->exit.reason = HW_EXIT_EXECUTE;
-        }
         dirty = v->hw.dirty;
     }
     if (dirty & VMX_DIRTY_HOST)

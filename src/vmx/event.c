@@ -13,8 +13,10 @@
  * whatever was delivered before. The right one is the highest in service, as on every processor.
  * (If that other event was an exception, nothing tells that it is not what was being delivered.)
  *
- * Without virtual NMIs the processor does not see the guest's IRET end its handler. The next moment
- * when the guest would take an interrupt stands in for it: handlers run with interrupts off.
+ * Without virtual NMIs the processor does not see the guest's IRET end its handler, nor can IRET be
+ * made to exit. So the guest is in the executor from the delivery of an NMI, which is made there
+ * too, until it has executed IRET; and while an NMI waits for anything else, as for the end of a
+ * shadow, until that can be delivered.
  */
 #include "vmx/vmx.h"
 
@@ -45,13 +47,8 @@ void vmx_inject(struct hw_vcpu *hv, const struct virtx_event *event)
     }
     if (event->type >= VIRTX_EVENT_SOFT_INTERRUPT)
         vmx_set_field(v, VMCS_ENTRY_LENGTH, event->length);
-    if (event->type == VIRTX_EVENT_NMI) {
+    if (event->type == VIRTX_EVENT_NMI)
         v->nmi_blockable = true;
-        if (!(v->control[VMX_PIN] & PIN_VIRTUAL_NMI)) {
-            v->nmi_soft_blocked = true;
-            hv->state.interruptibility |= VIRTX_BLOCKED_BY_NMI; /* if it is to be written yet */
-        }
-    }
     if (v->hlt_activity)
         vmx_set_field(v, VMCS_GUEST_ACTIVITY, 0);
     vmx_set_field(v, VMCS_ENTRY_INTERRUPTION, info);
@@ -93,24 +90,37 @@ void vmx_mend_nmi_blocking(struct vmx_vcpu *v)
     vmx_set_field(v, VMCS_GUEST_INTERRUPTIBILITY, state->interruptibility);
 }
 
+bool vmx_nmi_by_hand(const struct vmx_vcpu *v)
+{
+    const struct hw_vcpu *hv = &v->hw;
+    bool blocked = hv->valid & VIRTX_STATE_INTR ? hv->state.interruptibility & VIRTX_BLOCKED_BY_NMI
+                                                : v->nmi_soft_blocked;
+
+    return hv->nmi_by_hand && (blocked || v->window_nmi);
+}
+
 void vmx_window(struct hw_vcpu *hv, bool interrupt, bool nmi)
 {
     struct vmx_vcpu *v = vmx_of(hv);
     uint32_t windows = 0;
 
-    if (nmi && (v->control[VMX_PIN] & PIN_VIRTUAL_NMI))
+    if (hv->nmi_by_hand) {
+        v->window_nmi = nmi;
+        if (nmi)
+            hw_change(hv, VIRTX_STATE_INTR); /* the entry has to look */
+    } else if (nmi) {
         windows |= PRIMARY_NMI_WINDOW;
-    if (interrupt || (nmi && !windows))
+    }
+    if (interrupt)
         windows |= PRIMARY_INTERRUPT_WINDOW;
     vmx_set_control(v, VMX_PRIMARY,
                     (v->control[VMX_PRIMARY] & ~(PRIMARY_INTERRUPT_WINDOW | PRIMARY_NMI_WINDOW)) |
                         windows);
 }
 
-/* The window that was asked for is open: by then an NMI handler has ended. */
+/* The window that was asked for is open. */
 void vmx_window_open(struct vmx_vcpu *v, bool nmi)
 {
-    v->nmi_soft_blocked = false;
     vmx_set_control(v, VMX_PRIMARY,
                     v->control[VMX_PRIMARY] &
                         ~(nmi ? PRIMARY_NMI_WINDOW : PRIMARY_INTERRUPT_WINDOW));

@@ -44,13 +44,19 @@ static uint64_t hpa(const struct vmx_vcpu *v, unsigned index)
     return virtx_hpa(v->hw.vcpu->virtx, page(v, index));
 }
 
+void vmx_mode_confine(struct vmx_vcpu *v)
+{
+    v->confined = !v->nested || !vmx_has(v, VIRTX_FEATURE_UNPAGED_GUEST);
+    v->hw.nmi_by_hand = !vmx_has(v, VIRTX_FEATURE_VIRTUAL_NMI);
+    v->hw.confined = v->confined || v->hw.nmi_by_hand;
+}
+
 enum virtx_status vmx_mode_create(struct vmx_vcpu *v)
 {
     struct virtx *virtx = v->hw.vcpu->virtx;
     uint64_t *map;
 
-    v->confined = !v->nested || !vmx_has(v, VIRTX_FEATURE_UNPAGED_GUEST);
-    v->hw.confined = v->confined;
+    vmx_mode_confine(v);
     /* With shadow paging too: the engine may be exchanged for the nested one. */
     if (vmx_has(v, VIRTX_FEATURE_UNPAGED_GUEST) || !vmx_has(v, VIRTX_FEATURE_NESTED_PAGING))
         return VIRTX_OK;
@@ -184,7 +190,13 @@ enum vmx_mode vmx_mode_wanted(struct vmx_vcpu *v)
 
 enum hw_place vmx_place(struct hw_vcpu *hv)
 {
-    switch (vmx_mode_wanted(vmx_of(hv))) {
+    struct vmx_vcpu *v = vmx_of(hv);
+
+    if (vmx_nmi_by_hand(v))
+        return HW_PLACE_EXECUTOR;
+    if (!v->confined)
+        return HW_PLACE_HARDWARE;
+    switch (vmx_mode_wanted(v)) {
     case VMX_MODE_NONE:
         return HW_PLACE_EXECUTOR;
     case VMX_MODE_REAL:

@@ -242,8 +242,7 @@ void vmx_engine(struct hw_vcpu *hv)
     struct vmx_vcpu *v = vmx_of(hv);
 
     v->nested = hv->vcpu->vm->paging->nested;
-    v->confined = !v->nested || !vmx_has(v, VIRTX_FEATURE_UNPAGED_GUEST);
-    hv->confined = v->confined;
+    vmx_mode_confine(v);
     v->mode = VMX_MODE_NATIVE;
 }
 
@@ -297,9 +296,10 @@ void vmx_tsc_offset(struct hw_vcpu *hv)
 }
 
 /*
- * The timer counts while the guest runs only, and a deadline is a time of the TSC: so what is left is worked out
- * before each entry. What the processor could save of the count at an exit ("save VMX-preemption timer value") would be
- * too much by the time spent in the host, so that is not used.
+ * The timer counts while the guest runs only, and a deadline is a time of the TSC: so what is left
+ * is worked out before each entry. What the processor could save of the count at an exit ("save
+ * VMX-preemption timer value") would be too much by the time spent in the host, so that is not
+ * used.
  */
 void vmx_deadline(struct hw_vcpu *hv, uint64_t tsc)
 {
@@ -309,7 +309,8 @@ void vmx_deadline(struct hw_vcpu *hv, uint64_t tsc)
     v->deadline = tsc;
     v->standing = on ? VMX_DIRTY_TIMER : 0;
     hv->dirty = (hv->dirty & ~VMX_DIRTY_TIMER) | v->standing;
-    vmx_set_control(v, VMX_PIN, on ? v->control[VMX_PIN] | PIN_TIMER : v->control[VMX_PIN] & ~PIN_TIMER);
+    vmx_set_control(v, VMX_PIN,
+                    on ? v->control[VMX_PIN] | PIN_TIMER : v->control[VMX_PIN] & ~PIN_TIMER);
 }
 
 /* Intel SDM "VMX-Preemption Timer". What does not fit in 32 bits exits before, and is set again. */

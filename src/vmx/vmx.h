@@ -167,6 +167,7 @@ struct vmx_vcpu {
     bool nested;
     bool nmi_blockable;    /* virtual-NMI blocking may be in force (see event.c) */
     bool nmi_soft_blocked; /* the same where the processor does not track it */
+    bool window_nmi;       /* there: an NMI waits */
     bool hlt_activity;     /* the VMCS' activity state may be HLT */
     bool confined;         /* no unrestricted guest: see mode.c */
     bool host_moves;       /* the host's FS and GS bases are to be read again after each return */
@@ -341,6 +342,7 @@ struct virtx_segment vmx_segment_fixed(const struct virtx_state *state, unsigned
 /* mode.c */
 enum virtx_status vmx_mode_create(struct vmx_vcpu *v);
 void vmx_mode_destroy(struct vmx_vcpu *v);
+void vmx_mode_confine(struct vmx_vcpu *v); /* for the engine that is in use */
 enum hw_place vmx_place(struct hw_vcpu *hv);
 enum vmx_mode vmx_mode_wanted(struct vmx_vcpu *v);
 void vmx_mode_set(struct vmx_vcpu *v, enum vmx_mode mode);
@@ -356,6 +358,8 @@ bool vmx_can_interrupt(struct hw_vcpu *hv);
 bool vmx_can_nmi(struct hw_vcpu *hv);
 void vmx_window(struct hw_vcpu *hv, bool interrupt, bool nmi);
 void vmx_window_open(struct vmx_vcpu *v, bool nmi);
+/* An NMI, waiting or being handled, keeps the guest in the executor. */
+bool vmx_nmi_by_hand(const struct vmx_vcpu *v);
 bool vmx_event_interrupted(struct vmx_vcpu *v);
 void vmx_nmi_unblocked(struct vmx_vcpu *v);
 void vmx_mend_pending_debug(struct vmx_vcpu *v);

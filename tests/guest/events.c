@@ -553,7 +553,8 @@ static void nested_fault_in_delivery(void)
         known_bug_end();
         if (i == 6)
             CHECK_EQUAL(guest_trap.cr2, 0x7777000);
-        CHECK(harness_interpreted() || after.faults_mapped > before.faults_mapped);
+        CHECK(harness_interpreted() || (i == 5 && harness_nmi_by_hand()) ||
+              after.faults_mapped > before.faults_mapped);
     }
 }
 
@@ -667,7 +668,8 @@ static void irq_source(void)
 }
 
 /* Exception before NMI before interrupt. The NMI comes at the first instruction of the exception's
- * handler; the interrupt when both have returned. */
+ * handler; the interrupt when both have returned. Also when the exception is one of another's
+ * delivery. */
 static volatile uint64_t order[3], order_rip[3], order_count;
 
 static void note_order(struct bare_frame *frame)
@@ -681,11 +683,14 @@ static void note_order(struct bare_frame *frame)
     order_count = n + 1;
 }
 
-static void guest_order(uint64_t argument)
+static void guest_order(uint64_t fails)
 {
-    (void)argument;
     order_count = 0;
-    guest_handler[2] = guest_handler[6] = guest_handler[VECTOR] = note_order;
+    guest_handler[2] = guest_handler[6] = guest_handler[11] = guest_handler[VECTOR] = note_order;
+    if (fails)
+        guest_idt[6][0] &= ~(1ul << 47); /* not present: #NP in place of #UD */
+    else
+        guest_idt[6][0] |= 1ul << 47;
     bare_irq_enable();
     __asm__ volatile(STOP "order_here: nop; nop" : : "a"(0) : "rdx", "memory");
     bare_irq_disable();
@@ -696,17 +701,21 @@ extern const char order_here[];
 static void priorities(void)
 {
     machine_open();
-    GUEST_RESULT(guest_order, 0);
-    CHECK_OK(virtx_vcpu_inject(machine.vcpu, &interrupt));
-    virtx_vcpu_nmi(machine.vcpu);
-    inject(VIRTX_EVENT_EXCEPTION, 6, false, 0, 0, 0);
-    CHECK_EQUAL(GUEST_CONTINUE(), 3);
-    CHECK_EQUAL(order[0], 2);
-    CHECK_EQUAL(order_rip[0], (uintptr_t)guest_stubs + 16 * 6);
-    CHECK_EQUAL(order[1], 6);
-    CHECK_EQUAL(order_rip[1], (uintptr_t)order_here);
-    CHECK_EQUAL(order[2], VECTOR);
-    CHECK_EQUAL(order_rip[2], (uintptr_t)order_here);
+    for (unsigned fails = 0; fails < 2; fails++) {
+        unsigned vector = fails ? 11 : 6;
+
+        GUEST_RESULT(guest_order, fails);
+        CHECK_OK(virtx_vcpu_inject(machine.vcpu, &interrupt));
+        virtx_vcpu_nmi(machine.vcpu);
+        inject(VIRTX_EVENT_EXCEPTION, 6, false, 0, 0, 0);
+        CHECK_EQUAL(GUEST_CONTINUE(), 3);
+        CHECK_EQUAL(order[0], 2);
+        CHECK_EQUAL(order_rip[0], (uintptr_t)guest_stubs + 16 * vector);
+        CHECK_EQUAL(order[1], vector);
+        CHECK_EQUAL(order_rip[1], (uintptr_t)order_here);
+        CHECK_EQUAL(order[2], VECTOR);
+        CHECK_EQUAL(order_rip[2], (uintptr_t)order_here);
+    }
 }
 
 /* ---- Kicks and host interrupts ---- */
@@ -1197,7 +1206,8 @@ static void cr8(void)
     CHECK_EQUAL(guest_state().cr8, 5);
 }
 
-GUEST_CASES({"inject-every-kind", inject_kinds}, {"int1-executed", int1_executed}, {"inject-software-events", inject_software},
+GUEST_CASES({"inject-every-kind", inject_kinds}, {"int1-executed", int1_executed},
+            {"inject-software-events", inject_software},
             {"inject-refuses-nonsense", inject_refused}, {"interrupt-waits-for-window", window},
             {"window-exit", window_exit}, {"cpuid-after-sti", sti_cpuid},
             {"exit-in-a-shadow", shadow_out}, {"nested-fault-in-a-shadow", shadow_fault},

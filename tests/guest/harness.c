@@ -264,7 +264,8 @@ void machine_open_library(void)
         .profile = harness_profile != NULL ? harness_profile : &virtx_profile_bare,
         .backends = backends,
         .paging = harness_engines(),
-        .disable = harness_disable | (bare_option("unaided") ? HARNESS_IRQ_HELP : 0),
+        .disable = harness_disable | (bare_option("unaided") ? HARNESS_IRQ_HELP : 0) |
+                   (bare_option("nmi-by-hand") ? VIRTX_FEATURE_VIRTUAL_NMI : 0),
         /* Bochs' own defect of it is not what is tried. */
         .insist = bare_option("insist") ? HARNESS_IRQ_HELP : 0,
     };
@@ -306,6 +307,11 @@ struct virtx_memslot *slot_make(struct virtx_vm *vm, uint64_t gpa, void *memory,
 bool harness_interpreted(void)
 {
     return bare_option("interpret") != NULL;
+}
+
+bool harness_nmi_by_hand(void)
+{
+    return backend_is("vmx") && !has_feature(VIRTX_FEATURE_VIRTUAL_NMI);
 }
 
 struct virtx_vcpu *vcpu_make(struct virtx_vm *vm, uint32_t id)

@@ -13,7 +13,8 @@
  *   not shown: NAME: REASON          this engine cannot show the behaviour
  *   known bug: NAME: WHAT            the emulator is wrong here; what failed then stands behind it
  * The exit status is 0 only if nothing failed. Words of the command line: engine=bochs|qemu,
- * model=NAME, case=NAME (only that one), paging=shadow, unaided (without HARNESS_IRQ_HELP).
+ * model=NAME, case=NAME (only that one), paging=shadow, unaided (without HARNESS_IRQ_HELP),
+ * nmi-by-hand (without VIRTX_FEATURE_VIRTUAL_NMI).
  */
 #ifndef TESTS_GUEST_HARNESS_H
 #define TESTS_GUEST_HARNESS_H
@@ -59,6 +60,9 @@ bool engine_is(const char *name);
 bool model_is(const char *name);
 /* All guests go through the library's executor (the word interpret on the command line). */
 bool harness_interpreted(void);
+/* NMIs, and what comes with one, are delivered in software (VMX without virtual NMIs, as by the
+ * word nmi-by-hand). After machine_open(). */
+bool harness_nmi_by_hand(void);
 /* Which backend was chosen. After machine_open(). */
 bool backend_is(const char *name);
 bool has_feature(uint64_t feature);

@@ -219,7 +219,8 @@ static void pairs(bool cold, bool watched)
         watch_exceptions();
     for (unsigned first = 0; first < DF; first++) {
         for (unsigned obstacle = GATE_MISSING; obstacle <= STACK_MISSING; obstacle++) {
-            bool reaches_library = watched || (obstacle == STACK_MISSING && !paging_is_nested());
+            bool reaches_library = watched || (obstacle == STACK_MISSING && !paging_is_nested()) ||
+                                   (first == NMI && harness_nmi_by_hand());
 
             prepare_first(first, (enum obstacle)obstacle);
             bug_of(first);

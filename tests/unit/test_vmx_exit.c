@@ -708,8 +708,6 @@ END_TEST
 
 START_TEST(windows)
 {
-    const struct virtx_event nmi = {.type = VIRTX_EVENT_NMI, .vector = 2};
-
     setup();
     vmx_window(hv, true, true);
     ck_assert_uint_eq(vmcs[VMCS_PRIMARY] & (PRIMARY_INTERRUPT_WINDOW | PRIMARY_NMI_WINDOW),
@@ -722,20 +720,37 @@ START_TEST(windows)
     ck_assert_int_eq(take_exit(VMX_REASON_NMI_WINDOW)->reason, HW_EXIT_NMI_WINDOW);
     ck_assert_uint_eq(vmcs[VMCS_PRIMARY] & (PRIMARY_INTERRUPT_WINDOW | PRIMARY_NMI_WINDOW), 0);
     drop_vcpu();
+}
+END_TEST
 
-    /* without virtual NMIs the interrupt window stands in */
+/* Without virtual NMIs nothing tells of IRET but the executor: what waits for one, and what the
+ * handler does until then, is not for the processor. */
+START_TEST(nmi_by_hand)
+{
+    setup();
+    ck_assert(!hv->nmi_by_hand);
+    drop_vcpu();
     load_vcpu(MODEL, VIRTX_FEATURE_VIRTUAL_NMI);
     ck_assert(!(vmcs[VMCS_PIN] & PIN_VIRTUAL_NMI));
-    ck_assert(vmx_can_nmi(hv));
-    vmx_inject(hv, &nmi);
-    ck_assert(!vmx_can_nmi(hv));
-    take_exit(VMX_REASON_CPUID); /* the processor itself says nothing of it */
-    ck_assert(!vmx_can_nmi(hv));
-    vmx_window(hv, false, true);
+    ck_assert(hv->nmi_by_hand && hv->confined && !v.confined);
+    ck_assert_int_eq(vmx_place(hv), HW_PLACE_HARDWARE);
+
+    vmx_window(hv, true, true);
     ck_assert_uint_eq(vmcs[VMCS_PRIMARY] & (PRIMARY_INTERRUPT_WINDOW | PRIMARY_NMI_WINDOW),
                       PRIMARY_INTERRUPT_WINDOW);
-    take_exit(VMX_REASON_INTERRUPT_WINDOW);
+    ck_assert_int_eq(vmx_place(hv), HW_PLACE_EXECUTOR);
+    ck_assert_uint_eq(vmx_enter(hv), HW_EXIT_EXECUTE);
+    vmx_window(hv, false, false);
+    ck_assert_int_eq(vmx_place(hv), HW_PLACE_HARDWARE);
+
+    hw_change(hv, VIRTX_STATE_INTR)->interruptibility = VIRTX_BLOCKED_BY_NMI; /* delivered */
+    ck_assert(!vmx_can_nmi(hv));
+    ck_assert_int_eq(vmx_place(hv), HW_PLACE_EXECUTOR);
+    ck_assert_uint_eq(vmx_enter(hv), HW_EXIT_EXECUTE);
+    ck_assert_uint_eq(vmcs[VMCS_GUEST_INTERRUPTIBILITY], 0); /* it would be the host's */
+    hw_change(hv, VIRTX_STATE_INTR)->interruptibility = 0;   /* IRET */
     ck_assert(vmx_can_nmi(hv));
+    ck_assert_int_eq(vmx_place(hv), HW_PLACE_HARDWARE);
     drop_vcpu();
 }
 END_TEST
@@ -1504,6 +1519,7 @@ int main(void)
     tcase_add_test(tests, debug_ends_shadow);
     tcase_add_test(tests, leaked_nmi_blocking);
     tcase_add_test(tests, windows);
+    tcase_add_test(tests, nmi_by_hand);
     tcase_add_test(tests, state_round_trip);
     tcase_add_test(tests, real_control_registers);
     tcase_add_test(tests, efer_and_mode);
