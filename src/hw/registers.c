@@ -75,6 +75,7 @@ void hw_registers_out(struct hw_vcpu *hv, struct insn_cpu *cpu)
     if (em->insn.op == INSN_OP_UNKNOWN) /* AVX, XSAVE */
         hw_fpu_follow_xcr0(hv);
     cpu->xcr0 = hv->state.xcr0;
+    cpu->xss = hv->state.xss;
     cpu->avx = (state->cr4 & CR4_OSXSAVE) && (hv->state.xcr0 & 6) == 6;
     cpu->shadow = INSN_SHADOW_NONE;
     cpu->task_switched = false;

@@ -50,6 +50,7 @@ struct insn_cpu {
     uint64_t cr4;
     uint64_t efer;
     uint64_t xcr0;                      /**< the components that XSAVE and XRSTOR know */
+    uint64_t xss;                       /**< … and besides them XSAVES and XRSTORS */
     struct insn_seg seg[INSN_SEGMENTS]; /**< indexed by enum insn_segment */
     struct insn_table gdtr;
     struct insn_table idtr;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * XSAVE, XSAVEOPT and XRSTOR in the executor, against what the processor that runs the test makes
- * of the same registers and memory, and against the manual where it would fault.
+ * XSAVE, XSAVEOPT, XSAVEC and XRSTOR in the executor, against what the processor that runs the test
+ * makes of the same registers and memory, and against the manual where it would fault. XSAVES and
+ * XRSTORS, which no test may execute, against the manual.
  */
 #include <check.h>
 #include <cpuid.h>
@@ -11,6 +12,8 @@
 
 #include "insn/execute.h"
 
+/* ModRM.reg, in group 15 and, with bit 3, in group 9. */
+enum { XSAVE = 4, XRSTOR = 5, XSAVEOPT = 6, XRSTORS = 8 | 3, XSAVEC = 8 | 4, XSAVES = 8 | 5 };
 enum { RAX, RCX, RDX, RBX, AREA = 832, MXCSR = 24, HEADER = 512, YMM = 576 };
 
 /* Registers as XSAVE has them, all but the header. */
@@ -70,6 +73,13 @@ static bool has_avx(void)
            eax == 256 && ebx == YMM;
 }
 
+static bool has_xsavec(void)
+{
+    unsigned eax, ebx, ecx, edx;
+
+    return has_avx() && __get_cpuid_count(0xd, 1, &eax, &ebx, &ecx, &edx) && (eax & 2);
+}
+
 static void random_bytes(void *to, size_t count)
 {
     for (size_t i = 0; i < count; i++)
@@ -95,7 +105,7 @@ static enum insn_result run(uint8_t reg, bool wide)
 {
     static const struct insn_ops ops = {
         .read = do_read, .write = do_write, .vector = do_vector, .fpu = do_fpu};
-    uint8_t bytes[16] = {0x48, 0x0f, 0xae, (uint8_t)(reg << 3 | 3)};
+    uint8_t bytes[16] = {0x48, 0x0f, reg & 8 ? 0xc7 : 0xae, (uint8_t)((reg & 7) << 3 | 3)};
     struct insn insn;
     enum insn_result result = insn_decode(&insn, bytes + !wide, 15, INSN_64);
 
@@ -105,9 +115,9 @@ static enum insn_result run(uint8_t reg, bool wide)
     return insn_execute(&insn, &m.cpu, &ops, &m, &m.replay, 1, &m.fault);
 }
 
-/* `state`, an area with all components, goes into the processor; then it executes XSAVE or XRSTOR
+/* `state`, an area with all components, goes into the processor; then it executes the instruction
  * on `area` under `mask`; then all is `state` again. */
-static void native(uint8_t *state, uint8_t *area, uint32_t mask, bool restores, bool wide)
+static void native(uint8_t *state, uint8_t *area, uint32_t mask, unsigned reg, bool wide)
 {
     _Alignas(64) static uint8_t own[4096];
 
@@ -122,10 +132,14 @@ static void native(uint8_t *state, uint8_t *area, uint32_t mask, bool restores, 
         : "=&a"((unsigned){0})                                                                     \
         : "0"(7), "d"(0), [own] "r"(own), [state] "r"(state), [area] "r"(area), [mask] "r"(mask)   \
         : "memory")
-    if (restores && wide)
+    if (reg == XRSTOR && wide)
         NATIVE("xrstor64 (%[area])");
-    else if (restores)
+    else if (reg == XRSTOR)
         NATIVE("xrstor (%[area])");
+    else if (reg == XSAVEC && wide)
+        NATIVE("xsavec64 (%[area])");
+    else if (reg == XSAVEC)
+        NATIVE("xsavec (%[area])");
     else if (wide)
         NATIVE("xsave64 (%[area])");
     else
@@ -173,10 +187,10 @@ START_TEST(saves_as_the_processor)
         random_bytes(m.memory, sizeof(m.memory));
         memcpy(area, m.memory + 64, AREA);
         random_state(state);
-        native(state, area, mask, false, wide);
+        native(state, area, mask, XSAVE, wide);
         take(&m.now, state);
         m.gpr[RAX] = mask | (uint64_t)rand() << 40; /* 32 bits count */
-        ck_assert_int_eq(run(trial & 1 ? 4 : 6, wide), INSN_OK);
+        ck_assert_int_eq(run(trial & 1 ? XSAVE : XSAVEOPT, wide), INSN_OK);
         /* FOP and the pointers: of which processors save what. */
         memcpy(area + 6, m.memory + 64 + 6, 18);
         ck_assert_mem_eq(m.memory + 64, area, AREA);
@@ -199,9 +213,59 @@ START_TEST(restores_as_the_processor)
         area[HEADER] = (uint8_t)present;
         random_bytes(area + HEADER + 24, 40); /* which is not looked at */
         memcpy(m.memory + 64, area, AREA);
-        native(state, area, mask, true, trial & 1);
+        native(state, area, mask, XRSTOR, trial & 1);
         m.gpr[RAX] = mask;
         ck_assert_int_eq(run(5, trial & 1), INSN_OK);
+        ck_assert_mem_eq(m.memory + 64, area, AREA);
+        same_state(state);
+    }
+}
+END_TEST
+
+START_TEST(saves_compacted_as_the_processor)
+{
+    uint32_t mask = _i & 7;
+    bool wide = _i & 8;
+    _Alignas(64) uint8_t state[1024], area[1024];
+
+    if (!has_xsavec())
+        return;
+    for (unsigned trial = 0; trial < 20; trial++) {
+        random_bytes(m.memory, sizeof(m.memory));
+        memcpy(area, m.memory + 64, AREA);
+        random_state(state);
+        native(state, area, mask, XSAVEC, wide);
+        take(&m.now, state);
+        m.gpr[RAX] = mask;
+        ck_assert_int_eq(run(trial & 1 ? XSAVEC : XSAVES, wide), INSN_OK);
+        memcpy(area + 6, m.memory + 64 + 6, 18);
+        ck_assert_mem_eq(m.memory + 64, area, AREA);
+        /* And as the manual has it. */
+        ck_assert_uint_eq(area[HEADER], mask);
+        ck_assert_uint_eq(area[HEADER + 8], mask);
+        ck_assert_uint_eq(area[HEADER + 15], 0x80);
+    }
+}
+END_TEST
+
+START_TEST(restores_compacted_as_the_processor)
+{
+    uint32_t mask = _i & 7, present = _i >> 3 & 7;
+    _Alignas(64) uint8_t state[1024], area[1024];
+
+    if (!has_xsavec())
+        return;
+    for (unsigned trial = 0; trial < 20; trial++) {
+        random_state(state);
+        take(&m.now, state);
+        random_state(area);
+        area[HEADER] = (uint8_t)present;
+        area[HEADER + 8] = (uint8_t)(present | (trial >> 1 & 7));
+        area[HEADER + 15] = 0x80;
+        memcpy(m.memory + 64, area, AREA);
+        native(state, area, mask, XRSTOR, trial & 1);
+        m.gpr[RAX] = mask;
+        ck_assert_int_eq(run(trial & 2 ? XRSTOR : XRSTORS, trial & 1), INSN_OK);
         ck_assert_mem_eq(m.memory + 64, area, AREA);
         same_state(state);
     }
@@ -221,6 +285,7 @@ static void faults_with(unsigned reg, unsigned vector)
 /* Intel SDM, "XRSTOR—Restore Processor Extended States", "Protected Mode Exceptions". */
 START_TEST(faults)
 {
+    static const uint8_t all[] = {XSAVE, XRSTOR, XSAVEOPT, XSAVEC, XSAVES, XRSTORS};
     uint8_t *area = m.memory + 64;
 
     random_state(area);
@@ -235,15 +300,14 @@ START_TEST(faults)
     area[HEADER + 23] = 1;
     faults_with(5, 13);
     area[HEADER + 23] = 0;
-    area[HEADER + 15] = 0x80; /* compacted */
-    ck_assert_int_eq(run(5, false), INSN_UNSUPPORTED);
-    area[HEADER + 15] = 0;
     area[MXCSR + 2] = 4;
     faults_with(5, 13);
     m.gpr[RAX] = 1; /* MXCSR is not looked at */
     ck_assert_int_eq(run(5, false), INSN_OK);
     area[MXCSR + 2] = 0;
-    for (unsigned reg = 4; reg < 7; reg++) {
+    for (unsigned i = 0; i < sizeof(all); i++) {
+        unsigned reg = all[i];
+
         m.gpr[RBX] = 80;
         faults_with(reg, 13);
         m.gpr[RBX] = 64;
@@ -254,11 +318,50 @@ START_TEST(faults)
         m.cpu.cr0 &= ~8u;
         m.cpu.cr4 |= 1 << 18;
     }
+    m.cpu.cpl = 3;
+    faults_with(XSAVES, 13);
+    faults_with(XRSTORS, 13);
+    m.cpu.cpl = 0;
     m.cpu.xcr0 = 0xe7;
     m.gpr[RAX] = 0xff;
     ck_assert_int_eq(run(4, false), INSN_UNSUPPORTED); /* AVX-512 */
     m.gpr[RAX] = 7;
     ck_assert_int_eq(run(4, false), INSN_OK);
+}
+END_TEST
+
+/* Likewise, "Compacted Form of XRSTOR". */
+START_TEST(faults_compacted)
+{
+    uint8_t *area = m.memory + 64;
+
+    random_state(area);
+    m.gpr[RAX] = 7;
+    faults_with(XRSTORS, 13); /* not compacted */
+    area[HEADER + 8] = 3, area[HEADER + 15] = 0x80;
+    faults_with(XRSTOR, 13); /* AVX state is present and has no place */
+    area[HEADER] = 3;
+    ck_assert_int_eq(run(XRSTOR, false), INSN_OK);
+    area[HEADER + 8] = 0x13;
+    faults_with(XRSTOR, 13); /* a place for what is not enabled */
+    m.cpu.xss = 0x10;
+    faults_with(XRSTOR, 13);
+    ck_assert_int_eq(run(XRSTORS, false), INSN_OK); /* which asks for others */
+    m.gpr[RAX] = 0x17;
+    ck_assert_int_eq(run(XRSTORS, false), INSN_UNSUPPORTED);
+    ck_assert_int_eq(run(XSAVES, false), INSN_UNSUPPORTED);
+    ck_assert_int_eq(run(XSAVEC, false), INSN_OK);
+    ck_assert_uint_eq(area[HEADER + 8], 7);
+    for (unsigned i = 16; i < 64; i++) {
+        area[HEADER + i] = 4;
+        faults_with(XRSTOR, 13);
+        area[HEADER + i] = 0;
+    }
+    ck_assert_int_eq(run(XRSTOR, false), INSN_OK);
+    area[MXCSR + 2] = 4;
+    faults_with(XRSTOR, 13);
+    m.gpr[RAX] = 5; /* of AVX MXCSR is no part here */
+    ck_assert_int_eq(run(XRSTOR, false), INSN_OK);
 }
 END_TEST
 
@@ -271,10 +374,15 @@ int main(void)
 
     if (!has_avx())
         printf("not shown: this processor has no AVX, or its state elsewhere\n");
+    if (!has_xsavec())
+        printf("not shown of the compacted form: this processor has no XSAVEC\n");
     tcase_add_checked_fixture(tests, setup, NULL);
     tcase_add_loop_test(tests, saves_as_the_processor, 0, 16);
     tcase_add_loop_test(tests, restores_as_the_processor, 0, 64);
+    tcase_add_loop_test(tests, saves_compacted_as_the_processor, 0, 16);
+    tcase_add_loop_test(tests, restores_compacted_as_the_processor, 0, 64);
     tcase_add_test(tests, faults);
+    tcase_add_test(tests, faults_compacted);
     suite_add_tcase(suite, tests);
     runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);
