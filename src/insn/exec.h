@@ -248,8 +248,10 @@ enum insn_result execute_virtualization(struct exec *exec);
 enum insn_result execute_vector(struct exec *exec);
 /* False: it is none of x87, FXSAVE and its relatives. */
 bool execute_x87(struct exec *exec, enum insn_result *result);
-/* False: it is none of XSAVE, XSAVEOPT and XRSTOR. */
+/* False: it is none of XSAVE and its relatives. */
 bool execute_xsave(struct exec *exec, enum insn_result *result);
+/* False: it is none of MMX that moves data. */
+bool execute_mmx(struct exec *exec, enum insn_result *result);
 /* False: it is none that exec_sse.c knows. */
 bool execute_sse(struct exec *exec, enum insn_result *result);
 /* The registers that ModRM names. */

@@ -74,12 +74,17 @@ static bool of_256_bits(const struct insn *insn)
 
 static const struct vector_move *find(const struct insn *insn)
 {
+    static const struct vector_move movntdqa = {0x2a, PREFIX_66, 16, LOAD | ALIGNED};
     bool vex = insn->encoding == INSN_VEX;
 
-    if ((insn->encoding != INSN_LEGACY && !vex) || insn->map != INSN_MAP_0F || !insn->has_modrm)
+    if ((insn->encoding != INSN_LEGACY && !vex) || !insn->has_modrm)
         return NULL;
     /* With a second source, which those have that merge. */
     if (vex && (insn->imm2 & 0x78) != 0x78)
+        return NULL;
+    if (insn->map == INSN_MAP_0F38 && insn->opcode == 0x2a)
+        return mandatory(insn) == PREFIX_66 && insn->modrm < 0xc0 ? &movntdqa : NULL;
+    if (insn->map != INSN_MAP_0F)
         return NULL;
     for (unsigned i = 0; i < sizeof(moves) / sizeof(moves[0]); i++) {
         const struct vector_move *move = &moves[i];
@@ -241,7 +246,7 @@ enum insn_result execute_vector(struct exec *exec)
     unsigned reg, size;
 
     if (execute_bmi(exec, &result) || execute_x87(exec, &result) || execute_hint(exec, &result) ||
-        execute_xsave(exec, &result) || execute_sse(exec, &result))
+        execute_xsave(exec, &result) || execute_sse(exec, &result) || execute_mmx(exec, &result))
         return result;
     if (!move || !exec->ops->vector)
         return INSN_UNSUPPORTED;

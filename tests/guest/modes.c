@@ -387,6 +387,43 @@ static void sse_to_mmio(void)
     CHECK_EQUAL(GUEST_CONTINUE(), 1);
 }
 
+/* With a number on x87's stack, which MMX's registers are none of in the end. */
+static void guest_mmx_mmio(uint64_t at)
+{
+    uint64_t out;
+    uint16_t status;
+
+    __asm__ volatile("fninit; fldpi\n"
+                     "movq (%2), %%mm5\n"
+                     "movq %%mm5, %0\n"
+                     "movntq %%mm5, 8(%2)\n"
+                     "fnstsw %1\n"
+                     "emms"
+                     : "=m"(out), "=m"(status)
+                     : "r"(at)
+                     : "memory");
+    guest_done(out == 0x1122334455667788 && !(status & 0x3800));
+}
+
+static void mmx_to_mmio(void)
+{
+    const uint64_t value = 0x1122334455667788;
+
+    machine_open();
+    guest_prepare(guest_mmx_mmio, GUEST_HOLE + 0x40);
+    for (unsigned write = 0; write < 2; write++) {
+        if (!CHECK(EXPECT_EXIT(VIRTX_EXIT_MMIO)))
+            return;
+        CHECK_EQUAL(machine.exit->mmio.gpa, GUEST_HOLE + 0x40 + 8 * write);
+        CHECK_EQUAL(machine.exit->mmio.size, 8);
+        CHECK_EQUAL(machine.exit->mmio.access, write ? VIRTX_WRITE : VIRTX_READ);
+        if (write)
+            CHECK_EQUAL(machine.exit->mmio.value, value);
+        CHECK_OK(virtx_vcpu_complete(machine.vcpu, write ? NULL : &value));
+    }
+    CHECK_EQUAL(GUEST_CONTINUE(), 1);
+}
+
 static void guest_avx_mmio(uint64_t at)
 {
     uint64_t high[2] = {0, 0}, cr4;
@@ -469,4 +506,5 @@ GUEST_CASES(CASES("real-mode-flags-and-interrupts", flags), CASES("real-mode-fau
             CASES("real-protected-big-real", changes),
             CASES("real-mode-to-64-bit-and-back", long_mode), CASES("task-switches", tasks),
             CASES("real-mode-events", events), CASES("kicks-in-big-real-mode", kicks),
-            {"sse-moves-to-mmio", sse_to_mmio}, {"avx-moves-to-mmio", avx_to_mmio});
+            {"sse-moves-to-mmio", sse_to_mmio}, {"mmx-moves-to-mmio", mmx_to_mmio},
+            {"avx-moves-to-mmio", avx_to_mmio});
