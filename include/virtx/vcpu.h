@@ -163,6 +163,33 @@ enum virtx_status virtx_vcpu_msr_get(struct virtx_vcpu *vcpu, uint32_t index, ui
 enum virtx_status virtx_vcpu_msr_set(struct virtx_vcpu *vcpu, uint32_t index, uint64_t value);
 
 /**
+ * @brief Leaves the guest's FPU, SSE, AVX and AVX-512 state in memory until the guest first uses it.
+ *
+ * At first, and unless this is called, the state is loaded before the first run behind virtx_vcpu_load(),
+ * and no exit ever moves it. With @p lazy, from the next load on, the guest's first use after each load costs one
+ * exit (\#NM, or its clearing CR0.TS), and none follows from this until virtx_vcpu_put(); a guest that does not use it
+ * has nothing loaded, and nothing to be saved by put. The guest sees no difference: its CR0 reads as it was
+ * written, and what \#NM it has coming by its own CR0 it gets, unless an intercept has it. Until the first use
+ * its accesses to CR0 may exit, and are served inside run.
+ *
+ * **Warning.** Meanwhile the registers hold what the host, or another guest, left there. The architecture keeps
+ * the guest from them, but processors affected by CVE-2018-3665 (LazyFP) let it read them speculatively:
+ * not for guests that are not trusted with each other's and the host's secrets on such processors.
+ *
+ * A guest that can reach state which CR0.TS does not protect is not lazy: with CR4.PKE set (PKRU), or with CR4.OSXSAVE set
+ * if its CPUID has MPX, AMX, or XGETBV with ECX = 1 (leaf 0xd, subleaf 1, EAX bit 2), which virtx_vm_cpuid_set()
+ * can hide. XCR0 is always loaded. On the vcpu's thread; RESET leaves it alone.
+ *
+ * @param vcpu  a vcpu
+ * @param lazy  whether to
+ * @return ::VIRTX_OK, ::VIRTX_E_BUSY, ::VIRTX_E_DEAD
+ */
+enum virtx_status virtx_vcpu_set_lazy_fpu(struct virtx_vcpu *vcpu, bool lazy);
+
+/** @brief What virtx_vcpu_set_lazy_fpu() has set. On the vcpu's thread. */
+bool virtx_vcpu_lazy_fpu(const struct virtx_vcpu *vcpu);
+
+/**
  * @brief Makes the library's instruction executor run all of the guest, in place of the processor; or lets
  *  the processor run again what it can.
  *

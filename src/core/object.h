@@ -220,6 +220,7 @@ struct virtx_vcpu {
     uint64_t cr3_target[VIRTX_CR3_TARGETS]; /* [vcpu] */
     uint32_t cr3_targets;
     struct virtx_pause_filter pause_filter; /* [vcpu] */
+    bool lazy_fpu;                          /* [vcpu] for the next load */
 
     struct event_queue events;
     const struct virtx_irq_source *irq;

@@ -112,6 +112,23 @@ enum virtx_status virtx_vcpu_fpu_set(struct virtx_vcpu *vcpu, const void *area, 
     return status;
 }
 
+enum virtx_status virtx_vcpu_set_lazy_fpu(struct virtx_vcpu *vcpu, bool lazy)
+{
+    bool release;
+    enum virtx_status status = virtx_vcpu_claim(vcpu, &release);
+
+    if (status != VIRTX_OK)
+        return status;
+    vcpu->lazy_fpu = lazy;
+    virtx_vcpu_release(vcpu, release);
+    return VIRTX_OK;
+}
+
+bool virtx_vcpu_lazy_fpu(const struct virtx_vcpu *vcpu)
+{
+    return vcpu->lazy_fpu;
+}
+
 enum virtx_status virtx_vcpu_interpret(struct virtx_vcpu *vcpu, bool always)
 {
     const struct virtx_backend *backend = vcpu->virtx->backend;

@@ -221,6 +221,7 @@ void hw_cpuid_policy(struct hw_vcpu *hv)
     policy->xcr0 = (l1.ecx >> 26 & 1) ? ((uint64_t)d0.edx << 32 | d0.eax | 3) : 0;
     policy->xss = (d1.eax >> 3 & 1) ? ((uint64_t)d1.edx << 32 | d1.ecx) : 0;
     policy->has_xsaves = d1.eax >> 3 & 1;
+    policy->has_xgetbv_used = d1.eax >> 2 & 1;
     policy->has_misaligned_sse = e1.ecx >> 7 & 1;
     policy->has_monitor = l1.ecx >> 3 & 1;
     policy->has_invpcid = l7.ebx >> 10 & 1;

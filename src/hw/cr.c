@@ -45,8 +45,11 @@ void hw_control_changed(struct hw_vcpu *hv, uint64_t cr0, uint64_t cr3, uint64_t
         debts = HW_FLUSH_TAG; /* not by an instruction: anything may have changed */
     if (debts)
         hw_owe(hv, debts);
-    if ((cr4 ^ now->cr4) & (CR4_OSXSAVE | CR4_PKE))
+    if ((cr4 ^ now->cr4) & (CR4_OSXSAVE | CR4_PKE)) {
         hw_cpuid_forget(hv);
+        if (hv->soft->fpu_lazy & HW_LAZY_WAITS)
+            hv->work |= HW_WORK_FPU | HW_WORK_CONTROLS; /* whether it may */
+    }
     if (paging->control_changed) {
         paging->control_changed(vcpu, cr0, cr4, efer);
         hv->work |= HW_WORK_ROOT;
@@ -127,6 +130,8 @@ static bool write_cr0(struct hw_vcpu *hv, uint64_t value)
             state->efer &= ~EFER_LMA;
     }
     state->cr0 = value;
+    if (unlikely(hv->soft->fpu_lazy & HW_LAZY_WAITS) && (old & ~value & CR0_TS))
+        hw_fpu_use(hv); /* what else for? This saves the #NM that would follow. */
     hw_control_changed(hv, old, state->cr3, state->cr4, old_efer, false);
     return true;
 }

@@ -170,6 +170,8 @@ static bool exception_exit(struct hw_vcpu *hv, enum virtx_status *status)
         };
         return hw_page_fault(hv, status);
     }
+    if (exception->vector == VECTOR_NM && hw_fpu_first_use(hv))
+        return true;
     return hw_offer(hv, status);
 }
 

@@ -1,8 +1,12 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * x87, SSE, AVX … and XCR0: the guest's are loaded before its first entry and stay in the processor
- * until put, or until the profile wants the host's back. Nothing is switched lazily: no #NM, and no
- * register of one guest in sight of another.
+ * until put, or until the profile wants the host's back. No exit switches them, and no register of
+ * one guest is in sight of another.
+ *
+ * Unless the embedder wants a vcpu lazy (virtx_vcpu_set_lazy_fpu()): then its state waits in memory
+ * from load to the first use, with CR0.TS and CR0.MP set in the processor, whatever the guest has
+ * in them (virtx_hw's controls.fpu_waits), and #NM intercepted.
  *
  * The memory image is the standard XSAVE format. While it is saved or loaded XCR0 holds everything
  * the guest could ever enable, so that components it has switched off keep their content. Where the
@@ -12,6 +16,11 @@
 
 #define XSAVE_HEADER 512u
 #define MXCSR_OFFSET 24u
+
+/* Components that no instruction reaches but by #NM while CR0.TS is set: x87, SSE, AVX, AVX-512.
+ * PKRU is none of them, but out of reach while CR4.PKE is 0. */
+#define BY_TS 0xe7ull
+#define PKRU  (1ull << 9)
 
 #ifdef VIRTX_UNIT
 void mock_fpu_save(void *area, uint64_t mask);
@@ -143,12 +152,24 @@ static void vector_access(unsigned reg, void *data, bool write, enum insn_vector
 }
 #endif
 
+/* The executor's first use. Its own controls are obeyed at once: the processor's follow. */
+static void use_now(struct hw_vcpu *hv)
+{
+    uint64_t flags = x86_irq_save();
+
+    hw_fpu_use(hv);
+    hw_fpu_load(hv);
+    x86_irq_restore(flags);
+}
+
 bool hw_fpu_vector(struct hw_vcpu *hv, unsigned reg, void *data, bool write, enum insn_vector part)
 {
     struct fpu_access access;
     uint64_t flags;
     bool good;
 
+    if (unlikely(hv->soft->fpu_lazy & HW_LAZY_WAITS) && hv->cpu)
+        use_now(hv);
     if (!hv->fpu_loaded)
         return false;
     flags = x86_irq_save();
@@ -346,12 +367,115 @@ void hw_fpu_reset(struct hw_vcpu *hv)
     memcpy(area + XSAVE_HEADER, &present, sizeof(present));
     hv->fpu_loaded = false; /* what is in the processor is void */
     hv->work |= HW_WORK_FPU;
+    hw_fpu_xcr0(hv); /* if it is a lazy vcpu's */
 }
 
 static bool host_wants_fpu(const struct hw_vcpu *hv)
 {
     return hv->soft->host_fpu != NULL;
 }
+
+/* ---- Laziness ---- */
+
+/*
+ * XGETBV with ECX = 1 tells which components are in use, and there are components that CR0.TS does
+ * not protect: a guest that can reach them has its own from the start.
+ */
+static bool may_wait(struct hw_vcpu *hv)
+{
+    const struct hw_policy *policy = &hv->soft->policy;
+    uint64_t cr4 = hw_state(hv, VIRTX_STATE_CR)->cr4;
+
+    if (cr4 & CR4_PKE)
+        return false;
+    return !(cr4 & CR4_OSXSAVE) || !(policy->has_xgetbv_used || (policy->xcr0 & ~(BY_TS | PKRU)));
+}
+
+void hw_fpu_begin(struct hw_vcpu *hv, bool lazy)
+{
+    hv->soft->fpu_lazy = lazy ? HW_LAZY_WAITS : 0;
+    if (hv->controls.fpu_waits != lazy)
+        hv->work |= HW_WORK_CONTROLS;
+}
+
+void hw_fpu_use(struct hw_vcpu *hv)
+{
+    hv->soft->fpu_lazy &= (uint8_t)~HW_LAZY_WAITS;
+    hv->work |= HW_WORK_FPU | HW_WORK_CONTROLS;
+}
+
+bool hw_fpu_waits(struct hw_vcpu *hv)
+{
+    if (likely(!(hv->soft->fpu_lazy & HW_LAZY_WAITS)))
+        return false;
+    if (may_wait(hv))
+        return true;
+    hv->soft->fpu_lazy &= (uint8_t)~HW_LAZY_WAITS;
+    hv->work |= HW_WORK_FPU;
+    return false;
+}
+
+/*
+ * With TS and MP both set in the guest's own CR0 there is no difference to the processor's, so the
+ * exception is the guest's. Otherwise the instruction is tried again with the guest's CR0: one that
+ * is to raise #NM all the same, as by EM, does so by itself.
+ */
+bool hw_fpu_first_use(struct hw_vcpu *hv)
+{
+    const uint64_t own = CR0_TS | CR0_MP;
+
+    if (!(hv->soft->fpu_lazy & HW_LAZY_WAITS) || (hw_state(hv, VIRTX_STATE_CR)->cr0 & own) == own)
+        return false;
+    hw_fpu_use(hv);
+    return true;
+}
+
+/* XGETBV knows no #NM, so XCR0 cannot wait with the rest. */
+static void load_xcr0(struct hw_vcpu *hv)
+{
+    struct hw_soft *soft = hv->soft;
+    uint64_t cr4 = x86_read_cr4(), now;
+
+    if (!soft->policy.xcr0)
+        return;
+    x86_write_cr4(cr4 | CR4_OSXSAVE);
+    now = xgetbv();
+    if (!(soft->fpu_lazy & HW_LAZY_XCR0))
+        soft->host_xcr0 = now;
+    if (now != hw_state(hv, VIRTX_STATE_XCR)->xcr0)
+        xsetbv(hv->state.xcr0);
+    soft->fpu_lazy |= HW_LAZY_XCR0;
+    x86_write_cr4(cr4);
+}
+
+/* Even if the guest's CPUID has lost XSAVE meanwhile. */
+static void unload_xcr0(struct hw_vcpu *hv)
+{
+    struct hw_soft *soft = hv->soft;
+    uint64_t cr4 = x86_read_cr4();
+
+    x86_write_cr4(cr4 | CR4_OSXSAVE);
+    hv->state.xcr0 = xgetbv();
+    if (host_wants_fpu(hv) && soft->host_xcr0 != hv->state.xcr0)
+        xsetbv(soft->host_xcr0);
+    x86_write_cr4(cr4);
+    soft->fpu_lazy &= (uint8_t)~HW_LAZY_XCR0;
+    hv->work |= HW_WORK_FPU;
+}
+
+/* True: nothing else is to be loaded. */
+static __attribute__((noinline)) bool load_lazily(struct hw_vcpu *hv)
+{
+    if (hv->soft->fpu_lazy & HW_LAZY_WAITS) {
+        load_xcr0(hv);
+        return true;
+    }
+    unload_xcr0(hv); /* as if it had never been lazy */
+    hv->work &= ~(uint32_t)HW_WORK_FPU;
+    return false;
+}
+
+/* ---- Loading and unloading ---- */
 
 void hw_fpu_load(struct hw_vcpu *hv)
 {
@@ -361,6 +485,8 @@ void hw_fpu_load(struct hw_vcpu *hv)
 
     hv->work &= ~(uint32_t)HW_WORK_FPU;
     if (hv->fpu_loaded)
+        return;
+    if (unlikely(soft->fpu_lazy) && load_lazily(hv))
         return;
     fpu_open(hv, &access);
     if (all && !soft->host_fpu_saved)
@@ -379,13 +505,18 @@ void hw_fpu_load(struct hw_vcpu *hv)
     hv->vcpu->stats.fpu_switches++;
 }
 
+static bool xcr0_is_guests(const struct hw_vcpu *hv)
+{
+    return (hv->fpu_loaded || (hv->soft->fpu_lazy & HW_LAZY_XCR0)) && hv->soft->policy.xcr0;
+}
+
 /* While its state is loaded the processor's XCR0 is the guest's, also where nobody has seen the
  * guest write it: QEMU 7.2 executes XSETBV whatever is intercepted. */
 void hw_fpu_follow_xcr0(struct hw_vcpu *hv)
 {
     struct fpu_access access;
 
-    if (!hv->fpu_loaded || !hv->soft->policy.xcr0)
+    if (!xcr0_is_guests(hv))
         return;
     fpu_open(hv, &access);
     hv->state.xcr0 = xgetbv();
@@ -410,6 +541,8 @@ void hw_fpu_unload(struct hw_vcpu *hv, bool restore_host)
     uint64_t all = soft->policy.xcr0;
     struct fpu_access access;
 
+    if (unlikely(soft->fpu_lazy & HW_LAZY_XCR0))
+        unload_xcr0(hv);
     if (!hv->fpu_loaded && !(restore_host && soft->host_fpu_saved))
         return;
     fpu_open(hv, &access);
@@ -432,7 +565,7 @@ void hw_fpu_xcr0(struct hw_vcpu *hv)
 {
     struct fpu_access access;
 
-    if (!hv->fpu_loaded || !hv->soft->policy.xcr0)
+    if (!xcr0_is_guests(hv))
         return;
     fpu_open(hv, &access);
     xsetbv(hv->state.xcr0);
@@ -494,8 +627,10 @@ enum virtx_status hw_fpu_set(struct virtx_vcpu *vcpu, const void *area)
         return virtx_fail(&vcpu->error, VIRTX_E_INVALID, "MXCSR", "has a reserved bit set", mxcsr);
     flags = x86_irq_save();
     memcpy(hv->fpu_area, area, hv->soft->fpu_bytes);
-    hv->fpu_loaded = false;
-    hv->work |= HW_WORK_FPU;
+    if (hv->fpu_loaded || !(hv->soft->fpu_lazy & HW_LAZY_XCR0)) {
+        hv->fpu_loaded = false;
+        hv->work |= HW_WORK_FPU;
+    }
     x86_irq_restore(flags);
     return VIRTX_OK;
 }

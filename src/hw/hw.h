@@ -95,6 +95,8 @@ struct hw_controls {
     const uint64_t *cr3_target; /* values whose writes need not exit … */
     uint32_t cr3_targets; /* … and how many; 0 unless writes of CR3 exit for the embedder only */
     uint64_t cr0_mask, cr4_mask; /* bits whose change by the guest must exit */
+    bool fpu_waits; /* the processor's CR0 has TS and MP set, whatever the guest's, which does not see
+                       that; changes of either by it exit, and so do #NM and task switches */
     uint16_t dr_read, dr_write;
     uint64_t instructions;           /* bit n: virtx_instruction n exits */
     struct virtx_pause_filter pause; /* which PAUSEs exit, if any do; count 0: all */
@@ -109,8 +111,6 @@ struct hw_cpu {
     uint32_t index;
     uint64_t tag_generation; /* grows when the tags of this CPU start over */
     uint32_t tag_next;       /* next unused VPID or ASID of this generation */
-    struct hw_vcpu *fpu_owner;
-    uint64_t host_fpu_xcr0;
 };
 
 /* The part of a VM's bytes that both vendors share; the vendor's struct embeds it first. */

@@ -343,6 +343,11 @@ static void add_own(struct hw_vcpu *hv, struct hw_controls *c)
     c->cr0_mask |= CR0_PG | CR0_CD | CR0_NW;
     c->cr4_mask |= ~policy->cr4 | CR4_MCE | CR4_OSXSAVE | CR4_PKE | CR4_VMXE | CR4_SMXE;
     c->instructions |= 1ull << VIRTX_INSN_RDPMC | 1ull << VIRTX_INSN_XSETBV | 1ull << VIRTX_INSN_INVD;
+    c->fpu_waits = hw_fpu_waits(hv);
+    if (c->fpu_waits) {
+        c->cr0_mask |= CR0_TS | CR0_MP;
+        c->exceptions |= 1u << VECTOR_NM;
+    }
     if (!policy->has_monitor)
         c->instructions |= 1ull << VIRTX_INSN_MONITOR | 1ull << VIRTX_INSN_MWAIT;
     if (!policy->has_invpcid)

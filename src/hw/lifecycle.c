@@ -135,6 +135,8 @@ enum virtx_status hw_load(struct virtx_vcpu *vcpu, uint32_t cpu)
         hv->cpu = vcpu->virtx->cpus[cpu];
         hw_switch_load(hv);
         hv->work |= HW_WORK_LOADED | HW_WORK_EVENT;
+        if (unlikely(vcpu->lazy_fpu | hv->soft->fpu_lazy))
+            hw_fpu_begin(hv, vcpu->lazy_fpu);
         hw_deadline_load(hv);
     }
     x86_irq_restore(flags);

@@ -44,11 +44,17 @@ struct hw_policy {
     uint64_t reserved;  /* bits of a physical address that must be 0 */
     uint64_t spec_ctrl; /* bits of IA32_SPEC_CTRL; 0: no such MSR */
     bool has_ibpb, has_l1d_flush, has_arch_capabilities, has_tsc_adjust, has_tsc_aux;
-    bool has_xsaves, has_misaligned_sse;
+    bool has_xsaves, has_xgetbv_used, has_misaligned_sse;
     bool has_mtrr, has_pat, has_mca, has_monitor, has_invpcid;
     uint8_t lacks; /* enum hw_lacks */
     bool amd, no_1g;
     uint8_t physical_bits;
+};
+
+/* Of a vcpu that is loaded; bits of hw_soft.fpu_lazy. */
+enum hw_lazy {
+    HW_LAZY_WAITS = 1u << 0, /* its FPU state stays in memory until the first use … */
+    HW_LAZY_XCR0 = 1u << 1,  /* … but for XCR0, which is in the processor already */
 };
 
 /* What completes an access that has gone to the loop, when its exit record does not say it all. */
@@ -107,6 +113,7 @@ struct hw_soft {
     struct hw_string string;
     size_t fpu_bytes; /* of the guest's XSAVE area */
     size_t fpu_pages;
+    uint8_t fpu_lazy; /* enum hw_lazy */
     /* The host's values of what fpu.c and switch.c exchange, when the profile names it. */
     bool host_fpu_saved;
     uint64_t host_xcr0, host_tsc_aux, host_spec_ctrl, host_xss;
@@ -402,6 +409,14 @@ enum virtx_status hw_fpu_create(struct hw_vcpu *hv);
 void hw_fpu_destroy(struct hw_vcpu *hv);
 void hw_fpu_reset(struct hw_vcpu *hv);
 void hw_fpu_load(struct hw_vcpu *hv);
+/* A vcpu that is loaded starts lazy, or not any more. */
+void hw_fpu_begin(struct hw_vcpu *hv, bool lazy);
+/* A lazy vcpu. It needs its state: loaded before the next entry. */
+void hw_fpu_use(struct hw_vcpu *hv);
+/* Whether it can go on without, by its CR4 and CPUID; if not, as hw_fpu_use(). */
+bool hw_fpu_waits(struct hw_vcpu *hv);
+/* An intercepted #NM: true: it was the library's, and the instruction is to be tried again. */
+bool hw_fpu_first_use(struct hw_vcpu *hv);
 /* An image as FXSAVE makes it in 64-bit mode, of 512 bytes; as struct insn_ops has it. */
 void hw_fpu_image(struct hw_vcpu *hv, void *image, bool write);
 void hw_fpu_x87(struct hw_vcpu *hv, unsigned opcode, unsigned modrm, void *image, void *memory,

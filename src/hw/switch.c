@@ -253,7 +253,7 @@ void hw_switch_to_host(struct hw_vcpu *hv, uint32_t tier)
 {
     if (tier & VIRTX_HOST_PKRU)
         pkru_to_host(hv);
-    if ((tier & VIRTX_HOST_FPU) && hv->fpu_loaded) {
+    if ((tier & VIRTX_HOST_FPU) && (hv->fpu_loaded || hv->soft->fpu_lazy)) {
         pkru_to_guest(hv); /* so that the right one is saved */
         hw_fpu_unload(hv, true);
     }

@@ -17,8 +17,8 @@
 /* VMLOAD and VMSAVE would also reach the host's memory, and corrupt the VMCB in use on one engine.
  */
 #define ALWAYS_MISC2                                                                               \
-    (VMCB_ICEBP | VMCB_VMRUN | VMCB_VMLOAD | VMCB_VMSAVE | VMCB_STGI | VMCB_CLGI | VMCB_SKINIT | VMCB_XSETBV |  \
-     VMCB_RDPRU)
+    (VMCB_ICEBP | VMCB_VMRUN | VMCB_VMLOAD | VMCB_VMSAVE | VMCB_STGI | VMCB_CLGI | VMCB_SKINIT |   \
+     VMCB_XSETBV | VMCB_RDPRU)
 
 enum word { NONE, MISC1, MISC2, MISC3, FORCED };
 
@@ -80,7 +80,8 @@ void svm_controls_iret(struct svm_vcpu *sv)
  * SVM has neither read shadows nor masks. Reads exit where the real register is not what the guest
  * wrote. CR4 writes always exit, since they would take the host's machine-check enable along. CR0
  * writes exit where the embedder wants them (by the selective intercept, which lets TS and MP
- * through, if those are not in its mask) and while the real register differs. What src/hw itself
+ * through, if those are not in its mask), while the real register differs, and while it has the
+ * host's TS and MP. What src/hw itself
  * wants to know of CR0 with nested paging it learns from the VMCB.
  */
 void svm_controls_cr(struct svm_vcpu *sv)
@@ -90,7 +91,7 @@ void svm_controls_cr(struct svm_vcpu *sv)
     uint16_t read = want->cr_read, write = (uint16_t)((want->cr_write & ~1u) | 1u << 4);
     uint32_t selective = 0;
 
-    if (want->cr_write & 1) {
+    if ((want->cr_write & 1) || want->fpu_waits) {
         if (want->cr0_mask & (CR0_TS | CR0_MP))
             write |= 1u << 0;
         else
@@ -153,7 +154,13 @@ void svm_controls(struct hw_vcpu *hv)
         misc[1] |= VMCB_VMMCALL;
     if (!sv->nested)
         misc[0] |= VMCB_TASK_SWITCH | VMCB_INVLPG; /* both touch the translations */
-    misc[0] |= control->misc1 & VMCB_VINTR;        /* the window that is asked for, see event.c */
+    if (want->fpu_waits)
+        misc[0] |= VMCB_TASK_SWITCH; /* it sets the guest's TS */
+    if (unlikely(sv->fpu_waits != want->fpu_waits)) {
+        hw_change(hv, VIRTX_STATE_CR); /* the real CR0 will be another */
+        sv->fpu_waits = want->fpu_waits;
+    }
+    misc[0] |= control->misc1 & VMCB_VINTR; /* the window that is asked for, see event.c */
     instructions(sv, misc);
     pause_filter(control, &want->pause);
     control->misc1 = misc[0];

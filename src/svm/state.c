@@ -114,12 +114,16 @@ static void read_control(struct svm_vcpu *sv)
 {
     struct virtx_state *state = &sv->hw.state;
     const struct vmcb_save *save = &sv->vmcb.save;
+    uint64_t cr0;
 
     state->cr2 = save->cr2;
     state->cr8 = sv->vmcb.control.v_tpr & 0xf;
     if (!sv->nested)
         return; /* every change exits: the state is what the guest wrote */
-    state->cr0 = save->cr0 | sv->cr0_hidden;
+    cr0 = save->cr0 | sv->cr0_hidden;
+    if (unlikely(sv->fpu_waits)) /* changes of these exit: what the guest wrote is still here */
+        cr0 = (cr0 & ~(CR0_TS | CR0_MP)) | (state->cr0 & (CR0_TS | CR0_MP));
+    state->cr0 = cr0;
     state->cr3 = save->cr3;
     /* Writes of CR4 exit, so what the guest wrote to the host's bits is still here. */
     state->cr4 = (save->cr4 & ~SVM_CR4_HOST) | (state->cr4 & SVM_CR4_HOST);
@@ -264,6 +268,8 @@ static void write_control(struct svm_vcpu *sv)
             save->cr4 &= ~(CR4_SMEP | CR4_SMAP | CR4_PKE);
         }
     }
+    if (unlikely(sv->fpu_waits))
+        save->cr0 |= CR0_TS | CR0_MP;
     sv->cr0_hidden = state->cr0 & SVM_CR0_HIDDEN;
     sv->hides_cr0 = save->cr0 != state->cr0;
     sv->hides_cr4 = save->cr4 != state->cr4;

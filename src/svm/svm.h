@@ -78,6 +78,7 @@ struct svm_vcpu {
     bool step_tf;              /* the guest's own TF while stepping */
     bool tr_unmarked;          /* this processor's copy of TR is not busy */
     bool hides_cr0, hides_cr4; /* the real register is not what the guest wrote */
+    bool fpu_waits;            /* as in hw_controls, for the real CR0 */
     uint8_t rewind;    /* the entry delivers a software event: RIP was moved this far, behind it */
     uint32_t clean;    /* VMCB_CLEAN_ALL, or 0 where the processor has no clean bits */
     uint32_t last_cpu; /* clean bits are good on this CPU only */

@@ -165,6 +165,10 @@ void vmx_controls(struct hw_vcpu *hv)
     if (primary & PRIMARY_SECONDARY)
         vmx_set_control(v, VMX_SECONDARY, secondary);
     v->hlt_activity = !c->hlt;
+    if (unlikely(v->fpu_waits != c->fpu_waits)) {
+        hw_change(hv, VIRTX_STATE_CR); /* the real CR0 will be another */
+        v->fpu_waits = c->fpu_waits;
+    }
     all = v->mode != VMX_MODE_NATIVE ? BIT(0) | BIT(4) : c->cr_write;
     set_masks(v, VMX_CR0_OWNED | c->cr0_mask | (all & BIT(0) ? UINT64_MAX : 0),
               ~VMX_CR4_GUEST | c->cr4_mask | (all & BIT(4) ? UINT64_MAX : 0));

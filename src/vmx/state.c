@@ -256,6 +256,8 @@ static void write_control(struct vmx_vcpu *v, const struct virtx_state *state)
     }
     if (!v->nested)
         shadowed_control(&cr0, &cr4, &efer);
+    if (unlikely(v->fpu_waits))
+        cr0 |= CR0_TS | CR0_MP;
     vmx_set_field(v, VMCS_GUEST_CR0, (cr0 & ~VMX_CR0_HOST) | fixed0);
     vmx_set_field(v, VMCS_CR0_SHADOW, state->cr0);
     vmx_set_field(v, VMCS_GUEST_CR4, (cr4 & ~VMX_CR4_HOST) | v->host_mce | caps->cr4_fixed0);

@@ -165,6 +165,7 @@ struct vmx_vcpu {
     bool launched; /* VMRESUME, not VMLAUNCH */
     bool fresh;    /* the VMCS has never been written */
     bool nested;
+    bool fpu_waits;        /* as in hw_controls, for the real CR0 */
     bool nmi_blockable;    /* virtual-NMI blocking may be in force (see event.c) */
     bool nmi_soft_blocked; /* the same where the processor does not track it */
     bool window_nmi;       /* there: an NMI waits */

@@ -322,6 +322,8 @@ struct virtx_vcpu *vcpu_make(struct virtx_vm *vm, uint32_t id)
         bare_panic("no vcpu: %s", virtx_vm_last_error(vm)->what);
     if (harness_interpreted())
         CHECK_OK(virtx_vcpu_interpret(vcpu, true));
+    if (bare_option("lazy"))
+        CHECK_OK(virtx_vcpu_set_lazy_fpu(vcpu, true));
     return vcpu;
 }
 

@@ -53,7 +53,7 @@ struct cpuid_regs mock_cpuid(uint32_t leaf, uint32_t subleaf)
         if (subleaf == 0)
             return (struct cpuid_regs){7, 832, 832, 0};
         if (subleaf == 1)
-            return (struct cpuid_regs){world_xsaves ? 9 : 1, 0, world_xsaves ? 0x1800 : 0, 0};
+            return (struct cpuid_regs){world_xsaves ? 0xd : 1, 0, world_xsaves ? 0x1800 : 0, 0};
         if (subleaf == 2)
             return (struct cpuid_regs){256, 576, 0, 0};
         return (struct cpuid_regs){0};

@@ -75,7 +75,7 @@ extern const struct virtx_hw world_vendor;
 extern const struct virtx_paging world_engine;
 extern const struct virtx_host_ops world_host;
 
-/* The processor of worlds begun from now on has XSAVES, or misaligned SSE mode; the host's IA32_XSS. */
+/* The processor of worlds begun from now on has XSAVES and XGETBV with ECX = 1, or misaligned SSE mode; the host's IA32_XSS. */
 extern WORLD_LOCAL bool world_xsaves, world_misaligned_sse;
 extern WORLD_LOCAL uint32_t world_hide_edx; /* features of leaf 1 that the processor lacks */
 extern WORLD_LOCAL uint64_t world_host_xss;

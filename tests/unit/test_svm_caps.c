@@ -387,6 +387,54 @@ START_TEST(cr0_masks)
 }
 END_TEST
 
+/* The selective intercept knows nothing of TS and MP (AMD APM "CR0 Writes"): while these are the
+ * host's all writes exit, and reads where they would show it. */
+START_TEST(fpu_waits)
+{
+    struct vmcb_control *control;
+    struct vmcb_save *save;
+    struct hw_vcpu *hv;
+    uint64_t cr0;
+
+    world_make(0, true);
+    hv = &world.sv->hw;
+    control = &world.sv->vmcb.control;
+    save = &world.sv->vmcb.save;
+    cr0 = hw_state(hv, VIRTX_STATE_CR)->cr0 & ~(CR0_TS | CR0_MP | CR0_CD | CR0_NW);
+    hv->state.cr0 = cr0;
+    hv->dirty |= VIRTX_STATE_CR;
+    world_exit(VMEXIT_INTR, 0, 0);
+    ck_assert(!(control->misc1 & VMCB_TASK_SWITCH));
+    hv->controls.cr_write = 0;
+    hv->controls.cr0_mask = CR0_TS | CR0_MP;
+    hv->controls.exceptions = 1u << VECTOR_NM;
+    hv->controls.fpu_waits = true;
+    svm_controls(hv);
+    world_exit(VMEXIT_INTR, 0, 0);
+    ck_assert_uint_eq(save->cr0, cr0 | CR0_TS | CR0_MP);
+    ck_assert((control->cr_write & 1) && !(control->misc1 & VMCB_CR0_SELECTIVE));
+    ck_assert(control->cr_read & 1);
+    ck_assert(control->exceptions >> VECTOR_NM & 1);
+    ck_assert(control->misc1 & VMCB_TASK_SWITCH);
+    ck_assert_uint_eq(hw_state(hv, VIRTX_STATE_CR)->cr0, cr0);
+    hw_change(hv, VIRTX_STATE_CR)->cr0 = cr0 | CR0_TS | CR0_MP;
+    world_exit(VMEXIT_INTR, 0, 0);
+    ck_assert((control->cr_write & 1) && !(control->cr_read & 1)); /* nothing to hide */
+    ck_assert_uint_eq(hw_state(hv, VIRTX_STATE_CR)->cr0, cr0 | CR0_TS | CR0_MP);
+    hw_change(hv, VIRTX_STATE_CR)->cr0 = cr0 | CR0_TS;
+    world_exit(VMEXIT_INTR, 0, 0);
+    hv->controls.cr0_mask = 0;
+    hv->controls.exceptions = 0;
+    hv->controls.fpu_waits = false;
+    svm_controls(hv);
+    world_exit(VMEXIT_INTR, 0, 0);
+    ck_assert_uint_eq(save->cr0, cr0 | CR0_TS);
+    ck_assert(!(control->cr_write & 1) && !(control->cr_read & 1));
+    ck_assert(!(control->exceptions >> VECTOR_NM & 1) && !(control->misc1 & VMCB_TASK_SWITCH));
+    world_free();
+}
+END_TEST
+
 static const struct {
     uint32_t kind, access;
     uint64_t first, last;
@@ -446,6 +494,7 @@ int main(void)
     tcase_add_test(tests, own_maps);
     tcase_add_test(tests, always_intercepted);
     tcase_add_test(tests, cr0_masks);
+    tcase_add_test(tests, fpu_waits);
     tcase_add_loop_test(tests, intercepts, 0, (int)ARRAY_SIZE(checks));
     suite_add_tcase(suite, tests);
     srunner_run_all(runner, CK_NORMAL);

@@ -841,6 +841,43 @@ START_TEST(real_control_registers)
 }
 END_TEST
 
+/* While the FPU state waits TS and MP of the real CR0 are the host's, and the guest's are in the
+ * shadow. */
+START_TEST(fpu_waits)
+{
+    uint64_t cr0 = CR0_PG | CR0_PE | CR0_ET;
+
+    setup();
+    hv->state.cr0 = cr0;
+    vmx_write(&v, VIRTX_STATE_CR);
+    hv->dirty = 0;
+    take_exit(VMX_REASON_CPUID);
+    hv->controls.fpu_waits = true;
+    hv->controls.cr0_mask = CR0_TS | CR0_MP;
+    hv->controls.exceptions = 1u << VECTOR_NM;
+    vmx_controls(hv);
+    ck_assert_uint_eq(hv->dirty & VIRTX_STATE_CR, VIRTX_STATE_CR);
+    vmx_write(&v, hv->dirty & VIRTX_STATE_ALL);
+    hv->dirty = 0;
+    ck_assert_uint_eq(vmcs[VMCS_GUEST_CR0], cr0 | CR0_NE | CR0_TS | CR0_MP);
+    ck_assert_uint_eq(vmcs[VMCS_CR0_SHADOW], cr0);
+    ck_assert_uint_eq(vmcs[VMCS_CR0_MASK] & (CR0_TS | CR0_MP), CR0_TS | CR0_MP);
+    ck_assert(vmcs[VMCS_EXCEPTIONS] >> VECTOR_NM & 1);
+    take_exit(VMX_REASON_CPUID);
+    vmx_read(hv, VIRTX_STATE_CR);
+    ck_assert_uint_eq(hv->state.cr0, cr0);
+    take_exit(VMX_REASON_CPUID);
+    hv->controls.fpu_waits = false; /* the embedder wants to know of CR0: the mask stays */
+    hv->controls.exceptions = 0;
+    vmx_controls(hv);
+    vmx_write(&v, hv->dirty & VIRTX_STATE_ALL);
+    ck_assert_uint_eq(vmcs[VMCS_GUEST_CR0], cr0 | CR0_NE);
+    ck_assert_uint_eq(hv->state.cr0, cr0);
+    ck_assert(!(vmcs[VMCS_EXCEPTIONS] >> VECTOR_NM & 1));
+    drop_vcpu();
+}
+END_TEST
+
 START_TEST(efer_and_mode)
 {
     setup();
@@ -1522,6 +1559,7 @@ int main(void)
     tcase_add_test(tests, nmi_by_hand);
     tcase_add_test(tests, state_round_trip);
     tcase_add_test(tests, real_control_registers);
+    tcase_add_test(tests, fpu_waits);
     tcase_add_test(tests, efer_and_mode);
     tcase_add_test(tests, segment_fixups);
     tcase_add_test(tests, control_bits);
