@@ -289,7 +289,8 @@ struct virtx_hw {
      * hw_vcpu.confined only, which the vendor sets when it creates the vcpu. enter() answers with
      * HW_EXIT_EXECUTE, having done nothing, from a state that it cannot enter. */
     enum hw_place (*place)(struct hw_vcpu *hv);
-    /* The next entry delivers this event. */
+    /* The next entry delivers this event. The flags that a fault pushes have RF set: src/hw has
+     * seen to it, but with #PF, which comes by the thousand, the vendor does. */
     void (*inject)(struct hw_vcpu *hv, const struct virtx_event *event);
     /* Whether the guest could take it at its next instruction boundary. */
     bool (*can_interrupt)(struct hw_vcpu *hv);

@@ -122,8 +122,15 @@ static enum insn_result push_frame(struct exec *exec, struct delivery *d, struct
                                    bool inner)
 {
     const struct insn_cpu *cpu = exec->cpu;
-    uint64_t flags = cpu->rflags | (d->event->fault ? FLAG_RF : 0);
+    uint64_t flags = cpu->rflags;
     enum insn_result result = INSN_OK;
+
+    /* Intel SDM "Instruction-Breakpoint Exception Condition": RF is 0 from the start of an
+     * instruction that is an event. */
+    if (d->event->type == INSN_EVENT_SOFTWARE || d->event->type == INSN_EVENT_ICEBP)
+        flags &= ~(uint64_t)FLAG_RF;
+    else if (d->event->fault)
+        flags |= FLAG_RF;
 
     if (virtual_8086(cpu)) {
         static const uint8_t order[] = {INSN_GS, INSN_FS, INSN_DS, INSN_ES};

@@ -41,6 +41,8 @@ void svm_inject(struct hw_vcpu *hv, const struct virtx_event *event)
     if (event->has_error)
         info |= VMCB_EVENT_ERROR;
     if (page_fault) {
+        sv->vmcb.save.rflags |= RFLAGS_RF;
+        hv->state.rflags |= RFLAGS_RF; /* if it is valid, or newer */
         sv->vmcb.save.cr2 = event->address;
         x86_write_cr2(event->address); /* one engine's VMRUN does not */
         sv->vmcb.control.clean &= ~(uint32_t)VMCB_CLEAN_CR2;

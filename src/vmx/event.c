@@ -35,6 +35,21 @@ static bool pushes_error(struct hw_vcpu *hv, const struct virtx_event *event)
     return cr0 & CR0_PE;
 }
 
+/* After an exit for the fault itself the flags have it already (Intel SDM "Saving RIP, RSP, RFLAGS,
+ * and SSP"), but for Bochs 2.7's. */
+static void page_fault_sets_rf(struct vmx_vcpu *v)
+{
+    uint64_t rflags;
+
+    v->hw.state.rflags |= RFLAGS_RF; /* if it is valid, or newer */
+    if (v->hw.dirty & VIRTX_STATE_RFLAGS)
+        return;
+    rflags = vmx_vmread(VMCS_GUEST_RFLAGS);
+    v->hw.vcpu->stats.control_reads++;
+    if (unlikely(!(rflags & RFLAGS_RF)))
+        vmx_set_field(v, VMCS_GUEST_RFLAGS, rflags | RFLAGS_RF);
+}
+
 void vmx_inject(struct hw_vcpu *hv, const struct virtx_event *event)
 {
     struct vmx_vcpu *v = vmx_of(hv);
@@ -49,6 +64,8 @@ void vmx_inject(struct hw_vcpu *hv, const struct virtx_event *event)
         vmx_set_field(v, VMCS_ENTRY_LENGTH, event->length);
     if (event->type == VIRTX_EVENT_NMI)
         v->nmi_blockable = true;
+    else if (event->type == VIRTX_EVENT_EXCEPTION && event->vector == VECTOR_PF)
+        page_fault_sets_rf(v);
     if (v->hlt_activity)
         vmx_set_field(v, VMCS_GUEST_ACTIVITY, 0);
     vmx_set_field(v, VMCS_ENTRY_INTERRUPTION, info);

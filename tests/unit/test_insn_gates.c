@@ -246,6 +246,7 @@ START_TEST(interrupts)
 
     put_gate(IDT + 0x80 * 8, CODE0, 0x3000, 15, 3, 0); /* trap gate */
     put_gate(IDT + 14 * 8, CODE0, 0x3100, 14, 0, 0);   /* interrupt gate */
+    m.cpu.rflags |= 0x10000; /* RF ends before the instruction pushes its flags */
     ck_assert_int_eq(RUN(0xcd, 0x80), INSN_OK);
     ck_at(0x3000, CODE0, 0, INNER - 20);
     ck_assert_uint_eq(m.cpu.rflags, 0x202); /* a trap gate leaves IF */

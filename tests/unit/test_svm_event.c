@@ -35,11 +35,12 @@ static const struct {
     {{.type = VIRTX_EVENT_PRIV_EXCEPTION, .vector = 1, .length = 1}, 0x80000301, 1},
 };
 
-static uint64_t seen_field, seen_rip, seen_next_rip;
+static uint64_t seen_field, seen_rip, seen_next_rip, seen_rf;
 static void deliver(struct svm_world *w)
 {
     seen_field = w->sv->vmcb.control.event_inj;
     seen_rip = w->sv->vmcb.save.rip;
+    seen_rf = w->sv->vmcb.save.rflags & RFLAGS_RF;
     seen_next_rip = w->sv->vmcb.control.next_rip;
     w->sv->vmcb.save.rip = 0x9000; /* the handler */
     w->sv->vmcb.control.exit_code = VMEXIT_INTR;
@@ -53,6 +54,8 @@ START_TEST(injection)
     ck_assert_int_eq(world_enter(), VIRTX_OK);
     ck_assert_uint_eq(seen_field, injections[_i].field);
     ck_assert_uint_eq(seen_rip, 0x1000 + injections[_i].moved);
+    /* of the faults, src/hw sees to the others */
+    ck_assert_uint_eq(seen_rf, injections[_i].event.vector == VECTOR_PF ? RFLAGS_RF : 0);
     if (injections[_i].moved)
         ck_assert_uint_eq(seen_next_rip, seen_rip);
     ck_assert(!hv->has_reinject);

@@ -559,6 +559,17 @@ START_TEST(injection)
     vmx_inject(hv, &event);
     ck_assert_uint_eq(vmcs[VMCS_ENTRY_INTERRUPTION], 0x80000480);
     ck_assert_uint_eq(vmcs[VMCS_ENTRY_LENGTH], 2);
+    /* a page fault pushes RF, whether the flags are in the VMCS or on their way there */
+    event =
+        (struct virtx_event){.type = VIRTX_EVENT_EXCEPTION, .vector = VECTOR_PF, .has_error = true};
+    hv->dirty &= ~(uint32_t)VIRTX_STATE_RFLAGS;
+    hv->valid &= ~(uint32_t)VIRTX_STATE_RFLAGS;
+    vmcs[VMCS_GUEST_RFLAGS] = 0x246;
+    vmx_inject(hv, &event);
+    ck_assert_uint_eq(vmcs[VMCS_GUEST_RFLAGS], 0x10246);
+    hw_change(hv, VIRTX_STATE_RFLAGS)->rflags = 0x302;
+    vmx_inject(hv, &event);
+    ck_assert_uint_eq(hv->state.rflags, 0x10302);
     /* real mode pushes no error codes */
     hv->state.cr0 = CR0_ET;
     hv->state.efer = 0;
