@@ -10,7 +10,7 @@ void *memcpy(void *restrict to, const void *restrict from, size_t bytes);
 void *memset(void *to, int value, size_t bytes);
 
 enum {
-    XSDT = 0x40, FADT = 0x100, FACS = 0x240, DSDT = 0x280, MADT = 0x400, TABLES_END = 0x1400,
+    XSDT = 0x40, FADT = 0x100, FACS = 0x240, DSDT = 0x280, MADT = 0x400,
     HEADER = 36,
     SLEEP_TYPE_OFF = 5,
     SLEEP_TYPE_SOFT_OFF = 0, /* of the PIIX4, whose firmware knows it without these tables */
@@ -144,7 +144,7 @@ uint64_t acpi_build(uint8_t *low, uint64_t at, unsigned cpus)
     uint32_t base = (uint32_t)at;
     uint8_t *t = low + base;
 
-    memset(t, 0, TABLES_END);
+    memset(t, 0, ACPI_BYTES);
     build_fadt(t + FADT, base);
     build_dsdt(t + DSDT);
     build_madt(t + MADT, cpus);
@@ -162,6 +162,18 @@ uint64_t acpi_build(uint8_t *low, uint64_t at, unsigned cpus)
     checksum(t, 20, 8);
     checksum(t, 36, 32);
     return base;
+}
+
+void acpi_links(const uint8_t *tables, struct acpi_links *links)
+{
+    static const struct acpi_range pointer[ACPI_LINKS] = {
+        {XSDT + HEADER, 8}, {XSDT + HEADER + 8, 8}, {FADT + 36, 4},
+        {FADT + 40, 4},     {FADT + 132, 8},        {FADT + 140, 8},
+    };
+
+    memcpy(links->pointer, pointer, sizeof(pointer));
+    links->table[0] = (struct acpi_range){XSDT, get32(tables + XSDT + 4)};
+    links->table[1] = (struct acpi_range){FADT, get32(tables + FADT + 4)};
 }
 
 /* ---- Fixed hardware ---- */

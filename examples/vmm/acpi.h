@@ -15,6 +15,28 @@
  * pointer's address. */
 uint64_t acpi_build(uint8_t *low, uint64_t at, unsigned cpus);
 
+/* ---- Tables that a firmware moves ---- */
+
+#define ACPI_BYTES         0x1400 /* what acpi_build() fills in */
+#define ACPI_CHECKSUM      9      /* in a table */
+#define ACPI_ROOT_BYTES    36
+#define ACPI_ROOT_POINTER  24 /* in the root pointer */
+#define ACPI_ROOT_CHECKSUM 32
+#define ACPI_LINKS         6
+#define ACPI_LINKED        2
+
+struct acpi_range {
+    uint32_t offset, bytes;
+};
+
+/* What depends on where the tables are: pointers, and the tables with pointers in them. */
+struct acpi_links {
+    struct acpi_range pointer[ACPI_LINKS], table[ACPI_LINKED];
+};
+
+/* Of tables that were built at address 0. */
+void acpi_links(const uint8_t *tables, struct acpi_links *links);
+
 struct acpi_pm {
     uint64_t tsc_hz;
     uint16_t enable, control;

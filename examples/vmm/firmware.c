@@ -3,7 +3,6 @@
  * is, and its last 128 KiB are also under 1 MiB until the firmware has copied them to the RAM that
  * lies behind (data sheet of the 82441FX, "Programmable Attribute Map Registers"). */
 #include "firmware.h"
-#include "acpi.h"
 
 void *memcpy(void *restrict to, const void *restrict from, size_t bytes);
 
@@ -93,21 +92,15 @@ bool firmware_describe(struct firmware *fw, const struct guest_ram *ram, unsigne
                        struct fwcfg *cfg)
 {
     static const uint8_t serial_console[2] = {0xf8, 0x03}, no_menu[1] = {0};
-    enum { RAM = 1, RESERVED = 2, ALLOCATE = 1, ZONE_F_SEGMENT = 2 };
-    static const char root[] = "etc/acpi/rsdp";
-    uint64_t tables = ram->low_bytes - FIRMWARE_ACPI_BYTES;
+    enum { RAM = 1 };
 
-    memcpy(fw->rsdp, ram->low + acpi_build(ram->low, tables, cpus), sizeof(fw->rsdp));
-    put_range(fw->map, 0, tables, RAM);
-    put_range(fw->map + 20, tables, FIRMWARE_ACPI_BYTES, RESERVED);
-    put_range(fw->map + 40, GUEST_HIGH, ram->high_bytes, RAM);
-    put32(fw->loader, ALLOCATE);
-    memcpy(fw->loader + 4, root, sizeof(root));
-    put32(fw->loader + 60, 16);
-    fw->loader[64] = ZONE_F_SEGMENT;
-    return fwcfg_add_file(cfg, "etc/e820", fw->map, ram->high_bytes ? 60 : 40) &&
-           fwcfg_add_file(cfg, root, fw->rsdp, sizeof(fw->rsdp)) &&
-           fwcfg_add_file(cfg, "etc/table-loader", fw->loader, sizeof(fw->loader)) &&
+    acpi_files_make(&fw->acpi, cpus);
+    put_range(fw->map, 0, ram->low_bytes, RAM);
+    put_range(fw->map + 20, GUEST_HIGH, ram->high_bytes, RAM);
+    return fwcfg_add_file(cfg, "etc/e820", fw->map, ram->high_bytes ? 40 : 20) &&
+           fwcfg_add_file(cfg, ACPI_ROOT_FILE, fw->acpi.root, sizeof(fw->acpi.root)) &&
+           fwcfg_add_file(cfg, ACPI_TABLES_FILE, fw->acpi.tables, sizeof(fw->acpi.tables)) &&
+           fwcfg_add_file(cfg, "etc/table-loader", fw->acpi.loader, fw->acpi.loader_bytes) &&
            fwcfg_add_file(cfg, "etc/sercon-port", serial_console, sizeof(serial_console)) &&
            fwcfg_add_file(cfg, "etc/show-boot-menu", no_menu, sizeof(no_menu));
 }

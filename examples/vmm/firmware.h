@@ -4,12 +4,12 @@
 #define VMM_FIRMWARE_H
 
 #include <virtx/virtx.h>
+#include "acpi_files.h"
 #include "fwcfg.h"
 #include "guest.h"
 #include "pci.h"
 
 #define FIRMWARE_SEGMENTS 13
-#define FIRMWARE_ACPI_BYTES 0x10000 /* at the end of low memory, for the ACPI tables */
 
 struct firmware {
     struct virtx_vm *vm;
@@ -18,7 +18,8 @@ struct firmware {
     uint64_t rom_bytes;
     struct virtx_memslot *segment[FIRMWARE_SEGMENTS];
     uint8_t rights[FIRMWARE_SEGMENTS];
-    uint8_t map[3 * 20], loader[128], rsdp[36]; /* files of fw_cfg */
+    uint8_t map[2 * 20]; /* a file of fw_cfg, as are these */
+    struct acpi_files acpi;
 };
 
 /* Puts the ROM under 4 GiB and its end under 1 MiB. `rom` is page-aligned and stays the caller's. */
@@ -26,7 +27,7 @@ enum virtx_status firmware_init(struct firmware *fw, struct virtx_vm *vm,
                                 const struct guest_ram *ram, uint8_t *rom, uint64_t rom_bytes);
 /* Obeys the host bridge's registers that say what is ROM and what is RAM under 1 MiB. */
 enum virtx_status firmware_map(struct firmware *fw, const uint8_t pam[PCI_PAM_BYTES]);
-/* Builds the ACPI tables and says in fw_cfg what the firmware wants to know. */
+/* Says in fw_cfg what the firmware wants to know. */
 bool firmware_describe(struct firmware *fw, const struct guest_ram *ram, unsigned cpus,
                        struct fwcfg *cfg);
 

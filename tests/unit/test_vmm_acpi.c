@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* The VMM's ACPI tables, found and read the way that an operating system does. */
-#include "acpi.h"
+#include "acpi_files.h"
 #include "guest.h"
 
 #include <check.h>
@@ -114,6 +114,70 @@ static const uint8_t *dsdt_code(const uint8_t **end)
     *end = memory + dsdt + get32(memory + dsdt + 4);
     return memory + dsdt + 36;
 }
+
+/* ---- As files that a firmware moves (QEMU source, "bios-linker-loader") ---- */
+
+/* Where the test, as the firmware, has put the root pointer, and the tables behind it. */
+enum { ROOT_AT = 0xf1230, TABLES_AT = 0xe4540 };
+
+static uint64_t placed(const uint8_t *name)
+{
+    bool root = !strcmp((const char *)name, "etc/acpi/rsdp");
+
+    ck_assert(root || !strcmp((const char *)name, "etc/acpi/tables"));
+    return root ? ROOT_AT : TABLES_AT;
+}
+
+static void obey(const uint8_t *entry)
+{
+    uint64_t file = placed(entry + 4), value = 0;
+    uint8_t *at;
+
+    switch (get32(entry)) {
+    case 1:
+        ck_assert_uint_eq(get32(entry + 60), 64);
+        ck_assert_uint_eq(entry[64], file == ROOT_AT ? 2 : 1);
+        break;
+    case 2:
+        at = memory + file + get32(entry + 116);
+        memcpy(&value, at, entry[120]);
+        value += placed(entry + 60);
+        memcpy(at, &value, entry[120]);
+        break;
+    case 3:
+        /* Both ways in which firmwares do it have to come to the same. */
+        at = memory + file + get32(entry + 60);
+        ck_assert_uint_eq(*at, 0);
+        *at = (uint8_t)-sum(file + get32(entry + 64), get32(entry + 68));
+        break;
+    default:
+        ck_abort_msg("command %u", get32(entry));
+    }
+}
+
+START_TEST(linked_by_a_firmware)
+{
+    static struct acpi_files files;
+
+    acpi_files_make(&files, 3);
+    ck_assert_uint_eq(files.loader_bytes % 128, 0);
+    ck_assert_uint_le(files.loader_bytes, sizeof(files.loader));
+    memset(memory, 0, sizeof(memory));
+    memcpy(memory + ROOT_AT, files.root, sizeof(files.root));
+    memcpy(memory + TABLES_AT, files.tables, sizeof(files.tables));
+    for (uint32_t i = 0; i < files.loader_bytes; i += 128)
+        obey(files.loader + i);
+    ck_assert_uint_eq(find_root(), ROOT_AT); /* and no other before it */
+    ck_assert_uint_eq(sum(ROOT_AT, 20), 0);
+    ck_assert_uint_eq(sum(ROOT_AT, 36), 0);
+    uint64_t fadt = find_table("FACP"), facs = get64(memory + fadt + 132);
+    find_table("APIC");
+    ck_assert_mem_eq(memory + facs, "FACS", 4);
+    ck_assert_uint_eq(facs, get32(memory + fadt + 36));
+    ck_assert_uint_eq(checked_table(get64(memory + fadt + 140), "DSDT"),
+                      get32(memory + fadt + 40));
+}
+END_TEST
 
 START_TEST(pci_host_bridge)
 {
@@ -275,6 +339,7 @@ int main(void)
 
     tcase_add_test(tc, root_pointer);
     tcase_add_test(tc, fixed_hardware);
+    tcase_add_test(tc, linked_by_a_firmware);
     tcase_add_test(tc, pci_host_bridge);
     tcase_add_test(tc, power_off_object);
     tcase_add_loop_test(tc, processors_and_interrupts, 0, 4);
