@@ -23,7 +23,9 @@
  * - run.c: no debt for VIRTX_REQUEST_MEMORY, or the wrong one; debts forgotten when run is left
  *   first, paid with nothing, or still owed when paid
  * - cr.c: no debt for CR3, for CR0.PG, for CR4.PGE, for registers that the embedder sets; one for
- * CR3 without paging; instruction.c: none for INVLPG
+ *   CR3 without paging, for CR0.TS, CR0.WP, CR4.TSD, a write of EFER; instruction.c: none for
+ * INVLPG
+ * - one with every load or request
  * - retire.c: no request, or one only for vcpus in run; those in run count as settled
  * - slot.c: no generation after remove, move, protect, invalidate, a log that begins, or a harvest;
  *   one for rights that only grow; a harvest reported before it has settled
@@ -386,6 +388,28 @@ static void exit_cr(struct hw_vcpu *hv, struct guest *g, unsigned reg, uint64_t 
     world_cr(hv, reg, true, VIRTX_RAX, value);
 }
 
+/* What invalidates nothing: any flush would be needless. */
+static void exit_in_vain(struct hw_vcpu *hv, struct guest *g)
+{
+    switch (random_below(5)) {
+    case 0:
+        exit_cr(hv, g, 0, hv->state.cr0 ^ CR0_TS);
+        break;
+    case 1:
+        exit_cr(hv, g, 0, hv->state.cr0 ^ CR0_WP);
+        break;
+    case 2:
+        exit_cr(hv, g, 4, hv->state.cr4 ^ CR4_TSD);
+        break;
+    case 3: /* IA32_EFER */
+        world_msr(hv, 0xc0000080, true, hv->state.efer);
+        break;
+    default:
+        exit_cpuid(hv);
+        break;
+    }
+}
+
 /* Instructions of the guest that concern its own translations. True: it exits. */
 static bool guest_instruction(struct hw_vcpu *hv, struct guest *g)
 {
@@ -421,7 +445,7 @@ static bool guest_instruction(struct hw_vcpu *hv, struct guest *g)
         exit_cr(hv, g, 4, hv->state.cr4 ^ CR4_PGE);
         return true;
     case 6:
-        exit_cpuid(hv);
+        exit_in_vain(hv, g);
         return true;
     default: /* a change that the guest does not tell: the old translation is good enough */
         g->tables[space_of(hv)][linear] = random_below(PAGES);
