@@ -69,7 +69,8 @@ struct virtx_events {
  * an xAPIC (Intel SDM "APIC Register Address Map"). While they are there, TPR, IRR, ISR and TMR are nowhere
  * else: the processor reads and writes them while the guest runs, the controller when it does not. The other
  * registers are the controller's, and the page has what the guest reads of them. All calls are made on
- * the vcpu's thread or while the vcpu is stopped.
+ * the vcpu's thread or while the vcpu is stopped. No intercept sees an access that the processor serves; which
+ * ones these are depends on the processor (::VIRTX_FEATURE_VIRTUAL_X2APIC and the like can be switched off).
  */
 struct virtx_irq_apic {
     /** TPR, IRR, ISR and TMR are in @p page from now on, and all registers can be read there; NULL: in the

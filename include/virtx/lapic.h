@@ -358,6 +358,10 @@ void virtx_lapic_set_tsc_offset(struct virtx_lapic *lapic, uint64_t offset);
  *
  * An attached LAPIC accepts messages from any CPU, but not from an NMI handler.
  *
+ * The register page, and the MSRs 1BH, 6E0H and 800H to 8FFH, are intercepts of the vcpu's: with another of the
+ * vcpu's there this fails (::VIRTX_E_OVERLAP), and so does setting one afterwards. Those of the VM there see
+ * nothing until the LAPIC is taken away; with the hardware's help or without.
+ *
  * @param lapic  the LAPIC; it must outlive its attachment. Put it on a bus afterwards.
  * @param config as for virtx_lapic_init(), whose ctx, changed and event are ignored and whose id is
  *               virtx_vcpu_id().

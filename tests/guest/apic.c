@@ -622,6 +622,81 @@ static void x2apic_mode(void)
     with_each_help(x2apic);
 }
 
+/* ---- MSR intercepts of the embedder's, while the processor serves the registers ---- */
+
+enum { MSR_FMASK = 0xc0000084, ANSWER = 0x1234 }; /* the former is the guest's by default */
+
+static unsigned msr_answers;
+
+static enum virtx_verdict answer_msr(struct virtx_vcpu *vcpu, struct virtx_exit *exit, void *ctx)
+{
+    (void)vcpu;
+    (void)ctx;
+    msr_answers++;
+    exit->msr.value = ANSWER;
+    return VIRTX_HANDLED;
+}
+
+static void guest_reads_msr(uint64_t index)
+{
+    uint64_t sum = 0;
+
+    for (unsigned i = 0; i < 10; i++)
+        sum += bare_rdmsr((uint32_t)index);
+    guest_done(sum);
+}
+
+static uint64_t again(void (*fn)(uint64_t), uint64_t argument)
+{
+    guest_prepare_again(fn, argument);
+    msr_answers = 0;
+    return GUEST_CONTINUE();
+}
+
+static void x2apic_and_rules(void)
+{
+    struct virtx_intercept_config config = {.size = sizeof(config),
+                                            .kind = VIRTX_INTERCEPT_MSR,
+                                            .access = VIRTX_READ,
+                                            .first = MSR_X2APIC + 3,
+                                            .last = MSR_X2APIC + 8,
+                                            .handler = answer_msr};
+    struct virtx_intercept *of_vm = NULL, *own = NULL;
+    uint64_t exits;
+
+    with_lapic(VIRTX_LAPIC_X2APIC);
+    CHECK_EQUAL(GUEST_RESULT(guest_x2apic, 0), 0);
+    /* The registers are the LAPIC's: by its own rules, which go before the VM's. */
+    CHECK_STATUS(virtx_vcpu_intercept(machine.vcpu, &config, NULL), VIRTX_E_OVERLAP);
+    CHECK_OK(virtx_vm_intercept(machine.vm, &config, &of_vm));
+    CHECK_EQUAL(again(guest_reads_msr, MSR_X2APIC + 3), 10ul * 0x50014);
+    CHECK_EQUAL(msr_answers, 0);
+    /* Those beside them come and go as ever. */
+    config.first = config.last = MSR_FMASK;
+    CHECK_OK(virtx_vcpu_intercept(machine.vcpu, &config, &own));
+    CHECK_EQUAL(again(guest_reads_msr, MSR_FMASK), 10ul * ANSWER);
+    CHECK_EQUAL(msr_answers, 10);
+    CHECK_EQUAL(again(guest_reads_msr, MSR_X2APIC + 3), 10ul * 0x50014);
+    CHECK_OK(virtx_intercept_remove(own));
+    exits = guest_exits();
+    again(guest_reads_msr, MSR_FMASK);
+    CHECK_EQUAL(msr_answers, 0);
+    CHECK(guest_exits() - exits <= 2);
+    CHECK_OK(virtx_vcpu_intercept(machine.vcpu, &config, &own));
+    /* With the LAPIC its rules go, and the hardware's help; the VM's are there still. */
+    virtx_lapic_detach(&lapic);
+    CHECK_EQUAL(again(guest_reads_msr, MSR_X2APIC + 3), 10ul * ANSWER);
+    CHECK_EQUAL(msr_answers, 10);
+    CHECK_EQUAL(again(guest_reads_msr, MSR_X2APIC + 8), 10ul * ANSWER);
+    CHECK_EQUAL(again(guest_reads_msr, MSR_FMASK), 10ul * ANSWER);
+    CHECK_EQUAL(msr_answers, 10);
+}
+
+static void x2apic_beside_rules(void)
+{
+    with_each_help(x2apic_and_rules);
+}
+
 /* ---- Another place for the registers ---- */
 
 enum { ELSEWHERE = 0xfeb00000, NOBODY = 0x77 };
@@ -713,4 +788,5 @@ GUEST_CASES({"cr8-writes-without-exits", cr8_writes_without_exits},
             {"lapic-saved-and-restored", lapic_restored},
             {"lapic-registers-without-exits", registers_without_exits},
             {"lapic-level-ends", level_ends}, {"x2apic-mode", x2apic_mode},
+            {"x2apic-mode-and-msr-intercepts", x2apic_beside_rules},
             {"lapic-relocated", lapic_relocated});

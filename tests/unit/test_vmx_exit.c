@@ -1303,9 +1303,19 @@ START_TEST(x2apic_virtualization)
         }
         ck_assert(msr_exits(bitmap, 0x8b, false));
     }
+    /* What is set meanwhile is the vcpu's own, and counts with the controls that follow it. */
+    ck_assert_int_eq(vmx_msr(hv->vcpu->vm, hv, 0x8b, VIRTX_READ, false), VIRTX_OK);
+    ck_assert_int_eq(vmx_msr(hv->vcpu->vm, hv, 0x83f, VIRTX_WRITE, true), VIRTX_OK);
+    vmx_controls(hv);
+    ck_assert(!msr_exits(v.x2apic_bitmap, 0x8b, false));
+    ck_assert(!msr_exits(v.x2apic_bitmap, 0x83f, true)); /* the processor's */
     hv->controls.apic = (struct hw_apic){.page = true};
     vmx_controls(hv);
     ck_assert_uint_ne(vmcs[VMCS_MSR_BITMAP], host_phys(NULL, v.x2apic_bitmap));
+    ck_assert_uint_eq(vmcs[VMCS_MSR_BITMAP], host_phys(NULL, v.msr_bitmap));
+    ck_assert(!msr_exits(v.msr_bitmap, 0x8b, false));
+    for (uint32_t index = 0x800; index < 0x900; index++)
+        ck_assert(msr_exits(v.msr_bitmap, index, false) && msr_exits(v.msr_bitmap, index, true));
 }
 END_TEST
 
