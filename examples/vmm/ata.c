@@ -29,6 +29,7 @@ enum {
     CONTROL_NO_INTERRUPT = 2,
     CONTROL_RESET = 4,
     CONTROL_HIGH_BYTE = 0x80,
+    NOBODY = 0x7f, /* a resistor pulls DD7 down (ATA-6, "Signal conventions"): nobody is busy */
     NEW = 0,
     OLD = 1, /* of regs */
     REASON_COMMAND = 1,
@@ -495,7 +496,7 @@ static bool absent(const struct ata *ata)
 uint32_t ata_read(struct ata *ata, unsigned index, unsigned size)
 {
     if (!ata->disk)
-        return 0xffffffffu >> (32 - 8 * size);
+        return index == STATUS_COMMAND ? NOBODY : 0xffffffffu >> (32 - 8 * size);
     switch (index) {
     case DATA:
         return read_data(ata, size);
@@ -544,7 +545,7 @@ void ata_write(struct ata *ata, unsigned index, unsigned size, uint32_t value)
 uint8_t ata_read_control(const struct ata *ata)
 {
     if (!ata->disk)
-        return 0xff;
+        return NOBODY;
     return absent(ata) ? 0 : ata->status; /* the alternate status acknowledges nothing */
 }
 
