@@ -60,10 +60,8 @@ int bare_main(void)
     state.cr3 = TABLES;
     state.rip = PROGRAM;
     must(virtx_vcpu_set(vcpu, VIRTX_STATE_RIP | VIRTX_STATE_CR, &state));
-    while (must(virtx_vcpu_run(vcpu, &exit)), exit->reason == VIRTX_EXIT_IO) {
+    while (must(virtx_vcpu_run(vcpu, &exit)), exit->reason == VIRTX_EXIT_IO)
         bare_com1_write(&exit->io.value, exit->io.size);
-        must(virtx_vcpu_complete(vcpu, NULL));
-    }
     bare_printf("%s on %s\n", virtx_exit_name(exit->reason), virtx_caps(virtx)->backend);
     return exit->reason == VIRTX_EXIT_HLT ? 0 : 1;
 }

@@ -4,8 +4,9 @@
  *
  * The record belongs to the vcpu and is valid until the next call of run on it. When
  * virtx_exit::pending is set, the guest's instruction has not been retired: RIP is at it, and
- * virtx_vcpu_complete() or virtx_vcpu_fault() must follow before the next run. When it is clear, the
- * next run continues after whatever happened.
+ * virtx_vcpu_complete() or virtx_vcpu_fault() must follow before the next run. Only a write to a port or to
+ * memory, which waits for no answer, may be left to the next run to complete. When it is clear,
+ * the next run continues after whatever happened.
  */
 #ifndef VIRTX_EXIT_H
 #define VIRTX_EXIT_H

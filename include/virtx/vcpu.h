@@ -63,12 +63,13 @@ enum virtx_status virtx_vcpu_reset(struct virtx_vcpu *vcpu, enum virtx_preset pr
  * @brief Lets the guest run until something needs the embedder.
  *
  * Always returns: on an exit of the list of ::virtx_exit_reason, or with an error, in which case the
- * guest has not moved. Loads the vcpu on this CPU if it is not. See host.h for the state to
- * call it in.
+ * guest has not moved. Loads the vcpu on this CPU if it is not. Completes a write to a port or to memory
+ * (::VIRTX_EXIT_IO, ::VIRTX_EXIT_MMIO) that the last exit has left pending; where the same instruction has a
+ * further access, that is what it returns with. See host.h for the state to call it in.
  *
  * @param vcpu  the vcpu to run
- * @param[out] exit  the record, valid until the next run, not NULL; NULL in it, or of no use, without ::VIRTX_OK
- * @return ::VIRTX_OK; ::VIRTX_E_PENDING (complete the last access first); ::VIRTX_E_BUSY (already
+ * @param[out] exit  the record, valid until the next run, not NULL; of no use without ::VIRTX_OK
+ * @return ::VIRTX_OK; ::VIRTX_E_PENDING (the last access waits for its answer); ::VIRTX_E_BUSY (already
  *   running, or loaded on another CPU); ::VIRTX_E_NOT_ENABLED; ::VIRTX_E_GUEST_STATE,
  *   ::VIRTX_E_HOST_STATE, ::VIRTX_E_CONTROLS (refused entry, the detail names the rule);
  *   ::VIRTX_E_NO_MEMORY (page pool exhausted: top up and run again); ::VIRTX_E_HARDWARE; ::VIRTX_E_DEAD

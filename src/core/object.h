@@ -132,8 +132,8 @@ struct rule_table {
 
 #define VIRTX_CPUID_ENTRIES 64
 
-/* Immutable once a vcpu can see it, as the slot table is. A vcpu's own has the entries alone that differ
- * from the VM's. */
+/* Immutable once a vcpu can see it, as the slot table is. A vcpu's own has the entries alone that
+ * differ from the VM's. */
 struct cpuid_table {
     struct retired retired;
     uint64_t version; /* no two tables of a VM have the same */
@@ -173,8 +173,8 @@ struct virtx_vm {
     uint64_t pool_target; /* [page_lock] free pages worth keeping */
 
     _Atomic(struct cpuid_table *) cpuid; /* published under the lock */
-    struct cpuid_table cpuid_first;      /* what it points to until it is changed while vcpus exist */
-    uint64_t cpuid_version;              /* [lock] of the newest table */
+    struct cpuid_table cpuid_first; /* what it points to until it is changed while vcpus exist */
+    uint64_t cpuid_version;         /* [lock] of the newest table */
 
     const struct virtx_paging *paging; /* [lock], and no vcpu in run: exchange.c */
     void *paging_data, *paging_base;   /* two places side by side, the engine's is one of them */
@@ -233,6 +233,7 @@ struct virtx_vcpu {
     _Atomic bool running;
     _Atomic bool handler; /* [vcpu] an intercept handler is being called inside run */
     bool dead;
+    uint8_t answer;             /* [vcpu] enum virtx_answer, of a pending exit */
     uint32_t pages;             /* [const] of this structure with the engine's bytes */
     _Atomic uint64_t settled;   /* generation whose debts are paid */
     _Atomic uint64_t quiescent; /* generation at the last look at the requests */
@@ -244,6 +245,13 @@ struct virtx_vcpu {
     void *paging_data, *paging_base;    /* as in the VM */
     struct virtx_intercept *intercepts; /* [lock] */
     struct virtx_vcpu *next;            /* [lock] */
+};
+
+/* What the access of a pending exit wants from the loop: virtx_vcpu.answer. */
+enum virtx_answer {
+    VIRTX_ANSWER_HERE,     /* virtx_backend.complete, on the CPU where it is loaded, if on any */
+    VIRTX_ANSWER_ANYWHERE, /* the same, wherever it is loaded: all that it touches is memory */
+    VIRTX_ANSWER_NONE,     /* a write: the same, or virtx_backend.run at once */
 };
 
 /* error.c: records the detail and returns the status, so that callers can `return fail(...)`. */
@@ -270,7 +278,8 @@ static inline uint64_t virtx_hpa(const struct virtx *virtx, const void *va)
     return virtx->ops.virt_to_phys(virtx->ctx, va);
 }
 
-/* inject.c: a local APIC's registers go to the processor's page, if it has one, or back. [claimed] */
+/* inject.c: a local APIC's registers go to the processor's page, if it has one, or back. [claimed]
+ */
 void virtx_irq_registers(struct virtx_vcpu *vcpu, bool to_page);
 
 /* vm.c: the locks and errors of a VM. */
@@ -436,9 +445,9 @@ static inline struct cpuid_view virtx_cpuid_vcpu(const struct virtx_vcpu *vcpu)
     return (struct cpuid_view){atomic_load_explicit(&vcpu->cpuid, memory_order_acquire),
                                atomic_load_explicit(&vcpu->vm->cpuid, memory_order_acquire)};
 }
-/* The answer of the tables, by the rules of CPUID for leaves out of range; the fields that vary are not
- * filled in. `out->leaf` is the leaf that answers: an Intel processor answers leaves out of range with
- * its highest basic leaf. */
+/* The answer of the tables, by the rules of CPUID for leaves out of range; the fields that vary are
+ * not filled in. `out->leaf` is the leaf that answers: an Intel processor answers leaves out of
+ * range with its highest basic leaf. */
 void virtx_cpuid_answer(struct cpuid_view view, uint32_t leaf, uint32_t subleaf,
                         struct virtx_cpuid_entry *out);
 static inline void virtx_cpuid_lookup(const struct virtx_vcpu *vcpu, uint32_t leaf,
@@ -452,7 +461,8 @@ static inline bool virtx_cpuid_is_amd(uint32_t ebx)
     return ebx == 0x68747541 || ebx == 0x6f677948; /* AuthenticAMD, HygonGenuine */
 }
 bool virtx_cpuid_has_subleaves(uint32_t leaf);
-void virtx_cpuid_fill(const struct virtx_vm *vm, struct cpuid_table *table); /* the default policy */
+void virtx_cpuid_fill(const struct virtx_vm *vm,
+                      struct cpuid_table *table); /* the default policy */
 /* The feature bits of an entry that this processor and library cannot make work. */
 uint64_t virtx_cpuid_cannot_work(const struct virtx_vm *vm, const struct virtx_cpuid_entry *wanted);
 void virtx_cpuid_default(struct virtx_vm *vm); /* gives a new VM its table */

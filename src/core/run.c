@@ -2,31 +2,51 @@
 /* Running a vcpu, and answering the exits of its run. */
 #include "core/claim.h"
 
+static __attribute__((noinline)) enum virtx_status run_failed(struct virtx_vcpu *vcpu,
+                                                              enum virtx_status status)
+{
+    virtx_backend_said(vcpu, status, "run");
+    atomic_store_explicit(&vcpu->running, false, memory_order_release);
+    return status;
+}
+
 /* The vcpu is claimed and loaded here. */
 static inline enum virtx_status run_loaded(struct virtx_vcpu *vcpu)
 {
     enum virtx_status status = vcpu->virtx->backend->run(vcpu);
 
     if (unlikely(status != VIRTX_OK))
-        virtx_backend_said(vcpu, status, "run");
+        return run_failed(vcpu, status);
     atomic_store_explicit(&vcpu->running, false, memory_order_release);
-    return status;
+    return VIRTX_OK;
+}
+
+/* A device has been written to, and waits for nothing. */
+static bool is_device_write(const struct virtx_exit *exit)
+{
+    return (exit->reason == VIRTX_EXIT_IO && exit->io.access == VIRTX_WRITE) ||
+           (exit->reason == VIRTX_EXIT_MMIO && exit->mmio.access == VIRTX_WRITE);
 }
 
 /* What stands between a claimed vcpu and its run, when it is anything at all. */
-static __attribute__((noinline)) enum virtx_status run_otherwise(struct virtx_vcpu *vcpu,
-                                                                 const struct virtx_exit **exit)
+static __attribute__((noinline)) enum virtx_status run_otherwise(struct virtx_vcpu *vcpu)
 {
     enum virtx_status status;
 
-    if (vcpu->exit.pending)
+    if (vcpu->exit.pending && !is_device_write(&vcpu->exit))
         status = virtx_fail(&vcpu->error, VIRTX_E_PENDING, "vcpu",
                             "has completed the access of its last exit", vcpu->exit.reason);
     else
         status = virtx_vcpu_load_claimed(vcpu);
+    if (status == VIRTX_OK && vcpu->exit.pending) {
+        status = virtx_backend_said(vcpu, vcpu->virtx->backend->complete(vcpu, NULL), "complete");
+        if (status == VIRTX_AGAIN) { /* the same instruction's next access is in the record */
+            atomic_store_explicit(&vcpu->running, false, memory_order_release);
+            return VIRTX_OK;
+        }
+    }
     if (status == VIRTX_OK)
         return run_loaded(vcpu);
-    *exit = NULL;
     atomic_store_explicit(&vcpu->running, false, memory_order_release);
     return status;
 }
@@ -35,11 +55,11 @@ enum virtx_status virtx_vcpu_run(struct virtx_vcpu *vcpu, const struct virtx_exi
 {
     if (unlikely(atomic_exchange(&vcpu->running, true)))
         return virtx_vcpu_busy(vcpu);
-    *exit = &vcpu->exit;
+    *exit = &vcpu->exit; /* now, or it would have to be kept over the calls */
     if (unlikely(vcpu->virtx->ops.this_cpu(vcpu->virtx->ctx) !=
                      atomic_load_explicit(&vcpu->cpu, memory_order_relaxed) ||
-                 vcpu->exit.pending))
-        return run_otherwise(vcpu, exit);
+                 (vcpu->exit.pending && vcpu->answer != VIRTX_ANSWER_NONE)))
+        return run_otherwise(vcpu);
     return run_loaded(vcpu);
 }
 
@@ -83,14 +103,13 @@ static __attribute__((noinline)) enum virtx_status complete_otherwise(struct vir
     return status;
 }
 
-/* The registers of a port access are in memory, wherever the vcpu is loaded. */
 enum virtx_status virtx_vcpu_complete(struct virtx_vcpu *vcpu, const void *value)
 {
     enum virtx_status status;
 
     if (unlikely(atomic_exchange(&vcpu->running, true)))
         return virtx_vcpu_busy(vcpu);
-    if (unlikely(vcpu->exit.reason != VIRTX_EXIT_IO || vcpu->exit.io.string || !vcpu->exit.pending))
+    if (unlikely(vcpu->answer == VIRTX_ANSWER_HERE || !vcpu->exit.pending))
         return complete_otherwise(vcpu, value);
     status = vcpu->virtx->backend->complete(vcpu, value);
     atomic_store_explicit(&vcpu->running, false, memory_order_release);

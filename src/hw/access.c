@@ -64,10 +64,10 @@ static enum virtx_verdict ask(struct hw_vcpu *hv)
 {
     enum virtx_verdict verdict;
 
-    if (unlikely(hv->soft->cr8_shadow))
+    if (unlikely(hv->cr8_shadow))
         hw_tpr_pull(hv);
     verdict = virtx_backend_dispatch(hv->vcpu);
-    if (unlikely(hv->soft->cr8_shadow))
+    if (unlikely(hv->cr8_shadow))
         hw_tpr_push(hv);
     return verdict;
 }

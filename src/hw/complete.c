@@ -72,7 +72,7 @@ static void complete_io(struct hw_vcpu *hv)
     const struct virtx_exit_io *io = &hv->vcpu->exit.io;
 
     if (io->access == VIRTX_READ)
-        hw_rax_write(hv, io->value, io->size);
+        hw_rax_write(hv, &io->value, io->size);
     hw_retire(hv);
 }
 
@@ -241,18 +241,20 @@ static __attribute__((noinline)) enum virtx_status complete_otherwise(struct hw_
     return VIRTX_OK;
 }
 
-/* Of a port access the instruction is left for run to retire: the vcpu may be loaded elsewhere. */
+/* The instruction of a plain access is left for run to retire: the vcpu may be loaded elsewhere. */
 enum virtx_status hw_complete(struct virtx_vcpu *vcpu, const void *value)
 {
     struct hw_vcpu *hv = hw_of(vcpu);
     struct virtx_exit *exit = &vcpu->exit;
 
     exit->pending = false;
-    if (unlikely(exit->reason != VIRTX_EXIT_IO || exit->io.string))
+    if (unlikely(vcpu->answer == VIRTX_ANSWER_HERE))
         return complete_otherwise(hv, value);
-    if (exit->io.access == VIRTX_READ)
-        hw_rax_write(hv, value ? hw_bytes(value, exit->io.size) : exit->io.value, exit->io.size);
     hv->retire = true;
+    if (exit->reason != VIRTX_EXIT_IO)
+        hw_mmio_answer(hv, value);
+    else if (exit->io.access == VIRTX_READ)
+        hw_rax_write(hv, value ? value : &exit->io.value, exit->io.size);
     return VIRTX_OK;
 }
 

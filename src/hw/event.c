@@ -381,7 +381,7 @@ static enum hw_next decide(struct hw_vcpu *hv)
     struct event_queue *queue = &vcpu->events;
     bool interrupt_window = false, nmi_window = false, waiting, good = true;
 
-    if (unlikely(hv->soft->cr8_shadow))
+    if (unlikely(hv->cr8_shadow))
         hw_tpr_pull(hv);
     if (hv->work & HW_WORK_HALTED) {
         if (not_active(hv) == HW_LEAVE)
@@ -430,7 +430,7 @@ static enum hw_next decide(struct hw_vcpu *hv)
         hw_record(hv, VIRTX_EXIT_WINDOW);
         return HW_LEAVE;
     }
-    if (unlikely(hv->soft->cr8_shadow | hv->soft->apic.page) && !hv->soft->apic.delivery)
+    if (unlikely(hv->cr8_shadow | hv->soft->apic.page) && !hv->soft->apic.delivery)
         hw_tpr_threshold(hv);
     interrupt_window = waiting || queue->want_window;
     hv->soft->waiting = interrupt_window || nmi_window;

@@ -20,7 +20,7 @@ bool hw_emulation_exit(struct hw_vcpu *hv, const uint8_t *bytes, unsigned got)
     exit->emulation.length = (uint8_t)got;
     if (got)
         memcpy(exit->emulation.bytes, bytes, got);
-    return hw_to_loop(hv, false);
+    return hw_to_loop(hv);
 }
 
 /* With the bytes as they are now: those that do not belong to the instruction, too. */
@@ -114,7 +114,7 @@ static bool execute(struct hw_vcpu *hv, enum virtx_status *status)
         if (em->forbidden)
             return hw_memory_exit(hv);
         hv->pending.kind = HW_PENDING_INSN;
-        return hw_to_loop(hv, true);
+        return hw_ask(hv);
     case INSN_FAULT:
         hw_registers_in(hv, cpu);
         hv->work |= HW_WORK_EVENT;

@@ -5,6 +5,19 @@
  */
 #include "hw/service.h"
 
+bool hw_ask(struct hw_vcpu *hv)
+{
+    const struct virtx_exit *exit = &hv->vcpu->exit;
+
+    if (exit->reason == VIRTX_EXIT_IO && !exit->io.string)
+        return hw_ask_plain(hv, exit->io.access);
+    if (exit->reason == VIRTX_EXIT_MMIO && hw_mmio_plain(hv))
+        return hw_ask_plain(hv, exit->mmio.access);
+    hv->vcpu->exit.pending = true;
+    hv->vcpu->answer = VIRTX_ANSWER_HERE;
+    return false;
+}
+
 /* What a handler's answer leads to. */
 bool hw_verdict(struct hw_vcpu *hv, enum virtx_verdict verdict, enum virtx_status *status)
 {
@@ -13,7 +26,7 @@ bool hw_verdict(struct hw_vcpu *hv, enum virtx_verdict verdict, enum virtx_statu
         hw_complete_record(hv);
         return true;
     case VIRTX_TO_LOOP:
-        return hw_to_loop(hv, true);
+        return hw_ask(hv);
     case VIRTX_FAULT:
         hv->work |= HW_WORK_EVENT;
         return true;
@@ -29,10 +42,10 @@ bool hw_offer(struct hw_vcpu *hv, enum virtx_status *status)
     enum virtx_verdict verdict;
 
     hv->vcpu->exit.pending = false; /* a handler may read and write registers */
-    if (unlikely(hv->soft->cr8_shadow))
+    if (unlikely(hv->cr8_shadow))
         hw_tpr_pull(hv);
     verdict = virtx_backend_dispatch(hv->vcpu);
-    if (unlikely(hv->soft->cr8_shadow))
+    if (unlikely(hv->cr8_shadow))
         hw_tpr_push(hv);
     return hw_verdict(hv, verdict, status);
 }
@@ -42,7 +55,7 @@ static bool io_exit(struct hw_vcpu *hv, enum virtx_status *status)
     if (hv->vcpu->exit.io.string)
         return hw_io(hv, status);
     hw_io_record(hv);
-    return hv->rules_port ? hw_offer(hv, status) : hw_to_loop(hv, true);
+    return hv->rules_port ? hw_offer(hv, status) : hw_ask(hv);
 }
 
 static bool msr_default(struct hw_vcpu *hv)
@@ -66,7 +79,7 @@ static bool msr_default(struct hw_vcpu *hv)
         return true;
     }
     if (result == HW_MSR_UNKNOWN)
-        return hw_to_loop(hv, true);
+        return hw_ask(hv);
     hw_raise_error(hv, VECTOR_GP, 0);
     return true;
 }
@@ -185,7 +198,7 @@ static bool interrupt_exit(struct hw_vcpu *hv)
         x86_irq_window();
     hw_deadline_look(hv);
     if (!hv->host_if || hv->vcpu->vm->config.exit_on_interrupt)
-        return hw_to_loop(hv, false);
+        return hw_to_loop(hv);
     return true;
 }
 
@@ -243,7 +256,7 @@ static bool internal_exit(struct hw_vcpu *hv, enum virtx_status *status)
     default:
         vcpu->stats.exits[VIRTX_EXIT_UNKNOWN]++;
         vcpu->exit.reason = VIRTX_EXIT_UNKNOWN;
-        return hw_to_loop(hv, false);
+        return hw_to_loop(hv);
     }
 }
 
@@ -278,7 +291,7 @@ bool hw_exit(struct hw_vcpu *hv, enum virtx_status *status)
     case VIRTX_EXIT_INIT:
     case VIRTX_EXIT_SIPI:
     case VIRTX_EXIT_UNKNOWN:
-        return hw_to_loop(hv, false);
+        return hw_to_loop(hv);
     default:
         return internal_exit(hv, status);
     }
@@ -327,7 +340,7 @@ static bool io_default(struct hw_vcpu *hv)
     struct virtx_exit_io *io = &hv->vcpu->exit.io;
 
     if (!hv->rules_port || io->string || !port_allowed(hv))
-        return hw_to_loop(hv, true);
+        return hw_ask(hv);
     if (io->access == VIRTX_WRITE)
         x86_out(io->port, io->size, (uint32_t)io->value);
     else
@@ -371,6 +384,6 @@ bool hw_exit_default(struct hw_vcpu *hv, enum virtx_status *status)
     case VIRTX_EXIT_INSTRUCTION:
         return hw_instruction_default(hv, status);
     default:
-        return hw_to_loop(hv, true);
+        return hw_ask(hv);
     }
 }

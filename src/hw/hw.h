@@ -151,6 +151,14 @@ struct hw_vcpu {
         };
         uint32_t after_exit; /* not 0: any of these; there is more to an exit than its service */
     };
+    union {
+        struct {
+            bool cr8_shadow; /* tpr.c: an interrupt source wants to know CR8, and the guest has a
+                                copy in the hardware */
+            bool leave_tier; /* the profile wants host state back when run returns */
+        };
+        uint16_t at_return; /* not 0: any of these; there is more to a return than the record */
+    };
     bool host_if;         /* RFLAGS.IF when run was called */
     uint8_t acknowledged; /* with VIRTX_FEATURE_POSTED_INTERRUPT and VIRTX_EXIT_INTERRUPT: the
                              host's vector */

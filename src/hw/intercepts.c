@@ -355,7 +355,7 @@ static void add_own(struct hw_vcpu *hv, struct hw_controls *c)
     if (!policy->has_tsc_aux)
         c->instructions |= 1ull << VIRTX_INSN_RDTSCP;
     c->apic = hv->soft->apic;
-    c->cr8_shadow = hv->soft->cr8_shadow;
+    c->cr8_shadow = hv->cr8_shadow;
     if (hv->soft->follow_cr8 && !c->cr8_shadow) {
         c->cr_read |= 1u << 8;
         c->cr_write |= 1u << 8;

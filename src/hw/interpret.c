@@ -283,7 +283,7 @@ static bool host_interrupts(struct hw_vcpu *hv)
     if (hv->host_if && !hv->vcpu->vm->config.exit_on_interrupt)
         return true;
     hw_record(hv, VIRTX_EXIT_INTERRUPT);
-    return hw_to_loop(hv, false);
+    return hw_to_loop(hv);
 }
 
 bool hw_interpret(struct hw_vcpu *hv, enum virtx_status *status)

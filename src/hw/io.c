@@ -7,6 +7,18 @@
  */
 #include "hw/emulation.h"
 
+const uint64_t hw_size_masks[] = {
+    0,
+    0xff,
+    0xffff,
+    0xffffff,
+    0xffffffff,
+    0xffffffffff,
+    0xffffffffffff,
+    0xffffffffffffff,
+    UINT64_MAX,
+};
+
 enum { WRITE_BYTES = 16 }; /* what hw_linear_write() takes at once */
 
 static uint64_t address_mask(unsigned bytes)

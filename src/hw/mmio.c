@@ -169,6 +169,17 @@ static inline void wait(struct hw_vcpu *hv, const struct hw_line *line)
     hv->pending.kind = HW_PENDING_SIMPLE;
 }
 
+/* Whether completing a plain MOV touches memory only: not where RSP may have to be read. */
+static inline bool is_plain(const struct hw_mov *mov)
+{
+    return mov->access == VIRTX_WRITE || mov->kind == HW_MOV_READ;
+}
+
+bool hw_mmio_plain(const struct hw_vcpu *hv)
+{
+    return hv->pending.kind == HW_PENDING_SIMPLE && is_plain(&hv->soft->mov);
+}
+
 /* To whoever the intercepts name. */
 static __attribute__((noinline)) bool offer(struct hw_vcpu *hv)
 {
@@ -182,9 +193,9 @@ static inline bool offer_or_loop(struct hw_vcpu *hv, const struct hw_line *line)
     uint64_t gpa = hv->fault.gpa;
 
     wait(hv, line);
-    if (gpa + line->mov.size - 1 < soft->mmio_first || gpa > soft->mmio_last)
-        return hw_to_loop(hv, true);
-    return offer(hv);
+    if (gpa + line->mov.size - 1 >= soft->mmio_first && gpa <= soft->mmio_last)
+        return offer(hv);
+    return likely(is_plain(&line->mov)) ? hw_ask_plain(hv, line->mov.access) : hw_ask(hv);
 }
 
 /* An access to a device that has not been met before, or not in this way. */
@@ -206,6 +217,17 @@ static __attribute__((noinline)) bool mmio(struct hw_vcpu *hv)
     return offer_or_loop(hv, line);
 }
 
+/* A plain MOV gets its answer; what is left is to retire it. */
+void hw_mmio_answer(struct hw_vcpu *hv, const void *value)
+{
+    const struct virtx_exit_mmio *mmio = &hv->vcpu->exit.mmio;
+    const struct hw_mov *mov = &hv->soft->mov;
+
+    hw_mmio_written(hv);
+    if (mmio->access == VIRTX_READ)
+        complete_read(hv, mov, value ? hw_bytes(value, mov->size) : mmio->value);
+}
+
 /* The record holds the answer. As hw_complete(). */
 enum virtx_status hw_mmio_complete(struct hw_vcpu *hv, const void *value)
 {
@@ -216,17 +238,8 @@ enum virtx_status hw_mmio_complete(struct hw_vcpu *hv, const void *value)
             mmio->value = hw_bytes(value, mmio->size);
         return hw_execute_continue(hv);
     }
-    hv->pending.kind = HW_PENDING_NONE;
-    hv->vcpu->stats.instructions++;
-    if (mmio->access == VIRTX_READ) {
-        const struct hw_mov *mov = &hv->soft->mov;
-
-        complete_read(hv, mov, value ? hw_bytes(value, mov->size) : mmio->value);
-    }
-    if (likely(hv->cpu))
-        hv->ops->advance(hv);
-    else
-        hw_retire(hv);
+    hw_mmio_answer(hv, value);
+    hw_retire(hv);
     return VIRTX_OK;
 }
 
@@ -253,7 +266,7 @@ bool hw_memory_exit(struct hw_vcpu *hv)
         .gva_valid = hv->fault.gva_valid,
         .table_walk = hv->fault.table_walk,
     };
-    return hw_to_loop(hv, false);
+    return hw_to_loop(hv);
 }
 
 /* In long mode, as the processor has just left it: it can go on there. */
@@ -361,7 +374,7 @@ static __attribute__((noinline)) bool not_handled(struct hw_vcpu *hv, const stru
         return true;
     }
     wait(hv, line);
-    return hw_to_loop(hv, true);
+    return hw_ask(hv);
 }
 
 /* Calls the device's handler as virtx_backend_dispatch() does. */
@@ -395,7 +408,7 @@ static __attribute__((noinline)) bool known_hole(struct hw_vcpu *hv)
     describe(hv, line);
     device = &hv->soft->device[line->mov.access == VIRTX_WRITE];
     if (hv->fault.gpa - device->first > device->span ||
-        unlikely(device->rules != virtx_vcpu_rules(hv->vcpu)) || unlikely(hv->soft->cr8_shadow))
+        unlikely(device->rules != virtx_vcpu_rules(hv->vcpu)) || unlikely(hv->cr8_shadow))
         return offer_or_loop(hv, line);
     verdict = call(hv->vcpu, device);
     if (unlikely(verdict != VIRTX_HANDLED))

@@ -160,7 +160,7 @@ static inline const struct rule *met_before(struct hw_vcpu *hv, uint32_t kind, u
     const struct rule_found *line = virtx_found_line(hv->vcpu, kind, value);
 
     if (unlikely(!virtx_found_is(line, kind, value, access, span) || !line->rule ||
-                 line->rule->action != VIRTX_ACTION_EXIT || hv->soft->cr8_shadow) ||
+                 line->rule->action != VIRTX_ACTION_EXIT || hv->cr8_shadow) ||
         !line->rule->handler)
         return NULL;
     return line->rule;
@@ -203,7 +203,7 @@ static inline enum hw_quick quick_port(struct hw_vcpu *hv)
     enum hw_quick next;
 
     if (!hv->rules_port) {
-        exit->pending = true;
+        hw_ask_plain(hv, exit->io.access);
         return HW_QUICK_LEAVE;
     }
     rule = met_before(hv, VIRTX_INTERCEPT_PORT, exit->io.port, exit->io.access, exit->io.size);
@@ -212,7 +212,7 @@ static inline enum hw_quick quick_port(struct hw_vcpu *hv)
     next = quick_verdict(hv, rule);
     if (likely(next == HW_QUICK_NO)) {
         if (exit->io.access == VIRTX_READ)
-            hw_rax_write(hv, exit->io.value, exit->io.size);
+            hw_rax_write(hv, &exit->io.value, exit->io.size);
         hv->ops->advance(hv);
         return HW_QUICK_ENTER;
     }
@@ -295,6 +295,16 @@ static __attribute__((noinline)) bool prepared(struct hw_vcpu *hv, bool *execute
                                       : hw_interpret_held(hv, &hv->status);
 }
 
+/* A fault of the engine's, or one of the reasons that only src/hw knows. As hw_exit(). */
+static inline bool serve_uncounted(struct hw_vcpu *hv, uint32_t reason)
+{
+    if (likely(reason == HW_EXIT_PAGE_FAULT)) {
+        hv->vcpu->stats.exits[VIRTX_EXIT_MEMORY]++;
+        return hw_page_fault(hv, &hv->status);
+    }
+    return hw_exit(hv, &hv->status);
+}
+
 static inline void loop(struct hw_vcpu *hv)
 {
     for (;;) {
@@ -314,14 +324,12 @@ static inline void loop(struct hw_vcpu *hv)
         vcpu = hv->vcpu;
         if (unlikely(hv->after_exit))
             after_exit(hv);
-        if (reason == HW_EXIT_PAGE_FAULT) {
-            vcpu->stats.exits[VIRTX_EXIT_MEMORY]++;
-            if (hw_page_fault(hv, &hv->status))
+        if (unlikely(reason >= ARRAY_SIZE(vcpu->stats.exits))) {
+            if (serve_uncounted(hv, reason))
                 continue;
             return;
         }
-        if (likely(reason < ARRAY_SIZE(vcpu->stats.exits)))
-            vcpu->stats.exits[reason]++;
+        vcpu->stats.exits[reason]++;
         if (reason == VIRTX_EXIT_CPUID && likely(hv->serve_cpuid)) {
             hw_cpuid_serve(hv);
             hv->ops->advance(hv);
@@ -339,25 +347,43 @@ static inline void loop(struct hw_vcpu *hv)
     }
 }
 
+/* The last exit's instruction: completed, or a plain write that nobody had to complete. */
+static inline void retire_answered(struct hw_vcpu *hv)
+{
+    struct virtx_exit *exit = &hv->vcpu->exit;
+
+    if (exit->pending) {
+        exit->pending = false;
+        if (exit->reason == VIRTX_EXIT_MMIO)
+            hw_mmio_written(hv);
+    }
+    hv->retire = false;
+    hv->ops->advance(hv);
+}
+
+static __attribute__((noinline)) void at_return(struct hw_vcpu *hv)
+{
+    if (hv->cr8_shadow)
+        hw_tpr_pull(hv);
+    if (hv->leave_tier)
+        leave_tier(hv, hv->soft->return_tier);
+}
+
 enum virtx_status hw_run(struct virtx_vcpu *vcpu)
 {
     struct hw_vcpu *hv = hw_of(vcpu);
 
     hv->host_if = (x86_irq_save() & RFLAGS_IF) != 0;
     hv->status = VIRTX_OK;
-    if (hv->retire) {
-        hv->retire = false;
-        hv->ops->advance(hv);
-    }
-    if (unlikely(hv->soft->cr8_shadow))
+    if (hv->retire | vcpu->exit.pending)
+        retire_answered(hv);
+    if (unlikely(hv->cr8_shadow))
         hw_tpr_push(hv);
     loop(hv);
-    hv->vcpu->stats.returns++;
-    if (unlikely(hv->soft->cr8_shadow))
-        hw_tpr_pull(hv);
+    vcpu->stats.returns++;
     hv->dirty |= hv->returned;
-    if (unlikely(hv->soft->return_tier))
-        leave_tier(hv, hv->soft->return_tier);
+    if (unlikely(hv->at_return))
+        at_return(hv);
     x86_irq_restore(hv->host_if ? RFLAGS_IF : 0);
     return hv->status;
 }

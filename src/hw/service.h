@@ -109,7 +109,7 @@ struct hw_soft {
     struct hw_device device[2];     /* for reads and for writes */
     uint64_t mmio_first, mmio_last; /* no MMIO intercept reaches beyond these */
     uint32_t startup;     /* startup.c: VIRTX_REQUEST_INIT and SIPI that have been noticed */
-    uint32_t return_tier; /* host state to be back when run returns */
+    uint32_t return_tier; /* host state to be back when run returns, with hw_vcpu.leave_tier */
     struct hw_string string;
     size_t fpu_bytes; /* of the guest's XSAVE area */
     size_t fpu_pages;
@@ -121,8 +121,7 @@ struct hw_soft {
     uint32_t host_pkru, guest_pkru;
     bool pkru_swapped; /* the host's PKRU is in the processor, the guest's in guest_pkru */
     /* tpr.c */
-    bool follow_cr8; /* an interrupt source wants to know CR8 … */
-    bool cr8_shadow; /* … and the guest has a copy in the hardware */
+    bool follow_cr8; /* an interrupt source wants to know CR8; see hw_vcpu.cr8_shadow */
     uint8_t cr8_exits, tpr_seen, cr8_threshold;
     uint32_t port_rip; /* breakpoint.c: behind the port access that has met one */
     uint64_t deadline; /* timer.c: of the host's TSC, HW_NO_DEADLINE for none */
@@ -164,9 +163,18 @@ enum hw_next hw_startup(struct hw_vcpu *hv);
 /* exit.c: serves the exit in the record. False: run returns, `*status` says with what. */
 bool hw_exit(struct hw_vcpu *hv, enum virtx_status *status);
 /* The record goes to the loop. */
-static inline bool hw_to_loop(struct hw_vcpu *hv, bool pending)
+static inline bool hw_to_loop(struct hw_vcpu *hv)
 {
-    hv->vcpu->exit.pending = pending;
+    hv->vcpu->exit.pending = false;
+    return false;
+}
+/* The same, for the loop to complete the access in it. */
+bool hw_ask(struct hw_vcpu *hv);
+/* The same of a plain access, whose answer goes to a register in memory. */
+static inline bool hw_ask_plain(struct hw_vcpu *hv, uint32_t access)
+{
+    hv->vcpu->exit.pending = true;
+    hv->vcpu->answer = access == VIRTX_WRITE ? VIRTX_ANSWER_NONE : VIRTX_ANSWER_ANYWHERE;
     return false;
 }
 /* Goes on by the verdict of the record's handler. As hw_exit(). */
@@ -270,9 +278,10 @@ void hw_control_changed(struct hw_vcpu *hv, uint64_t cr0, uint64_t cr3, uint64_t
                         bool set);
 
 /* io.c */
+extern const uint64_t hw_size_masks[9]; /* by bytes; in a table, which costs less than a shift */
 static inline uint64_t hw_size_mask(unsigned bytes)
 {
-    return UINT64_MAX >> (64 - 8 * bytes); /* 1 to 8 */
+    return hw_size_masks[bytes];
 }
 /* As many bytes as a register or a device has: 1, 2, 4 or 8. */
 static inline uint64_t hw_bytes(const void *from, unsigned bytes)
@@ -298,11 +307,16 @@ static inline uint64_t hw_bytes(const void *from, unsigned bytes)
     }
 }
 /* What a port access or a handler answers: 32 bits clear the upper half, fewer keep the rest. */
-static inline void hw_rax_write(struct hw_vcpu *hv, uint64_t value, unsigned bytes)
+static inline void hw_rax_write(struct hw_vcpu *hv, const void *value, unsigned bytes)
 {
-    uint64_t *rax = &hv->state.gpr[VIRTX_RAX], mask = hw_size_mask(bytes);
+    uint64_t *rax = &hv->state.gpr[VIRTX_RAX];
 
-    *rax = (value & mask) | (bytes == 4 ? 0 : *rax & ~mask);
+    if (bytes == 4)
+        *rax = hw_bytes(value, 4);
+    else if (bytes == 2)
+        __builtin_memcpy(rax, value, 2);
+    else
+        __builtin_memcpy(rax, value, 1);
 }
 /* breakpoint.c: any breakpoint of the guest's is on. */
 bool hw_any_breakpoint(struct hw_vcpu *hv);
@@ -334,6 +348,14 @@ enum virtx_status hw_mmio_create(struct hw_vcpu *hv);
 void hw_mmio_destroy(struct hw_vcpu *hv);
 void hw_mmio_abandon(struct hw_vcpu *hv); /* the pending access ends in an exception */
 enum virtx_status hw_mmio_complete(struct hw_vcpu *hv, const void *value);
+/* Whether the record is of a plain MOV, and its answer goes to no register but those in memory. */
+bool hw_mmio_plain(const struct hw_vcpu *hv);
+void hw_mmio_answer(struct hw_vcpu *hv, const void *value); /* to such a one, but for retiring it */
+static inline void hw_mmio_written(struct hw_vcpu *hv)
+{
+    hv->pending.kind = HW_PENDING_NONE;
+    hv->vcpu->stats.instructions++;
+}
 bool hw_page_fault(struct hw_vcpu *hv, enum virtx_status *status);
 
 /* registers.c */

@@ -97,6 +97,7 @@ void hw_switch_plan(struct hw_vcpu *hv)
     hv->soft->ours = ours;
     hv->switch_exit = profile->at_exit != 0;
     hv->soft->return_tier = profile->at_exit | profile->at_return;
+    hv->leave_tier = hv->soft->return_tier != 0;
 }
 
 static uint32_t named(struct hw_vcpu *hv)

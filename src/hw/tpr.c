@@ -27,7 +27,7 @@ void hw_tpr_follow(struct hw_vcpu *hv)
     if (likely(follow == soft->follow_cr8))
         return;
     soft->follow_cr8 = follow;
-    soft->cr8_shadow = false;
+    hv->cr8_shadow = false;
     soft->cr8_exits = 0;
     hv->work |= HW_WORK_CONTROLS;
 }
@@ -44,10 +44,10 @@ void hw_tpr_exit(struct hw_vcpu *hv)
 {
     struct hw_soft *soft = hv->soft;
 
-    if (!soft->follow_cr8 || soft->cr8_shadow ||
+    if (!soft->follow_cr8 || hv->cr8_shadow ||
         !(hv->vcpu->virtx->caps.features & VIRTX_FEATURE_TPR_SHADOW) || ++soft->cr8_exits < HABIT)
         return;
-    soft->cr8_shadow = true;
+    hv->cr8_shadow = true;
     soft->cr8_threshold = 0;
     show(hv, source(hv)->tpr(hv->vcpu->irq_ctx));
     hv->work |= HW_WORK_CONTROLS | HW_WORK_EVENT;

@@ -259,14 +259,14 @@ static void shadow_control_changed(struct virtx_vcpu *vcpu, uint64_t old_cr0, ui
     v->stale = true;
 }
 
-static void shadow_invlpg(struct virtx_vcpu *vcpu, uint64_t gva)
+/* INVLPG with tables out of sync, or a flush that follows. [lock], which it gives back. */
+static __attribute__((noinline)) void invlpg_behind(struct virtx_vcpu *vcpu, uint64_t gva)
 {
     struct shadow_vm *sv = shadow_vm_of(vcpu->vm);
     struct shadow_vcpu *v = shadow_vcpu_of(vcpu);
     struct shadow_page *page = v->root;
     unsigned index;
 
-    virtx_lock(&sv->lock);
     if (sv->unsync[SHADOW_TABLES])
         shadow_sync_tables(sv);
     if (sv->unsync[SHADOW_LEAVES] && page && !v->stale && page->state == SHADOW_LIVE) {
@@ -278,6 +278,20 @@ static void shadow_invlpg(struct virtx_vcpu *vcpu, uint64_t gva)
     if (sv->narrowed != v->narrowed) {
         v->narrowed = sv->narrowed;
         hw_owe(hw_of(vcpu), HW_FLUSH_TAG);
+    }
+    virtx_unlock(&sv->lock);
+}
+
+static void shadow_invlpg(struct virtx_vcpu *vcpu, uint64_t gva)
+{
+    struct shadow_vm *sv = shadow_vm_of(vcpu->vm);
+    const struct shadow_vcpu *v = shadow_vcpu_of(vcpu);
+
+    virtx_lock(&sv->lock);
+    if (sv->unsync[SHADOW_TABLES] || sv->unsync[SHADOW_LEAVES] || sv->freed ||
+        sv->narrowed != v->narrowed) {
+        invlpg_behind(vcpu, gva);
+        return;
     }
     virtx_unlock(&sv->lock);
 }

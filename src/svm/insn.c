@@ -36,7 +36,8 @@ static uint64_t size_mask(unsigned bytes)
 /* Linear address of the memory operand. */
 static uint64_t linear(struct svm_vcpu *sv, const struct insn *insn)
 {
-    const struct virtx_state *state = hw_state(&sv->hw, VIRTX_STATE_RSP);
+    const struct virtx_state *state =
+        hw_state(&sv->hw, insn->mem.base == VIRTX_RSP ? VIRTX_STATE_RSP : 0);
     uint64_t offset = (uint64_t)insn->disp;
 
     if (insn->mem.base < VIRTX_GPR_COUNT)

@@ -106,7 +106,10 @@ uint32_t vmx_enter(struct hw_vcpu *hv)
 {
     struct vmx_vcpu *v = vmx_of(hv);
 
-    if (unlikely(hv->dirty != VIRTX_STATE_RIP))
+    /* In the steady state of a run, or at the first entry of one that finds the host as it was. */
+    if (unlikely(hv->dirty != VIRTX_STATE_RIP) &&
+        (unlikely(hv->dirty != (VMX_DIRTY_HOST | VIRTX_STATE_RIP)) ||
+         unlikely(v->mode != VMX_MODE_NATIVE) || unlikely(vmx_host_changed(v))))
         return enter_otherwise(v);
     vmx_vmwrite_from(VMCS_GUEST_RIP, &hv->state.rip);
     hv->vcpu->stats.control_writes++;

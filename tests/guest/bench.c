@@ -226,10 +226,12 @@ static bool loop_until_done(struct virtx_vcpu *vcpu)
         case VIRTX_EXIT_IO:
             if (exit->io.port == PORT_DONE)
                 return CHECK_OK(virtx_vcpu_complete(vcpu, NULL));
-            status = virtx_vcpu_complete(vcpu, &value);
+            if (exit->io.access == VIRTX_READ)
+                status = virtx_vcpu_complete(vcpu, &value);
             break;
         case VIRTX_EXIT_MMIO:
-            status = virtx_vcpu_complete(vcpu, &value);
+            if (exit->mmio.access == VIRTX_READ)
+                status = virtx_vcpu_complete(vcpu, &value);
             break;
         case VIRTX_EXIT_HLT:
             status = other != NULL ? other_turn(vcpu) : virtx_vcpu_wake(vcpu);

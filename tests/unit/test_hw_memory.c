@@ -87,6 +87,28 @@ START_TEST(test_plain_reads)
 }
 END_TEST
 
+/* A write has no answer to wait for: run completes it, and an access that follows in the same
+ * instruction is what it returns with. */
+START_TEST(test_run_completes_writes)
+{
+    const struct virtx_exit *exit;
+
+    world_gpr()[VIRTX_RBX] = DEVICE;
+    expect(TOUCH(DEVICE, VIRTX_WRITE, 0x89, 0x0b), DEVICE, 4, VIRTX_WRITE); /* mov [ebx], ecx */
+    virtx_vcpu_kick(world.vcpu);
+    ck_assert_uint_eq(world_run()->reason, VIRTX_EXIT_KICK);
+    ck_assert_uint_eq(rip(), CODE + 2);
+
+    world_gpr()[VIRTX_RBX] = DEVICE + 0xffe; /* the same, over the end of a page */
+    expect(TOUCH(DEVICE + 0xffe, VIRTX_WRITE, 0x89, 0x0b), DEVICE + 0xffe, 2, VIRTX_WRITE);
+    ck_assert_int_eq(virtx_vcpu_run(world.vcpu, &exit), VIRTX_OK);
+    expect(exit, DEVICE + 0x1000, 2, VIRTX_WRITE);
+    virtx_vcpu_kick(world.vcpu);
+    ck_assert_uint_eq(world_run()->reason, VIRTX_EXIT_KICK);
+    ck_assert_uint_eq(rip(), CODE + 2);
+}
+END_TEST
+
 START_TEST(test_plain_writes)
 {
     const struct virtx_exit *exit;
@@ -305,8 +327,8 @@ END_TEST
 
 START_TEST(test_abandoned_access)
 {
-    const struct virtx_event mc = {.type = VIRTX_EVENT_EXCEPTION, .vector = VECTOR_GP,
-                                   .has_error = true};
+    const struct virtx_event mc = {
+        .type = VIRTX_EVENT_EXCEPTION, .vector = VECTOR_GP, .has_error = true};
     const struct virtx_exit *exit;
 
     world_gpr()[VIRTX_RBX] = DEVICE;
@@ -528,6 +550,7 @@ static Suite *suite(void)
     tcase_add_checked_fixture(c, begin, world_end);
     tcase_add_test(c, test_plain_reads);
     tcase_add_test(c, test_plain_writes);
+    tcase_add_test(c, test_run_completes_writes);
     tcase_add_test(c, test_read_modify_write);
     tcase_add_test(c, test_straddling_two_devices);
     tcase_add_test(c, test_straddling_memory_and_device);
