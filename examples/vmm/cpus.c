@@ -277,18 +277,24 @@ static void serve_msr(struct virtx_vcpu *vcpu, const struct virtx_exit_msr *msr)
         give_fault(vcpu, 13);
 }
 
-static void serve_io(const struct host_cpu *host, struct virtx_vcpu *vcpu,
-                     const struct virtx_exit *exit)
+/* Ports, and memory where nothing is, which reads as all ones. String instructions between the two
+ * go on with further accesses. */
+static void serve_access(const struct host_cpu *host, struct virtx_vcpu *vcpu,
+                         const struct virtx_exit *exit)
 {
-    uint64_t before;
-    bool sooner;
+    bool sooner = false;
 
-    bare_lock(&the_board->lock);
-    before = board_deadline(the_board);
-    board_io(the_board, &exit->io, exit->io.data);
-    sooner = board_deadline(the_board) < before;
-    bare_unlock(&the_board->lock);
-    virtx_vcpu_complete(vcpu, NULL);
+    do {
+        uint64_t before;
+
+        if (exit->reason != VIRTX_EXIT_IO)
+            continue;
+        bare_lock(&the_board->lock);
+        before = board_deadline(the_board);
+        board_io(the_board, &exit->io, exit->io.data);
+        sooner |= board_deadline(the_board) < before;
+        bare_unlock(&the_board->lock);
+    } while (virtx_vcpu_complete(vcpu, NULL) == VIRTX_AGAIN);
     if (sooner && host->index != 0)
         bare_ipi(0, VECTOR_TIMER); /* whose timer knows nothing of it */
     switch (the_board->end) {
@@ -314,11 +320,8 @@ static void serve(const struct host_cpu *host, struct guest_cpu *guest,
 {
     switch (exit->reason) {
     case VIRTX_EXIT_IO:
-        serve_io(host, guest->vcpu, exit);
-        break;
-    case VIRTX_EXIT_MMIO: /* nothing there: all ones */
-        while (virtx_vcpu_complete(guest->vcpu, NULL) == VIRTX_AGAIN)
-            ;
+    case VIRTX_EXIT_MMIO:
+        serve_access(host, guest->vcpu, exit);
         break;
     case VIRTX_EXIT_MSR:
         serve_msr(guest->vcpu, &exit->msr);

@@ -123,6 +123,20 @@ void test_ports(void)
     REQUIRE(string[0] == 0xffffffff && string[1] == 0xffffffff);
 }
 
+/* From ports to where no memory is, and back: two kinds of access of one instruction. */
+static void move_strings(void *nowhere)
+{
+    uintptr_t count = 100;
+    void *to = nowhere;
+
+    __asm__ volatile("rep insb" : "+D"(to), "+c"(count) : "d"(0x5000) : "memory");
+    REQUIRE(count == 0 && (uintptr_t)to == (uintptr_t)nowhere + 100);
+    count = 100;
+    to = nowhere;
+    __asm__ volatile("rep outsb" : "+S"(to), "+c"(count) : "d"(0x5000) : "memory");
+    REQUIRE(count == 0 && (uintptr_t)to == (uintptr_t)nowhere + 100);
+}
+
 void test_memory(void)
 {
     static const uint32_t absent[] = {0xd0000000, 0xfed40000, 0xa0000};
@@ -142,6 +156,7 @@ void test_memory(void)
         REQUIRE(*words == 0xffff);
         REQUIRE(*longs == 0xffffffff);
     }
+    move_strings(at(0xd0000000));
 }
 
 /* ---- Timers ---- */
