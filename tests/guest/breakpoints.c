@@ -246,7 +246,12 @@ static void stack(void)
 
     machine_open();
     host_steps_allow();
+    /* Bochs' exception() clears both before it looks whether there is an exit; Intel SDM "Saving
+     * Non-Register State" has them saved. */
+    if (engine_is("bochs") && !guest_has_svm && !paging_is_nested() && !harness_interpreted())
+        known_bug("Bochs forgets MOV SS and what it holds when a #PF exits");
     each_way(guest_stack, GUEST_HOLE, expected, 6);
+    known_bug_end();
     (void)host_steps_end();
 }
 
