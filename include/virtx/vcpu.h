@@ -168,7 +168,7 @@ enum virtx_status virtx_vcpu_msr_set(struct virtx_vcpu *vcpu, uint32_t index, ui
  *
  * At first, and unless this is called, the state is loaded before the first run behind virtx_vcpu_load(),
  * and no exit ever moves it. With @p lazy, from the next load on, the guest's first use after each load costs one
- * exit (\#NM, or its clearing CR0.TS), and none follows from this until virtx_vcpu_put(); a guest that does not use it
+ * exit (\#NM, or its clearing CR0.TS or changing PE or PG), and none follows from this until virtx_vcpu_put(); a guest that does not use it
  * has nothing loaded, and nothing to be saved by put. The guest sees no difference: its CR0 reads as it was
  * written, and what \#NM it has coming by its own CR0 it gets, unless an intercept has it. Until the first use
  * its accesses to CR0 may exit, and are served inside run.

@@ -130,8 +130,11 @@ static bool write_cr0(struct hw_vcpu *hv, uint64_t value)
             state->efer &= ~EFER_LMA;
     }
     state->cr0 = value;
-    if (unlikely(hv->soft->fpu_lazy & HW_LAZY_WAITS) && (old & ~value & CR0_TS))
-        hw_fpu_use(hv); /* what else for? This saves the #NM that would follow. */
+    /* Who clears TS is about to use it, and needs no #NM then. Nor is it worth the exits, which
+     * writes of CR0 cost meanwhile, for a guest that changes its mode. */
+    if (unlikely(hv->soft->fpu_lazy & HW_LAZY_WAITS) &&
+        ((old & ~value & CR0_TS) || ((old ^ value) & (CR0_PE | CR0_PG))))
+        hw_fpu_use(hv);
     hw_control_changed(hv, old, state->cr3, state->cr4, old_efer, false);
     return true;
 }

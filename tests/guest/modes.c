@@ -199,7 +199,11 @@ static void tasks(bool interpret)
     CHECK_EQUAL(note(1), 0x11000);
     CHECK_EQUAL(note(2), 0x4002); /* NT */
     CHECK_EQUAL(note(3), 0x10000);
+    if (engine_is("qemu") && bare_option("lazy") && !interpret)
+        known_bug(
+            "QEMU knows no intercept of task switches, so TS is not seen before the first use");
     CHECK_EQUAL(note(4), 0x80000019); /* TS */
+    known_bug_end();
     CHECK_EQUAL(note(5), 0x48);
     CHECK_EQUAL(note(6), 0x28);
     if (engine_is("qemu") && !interpret)
