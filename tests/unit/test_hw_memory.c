@@ -283,13 +283,13 @@ START_TEST(test_unknown_instruction)
     const struct virtx_exit *exit;
 
     world_gpr()[VIRTX_RBX] = DEVICE;
-    exit = TOUCH(DEVICE, VIRTX_READ, 0x0f, 0x6f, 0x03); /* movq mm0, [ebx] */
+    exit = TOUCH(DEVICE, VIRTX_READ, 0x0f, 0xfc, 0x03); /* paddb mm0, [ebx] */
     ck_assert_uint_eq(exit->reason, VIRTX_EXIT_EMULATION);
     ck_assert(!exit->pending);
     ck_assert_uint_eq(exit->emulation.gpa, DEVICE);
     ck_assert_uint_eq(exit->emulation.gva, CODE);
     ck_assert_uint_eq(exit->emulation.length, 15);
-    ck_assert_uint_eq(exit->emulation.bytes[1], 0x6f);
+    ck_assert_uint_eq(exit->emulation.bytes[1], 0xfc);
     ck_assert_uint_eq(rip(), CODE);
 }
 END_TEST
