@@ -107,6 +107,17 @@ static void store_msw(struct svm_vcpu *sv, struct virtx_exit *exit, const struct
     svm_advance(hv);
 }
 
+/* One engine has changed EFER.LMA before a write of CR0.PG exits, which then has not been done.
+ * LMA follows from LME and PG (AMD APM volume 2, "Long-Mode Active (LMA) Bit"). */
+static void mend_long_mode(struct svm_vcpu *sv)
+{
+    struct vmcb_save *save = &sv->vmcb.save;
+
+    save->efer &= ~EFER_LMA;
+    if ((save->efer & EFER_LME) && (save->cr0 & CR0_PG))
+        save->efer |= EFER_LMA;
+}
+
 void svm_decode_cr(struct svm_vcpu *sv, struct virtx_exit *exit)
 {
     uint64_t code = exit->raw.code, info = sv->vmcb.control.exit_info1;
@@ -115,6 +126,8 @@ void svm_decode_cr(struct svm_vcpu *sv, struct virtx_exit *exit)
     exit->reason = VIRTX_EXIT_CR;
     exit->cr.reg = code == VMEXIT_CR0_SELECTIVE ? 0 : (uint8_t)(code & 0xf);
     exit->cr.access = code < VMEXIT_CR0_WRITE ? VIRTX_READ : VIRTX_WRITE;
+    if (exit->cr.reg == 0 && exit->cr.access == VIRTX_WRITE)
+        mend_long_mode(sv);
     if (sv->decode_assist && (info & VMCB_CR_MOV)) {
         exit->cr.gpr = (uint8_t)(info & 0xf);
         exit->length = (uint8_t)(sv->vmcb.control.next_rip - exit->rip);

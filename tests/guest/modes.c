@@ -228,11 +228,40 @@ static void tasks(bool interpret)
     box_close();
 }
 
-static void long_mode(bool interpret)
+static enum virtx_verdict count_write(struct virtx_vcpu *vcpu, struct virtx_exit *exit, void *ctx)
+{
+    (void)vcpu;
+    *(unsigned *)ctx += exit->cr.access == VIRTX_WRITE;
+    return VIRTX_DEFAULT;
+}
+
+/* Every write of a control register asks the embedder first. */
+static void see_writes(unsigned *count)
+{
+    for (unsigned reg = 0; reg <= 4; reg++) {
+        const struct virtx_intercept_config config = {.size = sizeof(config),
+                                                      .kind = VIRTX_INTERCEPT_CR,
+                                                      .access = VIRTX_WRITE,
+                                                      .action = VIRTX_ACTION_EXIT,
+                                                      .first = reg,
+                                                      .last = reg,
+                                                      .handler = count_write,
+                                                      .ctx = count};
+        struct virtx_intercept *set;
+
+        if (reg != 1 && reg != 2)
+            CHECK_OK(virtx_vcpu_intercept(box.vcpu, &config, &set));
+    }
+}
+
+static void long_mode_with(bool interpret, bool seen)
 {
     static const uint64_t pdpt = 0x12007, pd = 0x87, pml4 = 0x11007;
+    unsigned writes = 0;
 
     box_open(long_mode_and_back, long_mode_and_back_end, interpret);
+    if (seen)
+        see_writes(&writes);
     memcpy(box.ram + 0x10000, &pml4, 8);
     memcpy(box.ram + 0x11000, &pdpt, 8);
     memcpy(box.ram + 0x12000, &pd, 8);
@@ -241,7 +270,19 @@ static void long_mode(bool interpret)
     CHECK_EQUAL(note(1), 0x500);
     CHECK_EQUAL(note(2), 0x100);
     CHECK_EQUAL(note(3), 0x10);
+    if (seen)
+        CHECK_EQUAL(writes, 5); /* CR4, CR3, CR0 three times */
     box_close();
+}
+
+static void long_mode(bool interpret)
+{
+    long_mode_with(interpret, false);
+}
+
+static void long_mode_seen(bool interpret)
+{
+    long_mode_with(interpret, true);
 }
 
 /* ---- Events ---- */
@@ -496,6 +537,7 @@ BOTH(faults)
 BOTH(system_instructions)
 BOTH(changes)
 BOTH(long_mode)
+BOTH(long_mode_seen)
 BOTH(tasks)
 BOTH(events)
 BOTH(kicks)
@@ -508,7 +550,8 @@ BOTH(kicks)
 GUEST_CASES(CASES("real-mode-flags-and-interrupts", flags), CASES("real-mode-faults", faults),
             CASES("real-mode-system-instructions", system_instructions),
             CASES("real-protected-big-real", changes),
-            CASES("real-mode-to-64-bit-and-back", long_mode), CASES("task-switches", tasks),
-            CASES("real-mode-events", events), CASES("kicks-in-big-real-mode", kicks),
-            {"sse-moves-to-mmio", sse_to_mmio}, {"mmx-moves-to-mmio", mmx_to_mmio},
-            {"avx-moves-to-mmio", avx_to_mmio});
+            CASES("real-mode-to-64-bit-and-back", long_mode),
+            CASES("real-mode-to-64-bit-and-back-intercepted", long_mode_seen),
+            CASES("task-switches", tasks), CASES("real-mode-events", events),
+            CASES("kicks-in-big-real-mode", kicks), {"sse-moves-to-mmio", sse_to_mmio},
+            {"mmx-moves-to-mmio", mmx_to_mmio}, {"avx-moves-to-mmio", avx_to_mmio});
