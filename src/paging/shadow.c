@@ -259,21 +259,34 @@ static void shadow_control_changed(struct virtx_vcpu *vcpu, uint64_t old_cr0, ui
     v->stale = true;
 }
 
+/* Compares what the address is mapped by. No root may lead there yet, as after a load of CR3 in PAE
+ * format: then the page table is put off until one does. */
+static void compare_address(struct shadow_vm *sv, const struct shadow_vcpu *v, uint64_t gva)
+{
+    struct shadow_page *page = v->root;
+    unsigned index;
+
+    if (!page || v->stale || page->state != SHADOW_LIVE) {
+        sv->put_off = true;
+        return;
+    }
+    page = shadow_lookup(v, gva, &index);
+    if (page->unsync)
+        shadow_compare_entry(sv, page, index);
+    if (shadow_level(page) > 1 && !shadow_maps(page->entry[index]))
+        sv->put_off = true;
+}
+
 /* INVLPG with tables out of sync, or a flush that follows. [lock], which it gives back. */
 static __attribute__((noinline)) void invlpg_behind(struct virtx_vcpu *vcpu, uint64_t gva)
 {
     struct shadow_vm *sv = shadow_vm_of(vcpu->vm);
     struct shadow_vcpu *v = shadow_vcpu_of(vcpu);
-    struct shadow_page *page = v->root;
-    unsigned index;
 
     if (sv->unsync[SHADOW_TABLES])
         shadow_sync_tables(sv);
-    if (sv->unsync[SHADOW_LEAVES] && page && !v->stale && page->state == SHADOW_LIVE) {
-        page = shadow_lookup(v, gva, &index);
-        if (page->unsync)
-            shadow_compare_entry(sv, page, index);
-    }
+    if (sv->unsync[SHADOW_LEAVES])
+        compare_address(sv, v, gva);
     shadow_settle(sv);
     if (sv->narrowed != v->narrowed) {
         v->narrowed = sv->narrowed;

@@ -472,6 +472,18 @@ static void invlpg(uint64_t gva)
         if (host.kind == REF_OK)
             EXPECT(guest.kind == REF_OK && host.address == world_hpa(guest.address));
     }
+    /* What leads there may have to be linked again first, which a neighbour does. */
+    if (world_below(2)) {
+        const struct ref_access read = {0};
+        uint64_t hpa;
+
+        world_access(cpu, gva ^ PAGE, &read, &hpa);
+        if (world_access(cpu, gva, &read, &hpa) == DONE) {
+            struct ref_result guest = world_guest(cpu, gva, &read);
+
+            EXPECT(guest.kind == REF_OK && hpa == world_hpa(guest.address));
+        }
+    }
 }
 
 static void switch_space(void)
@@ -892,6 +904,45 @@ START_TEST(test_put_off)
 }
 END_TEST
 
+/* The same for INVLPG: in PAE format no table is linked after a load of CR3, and in the other the
+ * new root is empty. */
+START_TEST(test_invlpg_before_the_link)
+{
+    const struct ref_access read = {0};
+    uint64_t hpa;
+
+    begin(1, POOL_PAGES, 46);
+    cpu = 0;
+    set_format(_i ? FOUR_LEVEL : PAE);
+    for (uint64_t frame = 10; frame < 50; frame++)
+        memset(world_ram(frame * PAGE), 0, PAGE);
+    entry(10, 0, 11);
+    entry(45, 0, 11);
+    entry(11, 0, 12);
+    entry(12, 0, 13);
+    entry(13, 0, 30);
+    entry(13, 9, 32);
+    if (!_i) { /* four entries, without rights */
+        memcpy(world_ram(10 * PAGE), &(uint64_t){12 * PAGE | 1}, 8);
+        memcpy(world_ram(45 * PAGE), &(uint64_t){12 * PAGE | 1}, 8);
+    }
+    load_root(10);
+    changed(true);
+    ck_assert_int_eq(world_access(0, 0, &read, &hpa), DONE);
+    ck_assert_uint_eq(hpa, world_hpa(30 * PAGE));
+    load_root(45);
+    cr3_loaded();
+    entry(13, 0, 31);
+    virtx_paging_shadow.written(&world.vm, 13 * PAGE, 8);
+    virtx_paging_shadow.invlpg(&world.vcpu[0], 0);
+    ck_assert_int_eq(world_access(0, 9 * PAGE, &read, &hpa), DONE); /* links the tables */
+    ck_assert_int_eq(world_access(0, 0, &read, &hpa), DONE);
+    ck_assert_uint_eq(hpa, world_hpa(31 * PAGE));
+    world_audit();
+    world_end();
+}
+END_TEST
+
 /* What a page's alias has shown the engine is flushed with the other: under SMAP a page that users
  * gain is lost to the kernel. */
 START_TEST(test_alias_gains_user)
@@ -993,6 +1044,7 @@ int main(int argc, char **argv)
     tcase_add_test(c, test_way);
     tcase_add_loop_test(c, test_pml4e_bit_8, 0, 2);
     tcase_add_test(c, test_put_off);
+    tcase_add_loop_test(c, test_invlpg_before_the_link, 0, 2);
     tcase_add_loop_test(c, test_fetched_by_what_it_writes, 0, VIRTX_TABLE_SYNC_DROP + 1);
     tcase_add_test(c, test_alias_gains_user);
     tcase_add_test(c, test_rounds);
