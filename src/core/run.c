@@ -2,11 +2,12 @@
 /* Running a vcpu, and answering the exits of its run. */
 #include "core/claim.h"
 
+/* A run that did not come to an exit: its end, out of the way of those that do. */
 static __attribute__((noinline)) enum virtx_status run_failed(struct virtx_vcpu *vcpu,
                                                               enum virtx_status status)
 {
     virtx_backend_said(vcpu, status, "run");
-    atomic_store_explicit(&vcpu->running, false, memory_order_release);
+    virtx_vcpu_release(vcpu, true);
     return status;
 }
 
@@ -38,17 +39,13 @@ static __attribute__((noinline)) enum virtx_status run_otherwise(struct virtx_vc
                             "has completed the access of its last exit", vcpu->exit.reason);
     else
         status = virtx_vcpu_load_claimed(vcpu);
-    if (status == VIRTX_OK && vcpu->exit.pending) {
+    if (status == VIRTX_OK && vcpu->exit.pending)
         status = virtx_backend_said(vcpu, vcpu->virtx->backend->complete(vcpu, NULL), "complete");
-        if (status == VIRTX_AGAIN) { /* the same instruction's next access is in the record */
-            atomic_store_explicit(&vcpu->running, false, memory_order_release);
-            return VIRTX_OK;
-        }
-    }
     if (status == VIRTX_OK)
         return run_loaded(vcpu);
-    atomic_store_explicit(&vcpu->running, false, memory_order_release);
-    return status;
+    virtx_vcpu_release(vcpu, true);
+    /* The same instruction's next access is in the record. */
+    return status == VIRTX_AGAIN ? VIRTX_OK : status;
 }
 
 enum virtx_status virtx_vcpu_run(struct virtx_vcpu *vcpu, const struct virtx_exit **exit)

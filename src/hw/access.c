@@ -59,19 +59,6 @@ static enum insn_access_result probe(struct hw_vcpu *hv, struct hw_access *acces
     return result;
 }
 
-/* Asks the intercepts, who may look at CR8. */
-static enum virtx_verdict ask(struct hw_vcpu *hv)
-{
-    enum virtx_verdict verdict;
-
-    if (unlikely(hv->cr8_shadow))
-        hw_tpr_pull(hv);
-    verdict = virtx_backend_dispatch(hv->vcpu);
-    if (unlikely(hv->cr8_shadow))
-        hw_tpr_push(hv);
-    return verdict;
-}
-
 /* Asks the device. INSN_ACCESS_PENDING: its answer comes from the loop; the record describes it. */
 static enum insn_access_result device(struct hw_vcpu *hv, struct hw_access *access, uint64_t gpa,
                                       unsigned bytes)
@@ -94,7 +81,7 @@ static enum insn_access_result device(struct hw_vcpu *hv, struct hw_access *acce
         memcpy(&exit->mmio.value, access->data + access->done, bytes);
     else
         exit->mmio.value = UINT64_MAX;
-    switch (hv->rules_mmio ? ask(hv) : VIRTX_DEFAULT) {
+    switch (hv->rules_mmio ? hw_dispatch(hv) : VIRTX_DEFAULT) {
     case VIRTX_HANDLED:
         if (!access->write)
             memcpy(access->data + access->done, &exit->mmio.value, bytes);
@@ -344,7 +331,7 @@ static enum insn_access_result port(struct hw_vcpu *hv, uint16_t number, void *d
         memcpy(hv->io_buffer, data, size);
     else
         memset(hv->io_buffer, 0xff, size);
-    switch (hv->rules_port ? ask(hv) : VIRTX_DEFAULT) {
+    switch (hv->rules_port ? hw_dispatch(hv) : VIRTX_DEFAULT) {
     case VIRTX_HANDLED:
         if (!write)
             memcpy(data, hv->io_buffer, size);

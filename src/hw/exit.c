@@ -36,18 +36,23 @@ bool hw_verdict(struct hw_vcpu *hv, enum virtx_verdict verdict, enum virtx_statu
     }
 }
 
-/* Offers the record to its intercept. */
-bool hw_offer(struct hw_vcpu *hv, enum virtx_status *status)
+enum virtx_verdict hw_dispatch(struct hw_vcpu *hv)
 {
     enum virtx_verdict verdict;
 
-    hv->vcpu->exit.pending = false; /* a handler may read and write registers */
     if (unlikely(hv->cr8_shadow))
         hw_tpr_pull(hv);
     verdict = virtx_backend_dispatch(hv->vcpu);
     if (unlikely(hv->cr8_shadow))
         hw_tpr_push(hv);
-    return hw_verdict(hv, verdict, status);
+    return verdict;
+}
+
+/* Offers the record to its intercept. */
+bool hw_offer(struct hw_vcpu *hv, enum virtx_status *status)
+{
+    hv->vcpu->exit.pending = false; /* a handler may read and write registers */
+    return hw_verdict(hv, hw_dispatch(hv), status);
 }
 
 static bool io_exit(struct hw_vcpu *hv, enum virtx_status *status)

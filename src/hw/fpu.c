@@ -434,18 +434,19 @@ bool hw_fpu_first_use(struct hw_vcpu *hv)
 static void load_xcr0(struct hw_vcpu *hv)
 {
     struct hw_soft *soft = hv->soft;
-    uint64_t cr4 = x86_read_cr4(), now;
+    struct fpu_access access;
+    uint64_t now;
 
     if (!soft->policy.xcr0)
         return;
-    x86_write_cr4(cr4 | CR4_OSXSAVE);
+    fpu_open(hv, &access);
     now = xgetbv();
     if (!(soft->fpu_lazy & HW_LAZY_XCR0))
         soft->host_xcr0 = now;
     if (now != hw_state(hv, VIRTX_STATE_XCR)->xcr0)
         xsetbv(hv->state.xcr0);
     soft->fpu_lazy |= HW_LAZY_XCR0;
-    x86_write_cr4(cr4);
+    fpu_close(hv, &access);
 }
 
 /* Even if the guest's CPUID has lost XSAVE meanwhile. */

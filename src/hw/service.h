@@ -181,6 +181,8 @@ static inline bool hw_ask_plain(struct hw_vcpu *hv, uint32_t access)
 bool hw_verdict(struct hw_vcpu *hv, enum virtx_verdict verdict, enum virtx_status *status);
 /* event.c: HLT. As hw_exit(). */
 bool hw_halt(struct hw_vcpu *hv);
+/* Asks the record's intercept, whose handler may look at CR8. */
+enum virtx_verdict hw_dispatch(struct hw_vcpu *hv);
 /* Offers the record to its intercept, and goes on by the verdict. As hw_exit(). */
 bool hw_offer(struct hw_vcpu *hv, enum virtx_status *status);
 /* The library's own service of an exit, as if no intercept were set. As hw_exit(). */
