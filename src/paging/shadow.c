@@ -82,6 +82,7 @@ static enum virtx_status shadow_vm_create(struct virtx_vm *vm)
                           "has pages for shadow paging, one of them below 4 GiB", 0);
     }
     sv->empty_hpa = virtx_hpa(vm->virtx, sv->empty);
+    sv->vain_max = SHADOW_VAIN;
     return VIRTX_OK;
 }
 
@@ -146,6 +147,7 @@ static uint64_t shadow_root(struct virtx_vcpu *vcpu)
     uint64_t hpa;
 
     virtx_lock(&sv->lock);
+    sv->flushes += v->flush;
     if (v->flush && sv->unsync[SHADOW_TABLES])
         shadow_sync_tables(sv);
     if (v->stale || !v->root || v->root->state != SHADOW_LIVE)
@@ -171,6 +173,7 @@ static inline uint64_t enter_root(struct virtx_vcpu *vcpu, struct shadow_vm *sv,
 {
     uint64_t hpa = root->hpa;
 
+    sv->flushes++;
     if (root != v->root) {
         v->root->pins--; /* it is alive: nobody waits for that */
         root->pins++;

@@ -97,6 +97,7 @@
 #define SHADOW_HASH      4u  /* most pages of list heads: of tables, */
 #define SHADOW_RMAP      16u /* and of the reverse map */
 #define SHADOW_REGIONS   1024u
+#define SHADOW_VAIN      1024u /* shadow_vm.vain_max */
 
 /*
  * A list of entries. An entry is named by the number of its page and its index, 0 is none. `prev`
@@ -134,12 +135,15 @@ struct shadow_page {
     uint64_t used[8];                /* bit n: something is known of entry n */
     uint32_t role;
     uint32_t number;
-    uint32_t parents; /* first entry that points here */
-    uint32_t stamp;   /* fault that needs it: not to be evicted by it */
-    uint16_t pins;    /* vcpus whose root it is */
+    uint32_t parents;     /* first entry that points here */
+    uint32_t stamp;       /* fault that needs it: not to be evicted by it */
+    uint32_t burst_flush; /* shadow_vm.flushes when `burst` began */
+    uint16_t pins;        /* vcpus whose root it is */
+    uint16_t vain;        /* entries that flushes looked at in vain, lately */
     uint8_t state;
-    uint8_t idle; /* times it was written without having been used */
-    uint8_t hot;  /* how often it was written lately */
+    uint8_t idle;  /* times it was written without having been used */
+    uint8_t hot;   /* how often it was written lately */
+    uint8_t burst; /* writes since the last flush that were executed for the guest */
     bool unsync;
     bool fresh; /* made a moment ago: nothing has used it yet */
     bool has_markers;
@@ -171,6 +175,8 @@ struct shadow_vm {
     uint32_t hash_mask, rmap_mask;
     uint32_t freed;    /* pages that processors may still walk */
     uint32_t stamp;    /* of the fault that is being answered */
+    uint32_t flushes;  /* of the guest's, of a whole TLB */
+    uint16_t vain_max; /* shadow_page.vain from which on writes are executed */
     uint64_t narrowed; /* how often an entry has lost rights */
     uint64_t round;    /* generation that ends `closing`; 0: no page is */
     uint64_t
@@ -328,8 +334,9 @@ bool shadow_protect(struct shadow_vm *sv, uint64_t gfn);
 /* shadow_sync.c */
 void shadow_unsync(struct shadow_vm *sv, struct shadow_page *page);
 void shadow_forget_unsync(struct shadow_vm *sv, struct shadow_page *page);
-/* Compares one page with its guest table, and drops what has changed. */
-void shadow_compare(struct shadow_vm *sv, struct shadow_page *page);
+/* Compares one page with its guest table, and drops what has changed. How many entries it looked
+ * at. */
+unsigned shadow_compare(struct shadow_vm *sv, struct shadow_page *page);
 void shadow_compare_entry(struct shadow_vm *sv, struct shadow_page *page, unsigned index);
 /* The guest has flushed a TLB: what is unsync is looked at. First the tables that point to tables,
  * as what they lead to may be another thing then; of page tables those below the root, or all
@@ -340,8 +347,10 @@ void shadow_sync_leaves(struct shadow_vm *sv, const struct shadow_page *root);
 void shadow_sync_rounds(struct shadow_vm *sv);
 /* The guest writes to a frame in which there are tables. */
 void shadow_table_written(struct shadow_vm *sv, uint64_t gfn);
-/* It was written by the library. */
-void shadow_table_told(struct shadow_vm *sv, uint64_t gfn);
+/* It was written by the library: bytes of one frame. */
+void shadow_table_told(struct shadow_vm *sv, uint64_t gpa, uint64_t bytes);
+/* Whether a write to a frame in which there are tables is cheaper executed than let through. */
+bool shadow_table_costly(struct shadow_vm *sv, uint64_t gfn);
 /* The guest's entry that shadow entry `index` is made from. Its table is in memory. */
 uint64_t shadow_guest_entry(const struct shadow_page *page, unsigned index);
 

@@ -77,10 +77,16 @@ void shadow_map_ahead(struct shadow_vm *sv, const struct walk_mode *mode,
 
 /* A write to a table that stays in sync: the library executes it, and the engine hears of it by
  * virtx_paging.written. */
-static inline bool shadow_executes(const struct shadow_vm *sv, struct virtx_vcpu *vcpu)
+static inline bool shadow_executes(struct shadow_vm *sv, struct virtx_vcpu *vcpu, uint64_t gfn)
 {
-    return unlikely(sv->vm->config.table_sync == VIRTX_TABLE_SYNC_EACH_WRITE) &&
-           hw_can_execute_write(hw_of(vcpu));
+    switch (sv->vm->config.table_sync) {
+    case VIRTX_TABLE_SYNC_EACH_WRITE:
+        return hw_can_execute_write(hw_of(vcpu));
+    case VIRTX_TABLE_SYNC_ON_FLUSH:
+        return unlikely(shadow_table_costly(sv, gfn)) && hw_can_execute_write(hw_of(vcpu));
+    default:
+        return false;
+    }
 }
 
 /* shadow_fault.c: the whole of it, where shadow_quick.c finds something unusual. */

@@ -218,7 +218,7 @@ static enum virtx_fault_result map(struct build *b, struct virtx_vcpu *vcpu,
     if (!shadow_usable(b->sv, hpa))
         return VIRTX_FAULT_FORBIDDEN;
     if (b->write && (b->rights & ROLE_W) && shadow_is_protected(b->sv, b->gpa >> 12) &&
-        shadow_executes(b->sv, vcpu))
+        shadow_executes(b->sv, vcpu, b->gpa >> 12))
         return VIRTX_FAULT_EXECUTE;
     page = reach(b, vcpu, 0, &index, &level, &step, &hpa);
     if (!page)

@@ -149,19 +149,23 @@ static inline bool way_holds(const struct quick *q)
            __atomic_load_n(way->at[2], __ATOMIC_RELAXED) == way->entry[2];
 }
 
-/* Whether such rights allow the access; with SMAP and keys more counts than those. */
+/* Whether such rights allow the access. Keys, and AC where the kernel goes to a user's page, count
+ * too: the walk knows. */
 static inline bool plainly_allowed(const struct quick *q)
 {
     uint32_t rights = q->rights, error = q->fault->error;
+    uint64_t cr4 = q->v->mode.cr4;
+    bool write = q->fault->access == VIRTX_WRITE;
 
-    if (!(q->v->role & ROLE_WP) || (q->v->mode.cr4 & (CR4_SMAP | CR4_PKE)))
+    if (!(q->v->role & ROLE_WP) || (write && !(rights & ROLE_W)))
         return false;
-    if (((error & PF_USER) && !(rights & ROLE_U)) ||
-        (q->fault->access == VIRTX_WRITE && !(rights & ROLE_W)))
+    if (!(rights & ROLE_U))
+        return !(error & PF_USER) && (q->fault->access != VIRTX_EXECUTE || (rights & ROLE_X));
+    if (cr4 & CR4_PKE)
         return false;
-    return q->fault->access != VIRTX_EXECUTE ||
-           ((rights & ROLE_X) &&
-            ((error & PF_USER) || !(rights & ROLE_U) || !(q->v->mode.cr4 & CR4_SMEP)));
+    if (q->fault->access == VIRTX_EXECUTE)
+        return (rights & ROLE_X) && ((error & PF_USER) || !(cr4 & CR4_SMEP));
+    return (error & PF_USER) || !(cr4 & CR4_SMAP);
 }
 
 /* The last entry of a table of the guest's: rights, flags, address. */
@@ -232,7 +236,7 @@ static inline bool map(struct quick *q, struct shadow_page *page, unsigned index
         return false;
     if ((q->rights & ROLE_W) && shadow_is_protected(sv, gfn)) {
         if (q->fault->access == VIRTX_WRITE) {
-            if (shadow_executes(sv, q->vcpu)) {
+            if (shadow_executes(sv, q->vcpu, gfn)) {
                 *result = VIRTX_FAULT_EXECUTE;
                 return true;
             }

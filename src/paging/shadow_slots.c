@@ -111,7 +111,14 @@ void shadow_written(struct virtx_vm *vm, uint64_t gpa, uint64_t bytes)
     struct shadow_vm *sv = shadow_vm_of(vm);
     uint64_t flags = virtx_lock_irq(&sv->lock);
 
-    for (uint64_t gfn = gpa >> 12; gfn <= (gpa + bytes - 1) >> 12; gfn++)
-        shadow_table_told(sv, gfn);
+    while (bytes) {
+        uint64_t here = VIRTX_PAGE_SIZE - gpa % VIRTX_PAGE_SIZE;
+
+        if (here > bytes)
+            here = bytes;
+        shadow_table_told(sv, gpa, here);
+        gpa += here;
+        bytes -= here;
+    }
     virtx_unlock_irq(&sv->lock, flags);
 }

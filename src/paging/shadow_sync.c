@@ -11,13 +11,18 @@
  *
  * - INVLPG takes one page's translation away, and everything kept of tables above the last (Intel
  *   SDM "Operations that Invalidate TLBs and Paging-Structure Caches"): so tables that point to
- *   tables are all compared, page tables only in the one entry; one that no root leads to is put off.
+ *   tables are all compared, page tables only in the one entry; one that no root leads to is put
+ * off.
  * - A flush by CR3 looks at those page tables that the new root leads to. The others are put off
  * until a root leads to them: one that is loaded, or one that a table which exists already is
  * linked into, when all are looked at.
  * - A table that is written between any two flushes is left unprotected for some of them.
  * - A table that nothing points to, or that the processor has not used for some writes, is dropped:
  *   it is about to become something else, or is being torn down.
+ * - A table that flushes look at again and again and find unchanged, but for an entry or two, stays
+ * protected, and its writes are executed for the guest, until many come without a flush between: a
+ * kernel that loads CR3 at each of its entries and exits (page table isolation) and fills a page
+ * table fault by fault.
  * That is VIRTX_TABLE_SYNC_ON_FLUSH. With VIRTX_TABLE_SYNC_EACH_WRITE the library executes the
  * writes and compares at once; with VIRTX_TABLE_SYNC_DROP nothing is let out of sync that can be
  * dropped.
@@ -28,11 +33,13 @@
  */
 #include "paging/shadow.h"
 
-#define IDLE_MAX  3u  /* writes in a row to a table that the processor does not use */
-#define HOT       4u  /* from here on a table is left unprotected … */
-#define PARENTS   12u /* so many are looked at to find a root */
-#define ROUND     8u  /* tables to be protected again at once, with several vcpus */
-#define HOT_AGAIN 12u /* … for so many flushes */
+#define IDLE_MAX  3u   /* writes in a row to a table that the processor does not use */
+#define HOT       4u   /* from here on a table is left unprotected … */
+#define PARENTS   12u  /* so many are looked at to find a root */
+#define ROUND     8u   /* tables to be protected again at once, with several vcpus */
+#define HOT_AGAIN 12u  /* … for so many flushes */
+#define WORTH     128u /* looks at entries that cost as much as a write that is executed */
+#define BURST     8u   /* more such writes between two flushes are too many */
 
 uint64_t shadow_guest_entry(const struct shadow_page *page, unsigned index)
 {
@@ -111,11 +118,46 @@ void shadow_compare_entry(struct shadow_vm *sv, struct shadow_page *page, unsign
         shadow_entry_clear(sv, page, index);
 }
 
-void shadow_compare(struct shadow_vm *sv, struct shadow_page *page)
+unsigned shadow_compare(struct shadow_vm *sv, struct shadow_page *page)
 {
+    unsigned looked = 0;
+
     for (unsigned word = 0; word < ARRAY_SIZE(page->used); word++)
-        for (uint64_t bits = page->used[word]; bits; bits &= bits - 1)
+        for (uint64_t bits = page->used[word]; bits; bits &= bits - 1, looked++)
             shadow_compare_entry(sv, page, word * 64 + (unsigned)__builtin_ctzll(bits));
+    return looked;
+}
+
+/* At a flush: was it worth it? */
+static void compare_and_judge(struct shadow_vm *sv, struct shadow_page *page)
+{
+    uint64_t narrowed = sv->narrowed;
+    uint64_t looked = page->vain + shadow_compare(sv, page);
+    uint64_t worth = WORTH * (sv->narrowed - narrowed);
+
+    page->vain = (uint16_t)(looked < worth ? 0 : looked - worth);
+    if (page->vain > sv->vain_max)
+        page->vain = sv->vain_max;
+}
+
+bool shadow_table_costly(struct shadow_vm *sv, uint64_t gfn)
+{
+    bool costly = false;
+
+    for (struct shadow_page *page = shadow_table_find(sv, gfn); page;
+         page = shadow_table_next(page)) {
+        if (page->unsync || page->vain < sv->vain_max)
+            return false;
+        if (page->burst_flush != sv->flushes)
+            page->burst = 0;
+        page->burst_flush = sv->flushes;
+        if (++page->burst > BURST) {
+            page->vain = 0;
+            return false;
+        }
+        costly = true;
+    }
+    return costly;
 }
 
 /* Whether the processor comes to the page table from this root, a 4-level one; where that takes
@@ -153,7 +195,7 @@ static void sync_page(struct shadow_vm *sv, struct shadow_page *page, bool alone
     }
     if (page->hot)
         page->hot--;
-    shadow_compare(sv, page);
+    compare_and_judge(sv, page);
 }
 
 void shadow_sync_tables(struct shadow_vm *sv)
@@ -261,15 +303,35 @@ static bool to_be_dropped(struct shadow_vm *sv, const struct shadow_page *page)
     return true;
 }
 
-void shadow_table_told(struct shadow_vm *sv, uint64_t gfn)
+/* Whether its writes are executed, as far as this page is concerned. */
+static bool is_executed(const struct shadow_vm *sv, const struct shadow_page *page)
 {
-    for (struct shadow_page *page = shadow_table_find(sv, gfn); page;
+    return sv->vm->config.table_sync == VIRTX_TABLE_SYNC_EACH_WRITE ||
+           (sv->vm->config.table_sync == VIRTX_TABLE_SYNC_ON_FLUSH && page->vain >= sv->vain_max);
+}
+
+/* The entries made from these bytes; the others are as they were. */
+static void compare_part(struct shadow_vm *sv, struct shadow_page *page, uint64_t gpa,
+                         uint64_t bytes)
+{
+    unsigned first = (unsigned)(gpa % VIRTX_PAGE_SIZE);
+
+    if (page->role & ROLE_32) {
+        shadow_compare(sv, page);
+        return;
+    }
+    for (unsigned i = first / 8; i <= (first + (unsigned)bytes - 1) / 8; i++)
+        shadow_compare_entry(sv, page, i);
+}
+
+void shadow_table_told(struct shadow_vm *sv, uint64_t gpa, uint64_t bytes)
+{
+    for (struct shadow_page *page = shadow_table_find(sv, gpa >> 12); page;
          page = shadow_table_next(page)) {
-        if (sv->vm->config.table_sync != VIRTX_TABLE_SYNC_EACH_WRITE || page->unsync ||
-            is_idle(sv, page))
+        if (page->unsync || !is_executed(sv, page) || is_idle(sv, page))
             shadow_unsync(sv, page);
         else
-            shadow_compare(sv, page);
+            compare_part(sv, page, gpa, bytes);
     }
 }
 

@@ -12,6 +12,7 @@
 #include <sys/mount.h>
 #include <sys/reboot.h>
 #include <sys/wait.h>
+#include <termios.h>
 #include <time.h>
 #include <unistd.h>
 #include <x86intrin.h>
@@ -187,6 +188,7 @@ int main(int argc, char **argv)
     show("floating-point", mark[3], mark[4]);
     show("workload", mark[0], mark[4]);
     fflush(stdout);
+    tcdrain(1); /* a machine that is off sends no more */
     reboot(RB_POWER_OFF);
     return 0;
 }

@@ -274,8 +274,14 @@ void world_enter(unsigned cpu)
         world.root[cpu] = virtx_paging_shadow.root(vcpu);
     hv->work = 0;
     if (hv->flush)
-        memset(tlb[cpu], 0, sizeof(tlb[cpu]));
+        world_forget(cpu);
     hv->flush = 0;
+}
+
+void world_forget(unsigned cpu)
+{
+    memset(tlb[cpu], 0, sizeof(tlb[cpu]));
+    world.stale = false;
 }
 
 static unsigned kind_of(const struct ref_access *access)
@@ -312,7 +318,7 @@ static struct ref_result translate(unsigned cpu, uint64_t gva, const struct ref_
     struct ref_result result;
 
     if (line->gva == (gva | 0xfff) && (line->allowed >> kind_of(access) & 1)) {
-        if (world.vm.vcpu_count == 1) {
+        if (world.vm.vcpu_count == 1 && !world.stale) {
             result = world_processor(cpu, gva, access);
             EXPECT(result.kind == REF_OK && result.address == (line->hpa | (gva & 0xfff)));
         }

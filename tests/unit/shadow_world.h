@@ -40,6 +40,7 @@ struct world {
     uint64_t log[RAM_PAGES / 64]; /* dirty log of the slot at HIGH, when it keeps one */
     bool logging;
     bool executes; /* what the library would make of the instruction that writes */
+    bool stale; /* the TLB may have what an executed write has changed: the guest has not flushed */
     uint64_t operations, faults, reflected, devices, executed, direct;
 };
 extern struct world world;
@@ -63,6 +64,8 @@ struct ref_result world_guest(unsigned cpu, uint64_t gva, const struct ref_acces
 struct ref_result world_processor(unsigned cpu, uint64_t gva, const struct ref_access *access);
 /* Does what src/hw does before an entry. */
 void world_enter(unsigned cpu);
+/* A TLB may lose what it has at any time. */
+void world_forget(unsigned cpu);
 
 enum outcome { DONE, FAULTED, DEVICE, REFUSED, EXECUTED };
 /* An access of the guest, faults and all. `hpa`: where it went. */

@@ -212,6 +212,16 @@ static unsigned random_index(void)
 }
 
 /* Linear addresses that meet the entries above. */
+/* The library, or a device, has written. The TLB may have what was there before, until the guest
+ * flushes it. */
+static void told(uint64_t gpa, uint64_t bytes)
+{
+    virtx_paging_shadow.written(&world.vm, gpa, bytes);
+    world.stale = true;
+    if (world_below(4))
+        world_forget(cpu);
+}
+
 static uint64_t random_gva(void)
 {
     uint64_t gva = world_below(4096);
@@ -282,7 +292,7 @@ static void access_at(uint64_t gva)
     uint64_t hpa;
     enum outcome outcome = world_access(cpu, gva, &access, &hpa);
     struct ref_result guest = world_guest(cpu, gva, &access);
-    bool rom = false, old = world.vm.vcpu_count > 1 || may_be_old(gva);
+    bool rom = false, old = world.vm.vcpu_count > 1 || world.stale || may_be_old(gva);
 
     touched += outcome == DONE;
     switch (outcome) {
@@ -315,7 +325,7 @@ static void access_at(uint64_t gva)
     case EXECUTED:
         EXPECT(guest.kind == REF_OK && access.write);
         EXPECT((!access.cpl3 && !(world.mode[cpu].cr0 & CR0_WP)) ||
-               (sync_policy == VIRTX_TABLE_SYNC_EACH_WRITE && world.executes &&
+               (sync_policy != VIRTX_TABLE_SYNC_DROP && world.executes &&
                 shadow_table_find(shadow_vm_of(&world.vm), guest.address / PAGE)));
         break;
     default:
@@ -327,7 +337,7 @@ static void access_at(uint64_t gva)
 static void execute(uint64_t gpa, uint64_t value, unsigned bytes)
 {
     memcpy(world_ram(gpa), &value, bytes);
-    virtx_paging_shadow.written(&world.vm, gpa, bytes);
+    told(gpa, bytes);
     touched++;
 }
 
@@ -367,7 +377,7 @@ static void write_entry(void)
         }
     }
     memcpy(world_ram(gpa), &value, bytes);
-    virtx_paging_shadow.written(&world.vm, gpa, bytes);
+    told(gpa, bytes);
 }
 
 /* Through a mapping that is always there: tables of their own, which random edits leave alone. */
@@ -400,7 +410,7 @@ static void link_pipe(uint64_t root)
         }
         entry = PIPE * PAGE | 3;
         memcpy(world_ram(root * PAGE) + 4 * (0xa0000000u >> 22), &entry, 4);
-        virtx_paging_shadow.written(&world.vm, root * PAGE, PAGE);
+        told(root * PAGE, PAGE);
     } else {
         for (uint64_t i = 0; i < RAM_PAGES; i++) {
             /* Two tables: of low memory, and the whole slot at HIGH behind it. */
@@ -420,9 +430,9 @@ static void link_pipe(uint64_t root)
             entry = (PIPE + 3) * PAGE | 3;
             memcpy(world_ram(root * PAGE) + 8 * 384, &entry, 8);
         }
-        virtx_paging_shadow.written(&world.vm, root * PAGE, PAGE);
+        told(root * PAGE, PAGE);
     }
-    virtx_paging_shadow.written(&world.vm, PIPE * PAGE, 4 * PAGE);
+    told(PIPE * PAGE, 4 * PAGE);
 }
 
 /* The guest's kernel writes an entry by its own map of memory. */
@@ -547,8 +557,8 @@ static void fill_tables(void)
             memcpy(world_ram(table_frame(frame) * PAGE) + few[i] * entry_bytes(), &value,
                    entry_bytes());
         }
-    virtx_paging_shadow.written(&world.vm, 0, TABLES * PAGE);
-    virtx_paging_shadow.written(&world.vm, HIGH, HIGH_PAGES * PAGE);
+    told(0, TABLES * PAGE);
+    told(HIGH, HIGH_PAGES * PAGE);
     for (unsigned i = 0; i < 256; i++)
         known_gva[i] = random_gva();
 }
@@ -592,6 +602,8 @@ static void operation(void)
 
     world.operations++;
     world.executes = world_below(8);
+    if (world_below(256) == 0) /* the tables here are small, and so is what flushes waste on them */
+        shadow_vm_of(&world.vm)->vain_max = world_below(4) ? 4 : SHADOW_VAIN;
     cpu = world.vm.vcpu_count > 1 ? world_below(world.vm.vcpu_count) : 0;
     if (what < 500)
         access_at(some_gva());
@@ -651,6 +663,7 @@ START_TEST(test_random)
            shadow_vm_of(&world.vm)->tables);
     EXPECT(format == FOUR_LEVEL ? world.direct > world.operations / 100 : !world.direct);
     EXPECT(touched > world.operations / 100);
+    EXPECT(format == UNPAGED || world.executed > world.operations / 100);
     EXPECT(format != FOUR_LEVEL || quick_toggles > world.operations / 5000);
     world_end();
 }
@@ -818,11 +831,11 @@ START_TEST(test_pml4e_bit_8)
     changed(true);
     ck_assert_int_eq(world_access(0, 2 * PAGE, &read, &hpa), DONE);
     world_ram(10 * PAGE)[1] |= 1;
-    virtx_paging_shadow.written(&world.vm, 10 * PAGE, 8);
+    told(10 * PAGE, 8);
     cr3_loaded();
     ck_assert_int_eq(world_access(0, 2 * PAGE, &read, &hpa), _i ? DONE : FAULTED);
     world_ram(10 * PAGE)[1] &= 0xfe;
-    virtx_paging_shadow.written(&world.vm, 10 * PAGE, 8);
+    told(10 * PAGE, 8);
     cr3_loaded();
     ck_assert_int_eq(world_access(0, 2 * PAGE, &read, &hpa), DONE);
     ck_assert_uint_eq(hpa, world_hpa(31 * PAGE));
@@ -891,11 +904,11 @@ START_TEST(test_put_off)
     world.mode[0].cr3 = 45 * PAGE;
     changed(false);
     entry(13, 0, 31);
-    virtx_paging_shadow.written(&world.vm, 13 * PAGE, 8);
+    told(13 * PAGE, 8);
     cr3_loaded();
     EXPECT(shadow_vm_of(&world.vm)->put_off);
     entry(45, 0, 11);
-    virtx_paging_shadow.written(&world.vm, 45 * PAGE, 8);
+    told(45 * PAGE, 8);
     ck_assert_int_eq(world_access(0, 9 * PAGE, &read, &hpa), DONE); /* links the tables */
     ck_assert_int_eq(world_access(0, 0, &read, &hpa), DONE);
     ck_assert_uint_eq(hpa, world_hpa(31 * PAGE));
@@ -933,7 +946,7 @@ START_TEST(test_invlpg_before_the_link)
     load_root(45);
     cr3_loaded();
     entry(13, 0, 31);
-    virtx_paging_shadow.written(&world.vm, 13 * PAGE, 8);
+    told(13 * PAGE, 8);
     virtx_paging_shadow.invlpg(&world.vcpu[0], 0);
     ck_assert_int_eq(world_access(0, 9 * PAGE, &read, &hpa), DONE); /* links the tables */
     ck_assert_int_eq(world_access(0, 0, &read, &hpa), DONE);
@@ -967,7 +980,7 @@ START_TEST(test_alias_gains_user)
     changed(true);
     ck_assert_int_eq(world_access(0, 0, &read, &hpa), DONE);
     entry(13, 0, 40);
-    virtx_paging_shadow.written(&world.vm, 13 * PAGE, 8);
+    told(13 * PAGE, 8);
     ck_assert_int_eq(world_access(0, 512 * PAGE, &user, &hpa), DONE);
     cr3_loaded();
     world_audit_tlb(0, WORLD_ALL);
@@ -1024,6 +1037,56 @@ START_TEST(test_rounds)
 }
 END_TEST
 
+/* A page table that grows by an entry between two flushes stays protected after a while, and its
+ * writes are executed; many at once are let through again. */
+START_TEST(test_costly)
+{
+    const struct ref_access read = {0}, write = {.write = true};
+    uint64_t hpa, gva = 512ull * 512 * PAGE;
+    unsigned let_through = 0;
+
+    begin(1, POOL_PAGES, 46);
+    world.executes = true;
+    cpu = 0;
+    set_format(FOUR_LEVEL);
+    world.mode[0].cr0 |= CR0_WP;
+    world.mode[0].cr4 &= ~(CR4_SMAP | CR4_PKE);
+    memset(world_ram(10 * PAGE), 0, 10 * PAGE);
+    world.mode[0].cr3 = 10 * PAGE;
+    changed(true);
+    entry(10, 0, 11);
+    entry(11, 0, 12);
+    entry(11, 1, 13);
+    entry(13, 0, 15);
+    entry(15, 0, 14); /* by which the guest writes the table */
+    entry(12, 0, 14);
+    for (unsigned i = 0; i < 300; i++)
+        entry(14, i, 100 + i);
+    for (unsigned i = 0; i < 300; i++)
+        ck_assert_int_eq(world_access(0, i * PAGE, &read, &hpa), DONE);
+    for (unsigned i = 300; i < 400; i++) {
+        if (world_access(0, gva, &write, &hpa) == DONE)
+            let_through++;
+        entry(14, i, 30);
+        told((14 * PAGE) + i * 8, 8);
+        ck_assert_int_eq(world_access(0, i * PAGE, &read, &hpa), DONE);
+        cr3_loaded();
+    }
+    EXPECT(let_through > 0 && let_through < 20);
+    EXPECT(world.executed > 80);
+    let_through = 0;
+    for (unsigned i = 0; i < 20; i++) {
+        enum outcome outcome = world_access(0, gva + i * 8ull, &write, &hpa);
+
+        let_through += outcome == DONE;
+        EXPECT(outcome == (i < 8 ? EXECUTED : DONE));
+    }
+    EXPECT(let_through == 12);
+    world_audit();
+    world_end();
+}
+END_TEST
+
 int main(int argc, char **argv)
 {
     Suite *suite = suite_create("shadow");
@@ -1048,6 +1111,7 @@ int main(int argc, char **argv)
     tcase_add_loop_test(c, test_fetched_by_what_it_writes, 0, VIRTX_TABLE_SYNC_DROP + 1);
     tcase_add_test(c, test_alias_gains_user);
     tcase_add_test(c, test_rounds);
+    tcase_add_test(c, test_costly);
     suite_add_tcase(suite, c);
     runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);
