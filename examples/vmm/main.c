@@ -135,6 +135,7 @@ static enum virtx_status add_slots(struct virtx_vm *vm, const struct guest_ram *
             .size = sizeof(slot),
             .rights = VIRTX_READ | VIRTX_WRITE | VIRTX_EXECUTE,
             .type = VIRTX_MEMORY_WB,
+            .flags = VIRTX_MEMSLOT_CONTIGUOUS, /* bare memory is, and is mapped as it lies */
             .gpa = parts[i].gpa,
             .bytes = parts[i].bytes,
             .memory = parts[i].memory,

@@ -40,8 +40,8 @@ enum virtx_fault_result {
     VIRTX_FAULT_NOT_MEMORY, /**< No slot there (or a write to a ROM with a device): it is MMIO. */
     VIRTX_FAULT_FORBIDDEN,  /**< The slot does not allow it, or its page has no backing now. */
     VIRTX_FAULT_NO_MEMORY,  /**< The pool is exhausted; nothing has changed. */
-    VIRTX_FAULT_EXECUTE,    /**< Allowed, but no table entry can say so: the library is to execute the
-                                 instruction. */
+    VIRTX_FAULT_EXECUTE,    /**< Allowed, the guest's flags are set, gpa says where, but no table entry can say so:
+                                 the library is to execute the instruction. */
 };
 
 /** @brief An engine: a constant table. All operations are required unless they say otherwise. */

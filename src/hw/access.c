@@ -45,16 +45,16 @@ static unsigned piece_in_page(uint64_t linear, unsigned left)
     return (unsigned)min_u64(left, VIRTX_PAGE_SIZE - (linear & (VIRTX_PAGE_SIZE - 1)));
 }
 
-/* Every page of the access allows it, before anything of it has happened. */
+/* Every page of the access allows it, before anything of it has happened. Where they lie holds for
+ * all of it, as for an access of the processor's. */
 static enum insn_access_result probe(struct hw_vcpu *hv, struct hw_access *access,
                                      struct insn_fault *fault)
 {
     unsigned first = piece_in_page(access->linear, access->size);
-    uint64_t gpa;
-    enum insn_access_result result = locate(hv, access, access->linear, &gpa, fault);
+    enum insn_access_result result = locate(hv, access, access->linear, &access->gpa[0], fault);
 
     if (result == INSN_ACCESS_OK && first < access->size)
-        result = locate(hv, access, access->linear + first, &gpa, fault);
+        result = locate(hv, access, access->linear + first, &access->gpa[1], fault);
     access->probed = result == INSN_ACCESS_OK;
     return result;
 }
@@ -117,14 +117,14 @@ enum insn_access_result hw_access_advance(struct hw_vcpu *hv, struct insn_fault 
     if (!access->probed)
         result = probe(hv, access, fault);
     while (result == INSN_ACCESS_OK && access->done < access->size) {
-        uint64_t linear = access->linear + access->done, gpa;
+        uint64_t linear = access->linear + access->done;
         unsigned bytes = piece_in_page(linear, access->size - access->done);
+        bool second = (access->linear ^ linear) >> 12;
+        uint64_t gpa = second ? access->gpa[1] + (linear & (VIRTX_PAGE_SIZE - 1))
+                              : access->gpa[0] + access->done;
         uint8_t *data = access->data + access->done;
         bool good;
 
-        result = locate(hv, access, linear, &gpa, fault);
-        if (result != INSN_ACCESS_OK)
-            break;
         good = (access->write ? virtx_gpa_write(hv->vcpu->vm, gpa, data, bytes, false)
                               : virtx_gpa_read(hv->vcpu->vm, gpa, data, bytes)) == VIRTX_OK;
         if (good)

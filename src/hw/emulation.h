@@ -50,6 +50,7 @@ struct hw_fetch {
  * device, have a size a bus knows. */
 struct hw_access {
     uint64_t linear;
+    uint64_t gpa[2]; /* once probed: of its first byte, and of the next page if it goes on there */
     uint8_t size;
     uint8_t done;  /* bytes already moved */
     uint8_t piece; /* bytes of the piece that waits for the embedder */

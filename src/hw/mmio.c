@@ -339,6 +339,30 @@ static __attribute__((noinline)) void remember_hole(struct hw_vcpu *hv)
     forget_devices(soft);
 }
 
+/*
+ * A write that the engine allows and does not want the processor to make, as that of a guest's page
+ * table. A plain MOV needs no walk: the engine has found the address, and set the flags.
+ */
+static __attribute__((noinline)) bool write_for(struct hw_vcpu *hv, enum virtx_status *status)
+{
+    const struct hw_line *line;
+    struct hw_fetch fetch;
+    uint64_t value;
+
+    if (hv->has_reinject || hv->fault.access != VIRTX_WRITE || hw_breakpoints_on(hv))
+        return hw_execute(hv, status);
+    line = hw_code(hv, &fetch);
+    if (!line || !is_simple(hv, line))
+        return hw_execute(hv, status);
+    value = value_written(hv, line);
+    if (virtx_gpa_write(hv->vcpu->vm, hv->fault.gpa, &value, line->mov.size, false) != VIRTX_OK)
+        return hw_execute(hv, status);
+    hv->vcpu->stats.instructions++;
+    hv->vcpu->exit.length = line->insn.length;
+    hv->ops->advance(hv);
+    return true;
+}
+
 static __attribute__((noinline)) bool page_fault(struct hw_vcpu *hv, enum virtx_status *status)
 {
     struct virtx_vcpu *vcpu = hv->vcpu;
@@ -351,7 +375,7 @@ static __attribute__((noinline)) bool page_fault(struct hw_vcpu *hv, enum virtx_
         remember_hole(hv);
         return mmio(hv);
     case VIRTX_FAULT_EXECUTE:
-        return hw_execute(hv, status);
+        return write_for(hv, status);
     case VIRTX_FAULT_REFLECT:
         return own_page_fault(hv, status);
     case VIRTX_FAULT_NO_MEMORY:

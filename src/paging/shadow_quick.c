@@ -234,6 +234,7 @@ static inline bool map(struct quick *q, struct shadow_page *page, unsigned index
     hpa = virtx_hpa(sv->vm->virtx, slot->memory + (q->gpa - slot->gpa));
     if (!shadow_usable(sv, hpa))
         return false;
+    q->fault->gpa = q->gpa | (q->fault->gva & 0xfff);
     if ((q->rights & ROLE_W) && shadow_is_protected(sv, gfn)) {
         if (q->fault->access == VIRTX_WRITE) {
             if (shadow_executes(sv, q->vcpu, gfn)) {
@@ -247,7 +248,6 @@ static inline bool map(struct quick *q, struct shadow_page *page, unsigned index
         }
     }
     entry = shadow_leaf_entry(slot, hpa, q->rights, q->key);
-    q->fault->gpa = q->gpa | (q->fault->gva & 0xfff);
     *result = VIRTX_FAULT_RESUME;
     if (unlikely(page->entry[index] == entry) && (!page->copy || page->copy[index] == q->entry)) {
         *result = shadow_fault_again(q->vcpu, q->fault);

@@ -81,6 +81,51 @@ static void edits_tables_three_ways(void)
     CHECK(exits[0] != exits[1] && exits[0] != exits[2]);
 }
 
+/* A kernel that isolates its page tables loads CR3 at each entry and exit; a page table that grows
+ * meanwhile is looked at by each of these flushes. The writes are executed after a while, but not
+ * many at once. */
+static void guest_grows(uint64_t flush)
+{
+    enum { PAGES = 256 };
+    uint64_t gva = 0x70000000, sum = 0, cr3 = bare_read_cr3();
+
+    RAM64(0) = 1;
+    RAM64(PAGE) = 2;
+    for (uint64_t i = 0; i < PAGES; i++) {
+        volatile uint64_t *pte = guest_pte(gva + i * PAGE);
+
+        *pte = (GUEST_MEMORY + (i & 1) * PAGE) | PTE;
+        if (flush)
+            bare_write_cr3(cr3);
+        sum += read64(gva + i * PAGE);
+    }
+    for (uint64_t i = 0; i < PAGES; i++)
+        *guest_pte(gva + i * PAGE) = 0;
+    bare_write_cr3(cr3);
+    guest_done(sum);
+}
+
+static void grows(void)
+{
+    struct virtx_stats before, after;
+
+    if (paging_is_nested()) {
+        not_shown("paging is nested");
+        return;
+    }
+    machine_open();
+    for (unsigned round = 0; round < 3; round++) {
+        uint64_t executed;
+
+        virtx_vcpu_stats(machine.vcpu, &before);
+        CHECK_EQUAL(GUEST_RESULT(guest_grows, round != 0), 3 * 128);
+        virtx_vcpu_stats(machine.vcpu, &after);
+        executed = after.instructions - before.instructions;
+        bare_printf("  %u: %lu executed writes of 512\n", round, executed);
+        CHECK(round ? executed > 128 && executed < 300 : executed == 0);
+    }
+}
+
 /* ---- The guest's own page faults under shadow paging ---- */
 
 #define ABSENT 0x70000000ul
@@ -356,7 +401,7 @@ static void exchange_engines(void)
 GUEST_CASES({"exchange-of-the-engine", exchange_engines},
             {"guest-reads-its-tables-and-cr3", reads_tables},
             {"guest-edits-tables-without-exits", edits_tables},
-            {"table-sync-policies", edits_tables_three_ways},
+            {"table-sync-policies", edits_tables_three_ways}, {"table-that-grows", grows},
             {"own-faults-without-exits", own_faults}, {"ring-3-reads-a-kernel-page", kernel_page},
             {"guest-toggles-pg-and-pae", guest_toggles_paging},
             {"five-level-paging-is-not-there", no_la57});

@@ -325,6 +325,38 @@ START_TEST(test_engine_answers)
 }
 END_TEST
 
+/* Writes that the engine wants executed, as those of page tables: a plain MOV at the address that
+ * the engine found, whatever else by the executor; none where the slot forbids it. */
+START_TEST(test_engine_wants_it_executed)
+{
+    const struct virtx_exit *exit;
+
+    world.fault_result = VIRTX_FAULT_EXECUTE;
+    world_gpr()[VIRTX_RBX] = 0x2000;
+    world_gpr()[VIRTX_RAX] = 0x11223344;
+    memset(world.ram + 0x2000, 0xff, 16);
+    exit = TOUCH(0x2000, VIRTX_WRITE, 0x89, 0x03); /* mov [ebx], eax */
+    ck_assert_uint_eq(exit->reason, VIRTX_EXIT_INTERRUPT);
+    ck_assert_uint_eq(rip(), CODE + 2);
+    ck_assert_mem_eq(world.ram + 0x2000, "\x44\x33\x22\x11\xff", 5);
+    /* A page's first byte may be in the middle of what is written. */
+    TOUCH(0x2000, VIRTX_WRITE, 0x66, 0xc7, 0x43, 0x06, 1, 2); /* mov word [ebx + 6], 0x201 */
+    ck_assert_uint_eq(rip(), CODE + 6);
+    ck_assert_mem_eq(world.ram + 0x2000, "\x44\x33\x22\x11\xff\xff\x01\x02\xff", 9);
+    TOUCH(0x2008, VIRTX_WRITE, 0x66, 0xc7, 0x43, 0x08, 3, 4);
+    ck_assert_mem_eq(world.ram + 0x2006, "\x01\x02\x03\x04\xff", 5);
+    TOUCH(0x2000, VIRTX_WRITE, 0x87, 0x03); /* xchg */
+    ck_assert_uint_eq(rip(), CODE + 2);
+    ck_assert_uint_eq(world_gpr()[VIRTX_RAX], 0x11223344);
+    ck_assert_int_eq(virtx_memslot_protect(world.slot, VIRTX_READ | VIRTX_EXECUTE, NULL), VIRTX_OK);
+    world_gpr()[VIRTX_RAX] = 0;
+    exit = TOUCH(0x2000, VIRTX_WRITE, 0x89, 0x03);
+    ck_assert_uint_eq(exit->reason, VIRTX_EXIT_MEMORY);
+    ck_assert_uint_eq(rip(), CODE);
+    ck_assert_mem_eq(world.ram + 0x2000, "\x44\x33\x22\x11", 4);
+}
+END_TEST
+
 START_TEST(test_abandoned_access)
 {
     const struct virtx_event mc = {
@@ -561,6 +593,7 @@ static Suite *suite(void)
     tcase_add_test(c, test_unknown_instruction);
     tcase_add_test(c, test_fetch_from_device);
     tcase_add_test(c, test_engine_answers);
+    tcase_add_test(c, test_engine_wants_it_executed);
     tcase_add_test(c, test_abandoned_access);
     tcase_add_test(c, test_rep_outs_in_batches);
     tcase_add_test(c, test_ins_backwards);
