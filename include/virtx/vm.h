@@ -23,7 +23,9 @@ struct virtx_error;
  *  once they are in use. What the guest sees is the same; the exits are not. */
 enum virtx_table_sync {
     VIRTX_TABLE_SYNC_ON_FLUSH, /**< The first write of a table is let through, and all that follow without an exit, until
-                                    the guest flushes its TLB; then the table is compared. */
+                                    the guest flushes its TLB; then the table is compared. One that many
+                                    flushes find nearly unchanged is kept as by the next policy, until it is
+                                    written many times between two flushes. */
     VIRTX_TABLE_SYNC_EACH_WRITE, /**< Each write exits and is executed by the library, if it is a simple instruction, and the
                                     table stays in sync: flushes compare nothing. A table written again and
                                     again without being used is let alone until a flush. */
