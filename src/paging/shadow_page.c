@@ -339,7 +339,8 @@ struct shadow_page *shadow_page_get(struct shadow_vm *sv, uint64_t gfn, uint32_t
     page->stamp = sv->stamp;
     page->state = SHADOW_LIVE;
     page->guest = NULL;
-    page->idle = 0;
+    page->idle = page->hot = page->burst = 0;
+    page->vain = 0;
     page->fresh = true;
     page->generation = 0;
     if (!(role & (ROLE_DIRECT | ROLE_ROOT)))

@@ -11,8 +11,7 @@
  *
  * - INVLPG takes one page's translation away, and everything kept of tables above the last (Intel
  *   SDM "Operations that Invalidate TLBs and Paging-Structure Caches"): so tables that point to
- *   tables are all compared, page tables only in the one entry; one that no root leads to is put
- * off.
+ *   tables are all compared, page tables only in the one entry; if no root leads to it, it is put off.
  * - A flush by CR3 looks at those page tables that the new root leads to. The others are put off
  * until a root leads to them: one that is loaded, or one that a table which exists already is
  * linked into, when all are looked at.
