@@ -213,7 +213,7 @@ static unsigned random_index(void)
 
 /* Linear addresses that meet the entries above. */
 /* The library, or a device, has written. The TLB may have what was there before, until the guest
- * flushes it. */
+ * flushes it: it keeps that sometimes. */
 static void told(uint64_t gpa, uint64_t bytes)
 {
     virtx_paging_shadow.written(&world.vm, gpa, bytes);
@@ -831,11 +831,11 @@ START_TEST(test_pml4e_bit_8)
     changed(true);
     ck_assert_int_eq(world_access(0, 2 * PAGE, &read, &hpa), DONE);
     world_ram(10 * PAGE)[1] |= 1;
-    told(10 * PAGE, 8);
+    virtx_paging_shadow.written(&world.vm, 10 * PAGE, 8);
     cr3_loaded();
     ck_assert_int_eq(world_access(0, 2 * PAGE, &read, &hpa), _i ? DONE : FAULTED);
     world_ram(10 * PAGE)[1] &= 0xfe;
-    told(10 * PAGE, 8);
+    virtx_paging_shadow.written(&world.vm, 10 * PAGE, 8);
     cr3_loaded();
     ck_assert_int_eq(world_access(0, 2 * PAGE, &read, &hpa), DONE);
     ck_assert_uint_eq(hpa, world_hpa(31 * PAGE));
@@ -904,11 +904,11 @@ START_TEST(test_put_off)
     world.mode[0].cr3 = 45 * PAGE;
     changed(false);
     entry(13, 0, 31);
-    told(13 * PAGE, 8);
+    virtx_paging_shadow.written(&world.vm, 13 * PAGE, 8);
     cr3_loaded();
     EXPECT(shadow_vm_of(&world.vm)->put_off);
     entry(45, 0, 11);
-    told(45 * PAGE, 8);
+    virtx_paging_shadow.written(&world.vm, 45 * PAGE, 8);
     ck_assert_int_eq(world_access(0, 9 * PAGE, &read, &hpa), DONE); /* links the tables */
     ck_assert_int_eq(world_access(0, 0, &read, &hpa), DONE);
     ck_assert_uint_eq(hpa, world_hpa(31 * PAGE));
@@ -946,7 +946,7 @@ START_TEST(test_invlpg_before_the_link)
     load_root(45);
     cr3_loaded();
     entry(13, 0, 31);
-    told(13 * PAGE, 8);
+    virtx_paging_shadow.written(&world.vm, 13 * PAGE, 8);
     virtx_paging_shadow.invlpg(&world.vcpu[0], 0);
     ck_assert_int_eq(world_access(0, 9 * PAGE, &read, &hpa), DONE); /* links the tables */
     ck_assert_int_eq(world_access(0, 0, &read, &hpa), DONE);
@@ -980,7 +980,7 @@ START_TEST(test_alias_gains_user)
     changed(true);
     ck_assert_int_eq(world_access(0, 0, &read, &hpa), DONE);
     entry(13, 0, 40);
-    told(13 * PAGE, 8);
+    virtx_paging_shadow.written(&world.vm, 13 * PAGE, 8);
     ck_assert_int_eq(world_access(0, 512 * PAGE, &user, &hpa), DONE);
     cr3_loaded();
     world_audit_tlb(0, WORLD_ALL);
