@@ -176,7 +176,7 @@ struct shadow_vm {
     uint32_t freed;    /* pages that processors may still walk */
     uint32_t stamp;    /* of the fault that is being answered */
     uint32_t flushes;  /* of the guest's, of a whole TLB */
-    uint16_t vain_max; /* shadow_page.vain from which on writes are executed */
+    uint16_t vain_max; /* shadow_page.vain from which on writes are executed, and its most */
     uint64_t narrowed; /* how often an entry has lost rights */
     uint64_t round;    /* generation that ends `closing`; 0: no page is */
     uint64_t
@@ -349,7 +349,8 @@ void shadow_sync_rounds(struct shadow_vm *sv);
 void shadow_table_written(struct shadow_vm *sv, uint64_t gfn);
 /* It was written by the library: bytes of one frame. */
 void shadow_table_told(struct shadow_vm *sv, uint64_t gpa, uint64_t bytes);
-/* Whether a write to a frame in which there are tables is cheaper executed than let through. */
+/* The guest is about to write a frame in which there are tables, and that counts. Whether it is
+ * cheaper executed than let through. */
 bool shadow_table_costly(struct shadow_vm *sv, uint64_t gfn);
 /* The guest's entry that shadow entry `index` is made from. Its table is in memory. */
 uint64_t shadow_guest_entry(const struct shadow_page *page, unsigned index);

@@ -112,10 +112,8 @@ void shadow_written(struct virtx_vm *vm, uint64_t gpa, uint64_t bytes)
     uint64_t flags = virtx_lock_irq(&sv->lock);
 
     while (bytes) {
-        uint64_t here = VIRTX_PAGE_SIZE - gpa % VIRTX_PAGE_SIZE;
+        uint64_t here = min_u64(bytes, VIRTX_PAGE_SIZE - gpa % VIRTX_PAGE_SIZE);
 
-        if (here > bytes)
-            here = bytes;
         shadow_table_told(sv, gpa, here);
         gpa += here;
         bytes -= here;

@@ -11,7 +11,7 @@
  *
  * - INVLPG takes one page's translation away, and everything kept of tables above the last (Intel
  *   SDM "Operations that Invalidate TLBs and Paging-Structure Caches"): so tables that point to
- *   tables are all compared, page tables only in the one entry; if no root leads to it, it is put off.
+ *   tables are all compared, page tables in the one entry, or put off if no root leads there.
  * - A flush by CR3 looks at those page tables that the new root leads to. The others are put off
  * until a root leads to them: one that is loaded, or one that a table which exists already is
  * linked into, when all are looked at.
@@ -134,9 +134,7 @@ static void compare_and_judge(struct shadow_vm *sv, struct shadow_page *page)
     uint64_t looked = page->vain + shadow_compare(sv, page);
     uint64_t worth = WORTH * (sv->narrowed - narrowed);
 
-    page->vain = (uint16_t)(looked < worth ? 0 : looked - worth);
-    if (page->vain > sv->vain_max)
-        page->vain = sv->vain_max;
+    page->vain = looked < worth ? 0 : (uint16_t)min_u64(looked - worth, sv->vain_max);
 }
 
 bool shadow_table_costly(struct shadow_vm *sv, uint64_t gfn)

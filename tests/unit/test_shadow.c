@@ -211,7 +211,6 @@ static unsigned random_index(void)
     return world_below(32) ? few[world_below(6)] % count : world_below(count);
 }
 
-/* Linear addresses that meet the entries above. */
 /* The library, or a device, has written. The TLB may have what was there before, until the guest
  * flushes it: it keeps that sometimes. */
 static void told(uint64_t gpa, uint64_t bytes)
@@ -222,6 +221,7 @@ static void told(uint64_t gpa, uint64_t bytes)
         world_forget(cpu);
 }
 
+/* Linear addresses that meet the entries above. */
 static uint64_t random_gva(void)
 {
     uint64_t gva = world_below(4096);
