@@ -310,11 +310,20 @@ static bool own_page_fault(struct hw_vcpu *hv, enum virtx_status *status)
     return hw_offer(hv, status);
 }
 
+/* Whether the access is in the first so many bytes of the hole, and that is one still. */
+static inline bool in_hole(const struct hw_vcpu *hv, uint64_t bytes)
+{
+    const struct hw_soft *soft = hv->soft;
+
+    return hv->fault.gpa - soft->hole_first < bytes &&
+           likely(atomic_load_explicit(&hv->vcpu->vm->generation, memory_order_acquire) ==
+                  soft->hole_generation);
+}
+
 /*
- * Remembers the hole between the slots that the access fell into. Nested engines only: with others
- * the address is not there before the engine has found it. The first table of slots, or of rules,
- * that is published retires no other and so makes no generation; but without slots there is no
- * hole.
+ * Remembers the hole between the slots that the access fell into. The first table of slots, or of
+ * rules, that is published retires no other and so makes no generation; but without slots there is
+ * no hole.
  */
 static __attribute__((noinline)) void remember_hole(struct hw_vcpu *hv)
 {
@@ -324,7 +333,7 @@ static __attribute__((noinline)) void remember_hole(struct hw_vcpu *hv)
     const struct slot_table *slots = virtx_slots(vm);
     uint64_t gpa = hv->fault.gpa, first = 0, end = 0;
 
-    if (!vm->paging->nested || virtx_slot_find(slots, gpa))
+    if (virtx_slot_find(slots, gpa))
         return;
     for (uint32_t i = 0; slots && i < slots->count; i++) {
         if (slots->entry[i].gpa > gpa) {
@@ -335,6 +344,7 @@ static __attribute__((noinline)) void remember_hole(struct hw_vcpu *hv)
     }
     soft->hole_first = first;
     soft->hole_bytes = end - first; /* without an end it goes round, to all that is left */
+    soft->named_bytes = vm->paging->nested ? soft->hole_bytes : 0;
     soft->hole_generation = generation;
     forget_devices(soft);
 }
@@ -361,32 +371,6 @@ static __attribute__((noinline)) bool write_for(struct hw_vcpu *hv, enum virtx_s
     hv->vcpu->exit.length = line->insn.length;
     hv->ops->advance(hv);
     return true;
-}
-
-static __attribute__((noinline)) bool page_fault(struct hw_vcpu *hv, enum virtx_status *status)
-{
-    struct virtx_vcpu *vcpu = hv->vcpu;
-
-    switch (vcpu->vm->paging->fault(vcpu, &hv->fault)) {
-    case VIRTX_FAULT_RESUME:
-        vcpu->stats.faults_mapped++;
-        return true;
-    case VIRTX_FAULT_NOT_MEMORY:
-        remember_hole(hv);
-        return mmio(hv);
-    case VIRTX_FAULT_EXECUTE:
-        return write_for(hv, status);
-    case VIRTX_FAULT_REFLECT:
-        return own_page_fault(hv, status);
-    case VIRTX_FAULT_NO_MEMORY:
-        *status = virtx_fail(&vcpu->error, VIRTX_E_NO_MEMORY, "page pool",
-                             "has no page left for the guest's tables; fill it and run again",
-                             hv->fault.gpa);
-        return false;
-    case VIRTX_FAULT_FORBIDDEN:
-    default:
-        return hw_memory_exit(hv);
-    }
 }
 
 /* The handler has not served it after all: what it has answered instead. */
@@ -444,14 +428,38 @@ static __attribute__((noinline)) bool known_hole(struct hw_vcpu *hv)
     return true;
 }
 
+static __attribute__((noinline)) bool page_fault(struct hw_vcpu *hv, enum virtx_status *status)
+{
+    struct virtx_vcpu *vcpu = hv->vcpu;
+
+    switch (vcpu->vm->paging->fault(vcpu, &hv->fault)) {
+    case VIRTX_FAULT_RESUME:
+        vcpu->stats.faults_mapped++;
+        return true;
+    case VIRTX_FAULT_NOT_MEMORY:
+        if (in_hole(hv, hv->soft->hole_bytes))
+            return known_hole(hv);
+        remember_hole(hv);
+        return mmio(hv);
+    case VIRTX_FAULT_EXECUTE:
+        return write_for(hv, status);
+    case VIRTX_FAULT_REFLECT:
+        return own_page_fault(hv, status);
+    case VIRTX_FAULT_NO_MEMORY:
+        *status = virtx_fail(&vcpu->error, VIRTX_E_NO_MEMORY, "page pool",
+                             "has no page left for the guest's tables; fill it and run again",
+                             hv->fault.gpa);
+        return false;
+    case VIRTX_FAULT_FORBIDDEN:
+    default:
+        return hw_memory_exit(hv);
+    }
+}
+
+/* Where the processor names the address, the engine need not be asked about a known hole. */
 bool hw_page_fault(struct hw_vcpu *hv, enum virtx_status *status)
 {
-    const struct hw_soft *soft = hv->soft;
-
-    if (hv->fault.gpa - soft->hole_first < soft->hole_bytes &&
-        likely(atomic_load_explicit(&hv->vcpu->vm->generation, memory_order_acquire) ==
-               soft->hole_generation) &&
-        likely(!hv->fault.misconfigured))
+    if (in_hole(hv, hv->soft->named_bytes) && likely(!hv->fault.misconfigured))
         return known_hole(hv);
     return page_fault(hv, status);
 }

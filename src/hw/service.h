@@ -105,6 +105,7 @@ struct hw_soft {
     /* mmio.c: the last hole between the slots in which a device was met, and the handlers met in
      * it; for as long as the VM's generation is this one. */
     uint64_t hole_first, hole_bytes;
+    uint64_t named_bytes; /* hole_bytes where the processor names the address, else 0 */
     uint64_t hole_generation;
     struct hw_device device[2];     /* for reads and for writes */
     uint64_t mmio_first, mmio_last; /* no MMIO intercept reaches beyond these */

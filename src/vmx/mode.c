@@ -173,18 +173,25 @@ static enum vmx_mode mode_of(const struct virtx_state *state)
     return state->cr0 & CR0_PG ? VMX_MODE_NATIVE : VMX_MODE_UNPAGED;
 }
 
+/* Paged protected mode, in which the processor ran since the last entry: the common changes of
+ * control registers are no reason to read the segments, and in long mode no flag is. */
+static bool still_native(const struct vmx_vcpu *v, uint32_t changed)
+{
+    const struct virtx_state *state = &v->hw.state;
+
+    if (changed == VIRTX_STATE_CR)
+        return !(~state->cr0 & v->cr0 & (CR0_PE | CR0_PG)) && (state->cr0 & CR0_PE);
+    return changed == VIRTX_STATE_RFLAGS && (state->efer & EFER_LMA);
+}
+
 /* What the processor has run since the last entry it can go on running. */
 enum vmx_mode vmx_mode_wanted(struct vmx_vcpu *v)
 {
     const uint32_t groups = VIRTX_STATE_CR | VIRTX_STATE_SEG | VIRTX_STATE_RFLAGS;
+    uint32_t changed = v->hw.dirty & groups;
 
-    if (!(v->hw.dirty & groups))
+    if (!changed || (v->mode == VMX_MODE_NATIVE && still_native(v, changed)))
         return (enum vmx_mode)v->mode;
-    /* Paged protected mode as before: the common changes of control registers are no reason to read
-     * the segments. */
-    if (!(v->hw.dirty & groups & ~(uint32_t)VIRTX_STATE_CR) && v->mode == VMX_MODE_NATIVE &&
-        !(~v->hw.state.cr0 & v->cr0 & (CR0_PE | CR0_PG)) && (v->hw.state.cr0 & CR0_PE))
-        return VMX_MODE_NATIVE;
     return mode_of(hw_state(&v->hw, groups));
 }
 

@@ -11,16 +11,13 @@
  * A table for people, then one line of JSON a row for programs. Never fails on a number: numbers are
  * for looking at and for tools; it fails when a row cannot be run.
  */
-#include "bench.h"
-#include <virtx/lapic.h>
+#include "bench_loops.h"
 #include <virtx/pic.h>
 
 enum {
     COUNT = 10000,
     TOUCH_PAGES = 8192,
     TOUCH_BASE = 0x80000000,
-    LAPIC_BASE = 0xfee00000,
-    FAULT_PAGE = 0x60000000,
     OTHER_MSR = 0x8b, /* IA32_BIOS_SIGN_ID: kept by the library */
 };
 
@@ -74,11 +71,6 @@ static void loop_mmio_write(uint64_t n)
     MEASURE(n, "movl %%eax, (%1)", "r"((uint64_t)GUEST_HOLE), "a"(5));
 }
 
-static void loop_lapic_read(uint64_t n)
-{
-    MEASURE(n, "movl (%1), %%eax", "r"((uint64_t)LAPIC_BASE + 0x30) : "rax");
-}
-
 static void loop_pic_write(uint64_t n)
 {
     MEASURE(n, "outb %%al, $0x21", "a"(0xff));
@@ -106,59 +98,6 @@ static void loop_ipi(uint64_t n)
 {
     MEASURE(n, "cli; movl $0x1000000, 0x10(%1); movl $0x51, (%1); sti; hlt",
             "r"((uint64_t)LAPIC_BASE + 0x300) : "rax");
-}
-
-static void loop_mov_cr3(uint64_t n)
-{
-    uint64_t cr3 = bare_read_cr3();
-    MEASURE(n, "movq %1, %%cr3", "r"(cr3));
-}
-
-static void loop_invlpg(uint64_t n)
-{
-    MEASURE(n, "invlpg (%1)", "r"((uint64_t)GUEST_MEMORY));
-}
-
-static void loop_page_fault(uint64_t n)
-{
-    MEASURE(n, "movb (%1), %%al", "r"((uint64_t)FAULT_PAGE) : "rax");
-}
-
-static void loop_map(uint64_t n)
-{
-    uint64_t *pte = guest_pte(FAULT_PAGE);
-    MEASURE(n, "movq %1, (%2); movb (%3), %%al; movq $0, (%2); invlpg (%3)",
-            "r"((uint64_t)GUEST_MEMORY | 7), "r"(pte), "r"((uint64_t)FAULT_PAGE) : "rax", "memory");
-}
-
-static void loop_cr0_wp(uint64_t n)
-{
-    uint64_t cr0 = bare_read_cr0();
-    MEASURE(n, "xorq $0x10000, %%rax; movq %%rax, %%cr0", "a"(cr0));
-    bare_write_cr0(cr0);
-}
-
-static void loop_cr4_pge(uint64_t n)
-{
-    uint64_t cr4 = bare_read_cr4();
-    MEASURE(n, "xorq $0x80, %%rax; movq %%rax, %%cr4", "a"(cr4));
-    bare_write_cr4(cr4);
-}
-
-/* Interrupt and #PF handlers as short as they get. */
-void bench_interrupt(void), bench_page_fault(void);
-__asm__(".globl bench_interrupt\n"
-        "bench_interrupt: pushq %rax; movl $0xfee000b0, %eax; movl $0, (%rax); popq %rax; iretq\n"
-        ".globl bench_page_fault\n"
-        "bench_page_fault: addq $8, %rsp; addq $2, (%rsp); iretq\n");
-
-static void set_gate(unsigned vector, void (*entry)(void))
-{
-    uint64_t address = (uintptr_t)entry;
-
-    guest_idt[vector][0] = (address & 0xffff) | (uint64_t)GUEST_CODE << 16 |
-                           0x8eul << 40 | (address & 0xffff0000) << 32;
-    guest_idt[vector][1] = address >> 32;
 }
 
 /* The pages that deliveries need are there from now on; see apic.c. */
@@ -260,23 +199,10 @@ static enum virtx_verdict on_hypercall(struct virtx_vcpu *vcpu, struct virtx_exi
 
 /* ---- Devices of some rows ---- */
 
-static struct virtx_lapic lapic, other_lapic, *lapics[2];
+static struct virtx_lapic other_lapic, *lapics[2];
 static struct virtx_apic_bus bus;
 static struct virtx_pic pic;
 static void *touch_memory;
-
-static void with_lapic(void)
-{
-    struct virtx_lapic_config config = {.size = sizeof(config),
-                                        .address_bits = 40,
-                                        .bsp = true,
-                                        .bus_multiply = 1,
-                                        .bus_divide = 1};
-
-    CHECK_OK(virtx_lapic_attach(&lapic, &config, machine.vcpu));
-    virtx_lapic_virtual_wire(&lapic);
-    set_gate(0x51, bench_interrupt);
-}
 
 static void with_other(void)
 {
@@ -288,7 +214,7 @@ static void with_other(void)
     CHECK_OK(virtx_lapic_attach(&other_lapic, &config, other));
     virtx_lapic_virtual_wire(&other_lapic); /* software-enabled */
     virtx_apic_bus_init(&bus, lapics, 2);
-    CHECK(virtx_apic_bus_add_lapic(&bus, &lapic) && virtx_apic_bus_add_lapic(&bus, &other_lapic));
+    CHECK(virtx_apic_bus_add_lapic(&bus, &bench_lapic) && virtx_apic_bus_add_lapic(&bus, &other_lapic));
     vcpu_prepare(other, 1, run_other, 0);
 }
 
@@ -321,7 +247,7 @@ static void with_touch(void)
 static void with_page_fault(void)
 {
     *guest_pte(FAULT_PAGE) = 0;
-    set_gate(14, bench_page_fault);
+    bench_gate(14, bench_page_fault);
 }
 
 struct row {
@@ -401,8 +327,7 @@ static void measure(const struct row *row, struct result *result)
             };
         }
     }
-    if (lapic.vcpu != NULL)
-        virtx_lapic_detach(&lapic);
+    without_lapic();
     without_other();
     virtx_pic_detach(&pic);
     machine_close();

@@ -662,6 +662,61 @@ START_TEST(second_halves_are_told_apart)
 }
 END_TEST
 
+/* ---- An engine that finds the address itself ---- */
+
+static uint64_t engine_finds;
+
+static enum virtx_fault_result find(struct virtx_vcpu *vcpu, struct virtx_page_fault *fault)
+{
+    (void)vcpu;
+    world.faults++;
+    fault->gpa = engine_finds;
+    return VIRTX_FAULT_NOT_MEMORY;
+}
+
+/* Reads there; what the record of the fault says before the engine is asked is of another. True:
+ * a handler has served it. */
+static bool served_at(uint64_t gpa, uint64_t other)
+{
+    unsigned calls_before = calls[0], faults_before = world.faults;
+    const struct virtx_exit *exit;
+
+    world_gpr()[VIRTX_RBX] = engine_finds = gpa;
+    CODE_AT(CODE, "\x8b\x03");
+    fault_gpa = other;
+    world.at = world.length = 0;
+    world_play(exit_fault);
+    exit = world_run();
+    ck_assert_uint_eq(world.faults, faults_before + 1);
+    if (exit->reason == VIRTX_EXIT_MMIO) {
+        ck_assert_uint_eq(exit->mmio.gpa, gpa);
+        ck_assert_int_eq(virtx_vcpu_complete(world.vcpu, &given), VIRTX_OK);
+    } else {
+        ck_assert_uint_eq(calls[0], calls_before + 1);
+        ck_assert_uint_eq(world_gpr()[VIRTX_RAX], given);
+    }
+    return exit->reason != VIRTX_EXIT_MMIO;
+}
+
+START_TEST(an_address_that_the_engine_finds)
+{
+    struct virtx_paging engine = world_engine;
+
+    engine.nested = false;
+    engine.fault = find;
+    world.vm->paging = &engine;
+    intercept(false, DEVICE, DEVICE + 0xfff);
+    given = 0x12345678;
+    for (unsigned i = 0; i < 3; i++) {
+        ck_assert(served_at(DEVICE, 0));
+        ck_assert(served_at(DEVICE + 8, 0x40000));
+        ck_assert(!served_at(0x40000, DEVICE));
+        ck_assert(!served_at(DEVICE + 0x1000, DEVICE)); /* the same hole */
+    }
+    world.vm->paging = &world_engine;
+}
+END_TEST
+
 static Suite *suite(void)
 {
     Suite *s = suite_create("hw_code");
@@ -684,6 +739,7 @@ static Suite *suite(void)
     tcase_add_test(c, what_a_handler_met_before_answers);
     tcase_add_test(c, handlers_come_and_go);
     tcase_add_test(c, second_halves_are_told_apart);
+    tcase_add_test(c, an_address_that_the_engine_finds);
     suite_add_tcase(s, c);
     return s;
 }
