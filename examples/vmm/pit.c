@@ -19,6 +19,9 @@ enum {
     CONTROL = 0x43,
     SYSTEM_CONTROL_B = 0x61,
     REFRESH_HZ = 66667, /* a PC's memory refresh, which bit 4 of port 0x61 shows */
+
+    MISSED_MOST = 1000, /* periods whose interrupts are made good */
+    CATCH_UP = 8,       /* in the time of one */
 };
 
 void pit_init(struct pit *pit, uint64_t tsc_hz)
@@ -299,28 +302,45 @@ void pit_write(struct pit *pit, uint16_t port, uint8_t value, uint64_t now)
 
 /* ---- Interrupts ---- */
 
+/* Periods that have ended without their interrupt; those of long ago are given up. */
+static uint64_t missed(const struct pit *pit, struct pit_channel *c, uint64_t now)
+{
+    uint64_t done = c->counting ? ticks_of(pit, c, now) / c->period : 0;
+
+    if (done > c->served + MISSED_MOST)
+        c->served = done - MISSED_MOST;
+    return done > c->served ? done - c->served : 0;
+}
+
 bool pit_fired(struct pit *pit, uint64_t now)
 {
     struct pit_channel *c = &pit->channel[0];
-    bool fired;
+    uint64_t periods;
 
     settle(pit, c, now);
     close_account(pit, c, now);
-    fired = c->owed;
+    if (!c->owed || now < c->earliest)
+        return false;
     c->owed = false;
-    if (c->counting)
-        c->served = ticks_of(pit, c, now) / c->period;
-    return fired;
+    c->earliest = 0;
+    periods = missed(pit, c, now);
+    if (periods > 1 && periodic(c)) {
+        c->earliest = now + muldiv(c->period, pit->tsc_hz, PIT_HZ) / CATCH_UP;
+        periods = 1;
+    }
+    c->served += periods;
+    return true;
 }
 
 uint64_t pit_deadline(const struct pit *pit)
 {
     const struct pit_channel *c = &pit->channel[0];
-    uint64_t ticks = (c->served + 1) * c->period;
+    uint64_t next;
 
     if (c->owed)
-        return 0;
+        return c->earliest;
     if (!c->counting || (!periodic(c) && c->served))
         return UINT64_MAX;
-    return c->start + muldiv(ticks, pit->tsc_hz, PIT_HZ) + 1;
+    next = c->start + muldiv((c->served + 1) * c->period, pit->tsc_hz, PIT_HZ) + 1;
+    return next > c->earliest ? next : c->earliest;
 }
