@@ -87,12 +87,13 @@ enum virtx_status virtx_vcpu_run(struct virtx_vcpu *vcpu, const struct virtx_exi
  *   MSR, CR and instructions); NULL means what the record holds, which for an untouched port or MMIO
  *   read is all ones and for CPUID the policy's answer. Ignored for writes.
  * @return ::VIRTX_OK; ::VIRTX_AGAIN when the same instruction has a further access: the exit record
- *   of the last run now describes it, and it too is pending; ::VIRTX_E_NOT_PENDING
+ *   of the last run now describes it, and it too is pending; ::VIRTX_E_NOT_PENDING; ::VIRTX_E_BUSY (in run,
+ *   or its engine is being exchanged, see virtx_vm_set_paging(): nothing has happened, and it stays pending)
  */
 enum virtx_status virtx_vcpu_complete(struct virtx_vcpu *vcpu, const void *value);
 
 /** @brief Instead of completing: the instruction raises @p event and is not retired.
- *  @return ::VIRTX_E_NOT_PENDING, ::VIRTX_E_INVALID */
+ *  @return ::VIRTX_E_NOT_PENDING, ::VIRTX_E_INVALID, ::VIRTX_E_BUSY (as virtx_vcpu_complete()) */
 enum virtx_status virtx_vcpu_fault(struct virtx_vcpu *vcpu, const struct virtx_event *event);
 
 /**

@@ -74,7 +74,8 @@ enum virtx_status virtx_vm_destroy(struct virtx_vm *vm);
  *
  * No vcpu may be in run: kick them first. They may be loaded, and have accesses pending. The new
  * engine begins with empty tables, which the guest's accesses fill. May be called from any CPU, but not
- * from an intercept handler.
+ * from an intercept handler. Meanwhile the calls that need a vcpu for themselves, as run does, return
+ * ::VIRTX_E_BUSY.
  * @param vm  the VM
  * @param paging  one of those given to virtx_open()
  * @return ::VIRTX_OK (also if it is in use already), ::VIRTX_E_BUSY while a vcpu is in run,

@@ -138,6 +138,17 @@ static void kick_cpu(void *ctx, uint32_t cpu)
     atomic_store(&pending[cpu], true);
 }
 
+/* Busy: the engine is being exchanged. */
+static void complete(struct virtx_vcpu *vcpu)
+{
+    enum virtx_status status;
+
+    while ((status = virtx_vcpu_complete(vcpu, NULL)) == VIRTX_E_BUSY)
+        sched_yield();
+    if (status != VIRTX_OK)
+        wrong("complete");
+}
+
 static void *vcpu_thread(void *arg)
 {
     unsigned number = (unsigned)(uintptr_t)arg;
@@ -157,8 +168,8 @@ static void *vcpu_thread(void *arg)
             continue;
         if (status != VIRTX_OK)
             wrong(virtx_status_text(status));
-        if (exit->pending && virtx_vcpu_complete(vcpus[number], NULL) != VIRTX_OK)
-            wrong("complete");
+        if (exit->pending)
+            complete(vcpus[number]);
         virtx_lapic_advance(&lapics[number], 0);
         atomic_fetch_add(&runs, 1);
         sched_yield();
