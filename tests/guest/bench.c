@@ -214,7 +214,8 @@ static void with_other(void)
     CHECK_OK(virtx_lapic_attach(&other_lapic, &config, other));
     virtx_lapic_virtual_wire(&other_lapic); /* software-enabled */
     virtx_apic_bus_init(&bus, lapics, 2);
-    CHECK(virtx_apic_bus_add_lapic(&bus, &bench_lapic) && virtx_apic_bus_add_lapic(&bus, &other_lapic));
+    CHECK(virtx_apic_bus_add_lapic(&bus, &bench_lapic) &&
+          virtx_apic_bus_add_lapic(&bus, &other_lapic));
     vcpu_prepare(other, 1, run_other, 0);
 }
 

@@ -78,6 +78,7 @@ static void measure(unsigned i)
     const struct row *row = &rows[i];
     uint64_t value = 0, exits, tenths;
     unsigned kvm, target;
+    bool above;
 
     harness_no_watchdog = true;
     /* Large leaves would leave nothing to touch a second time. */
@@ -95,9 +96,9 @@ static void measure(unsigned i)
         exits = ((guest_exits() - exits - 1) * 10 + row->count / 2) / row->count;
         kvm = backend_is("svm") ? row->kvm_svm : row->kvm_vmx;
         target = backend_is("svm") ? row->target_svm : row->target_vmx;
+        above = target != 0 && tenths > target * 10ul;
         bare_printf("%-33s %6u %6u %6lu.%lu %s exits %lu.%lu\n", row->name, kvm, target,
-                    tenths / 10, tenths % 10, target != 0 && tenths > target * 10ul ? "above" : "     ",
-                    exits / 10, exits % 10);
+                    tenths / 10, tenths % 10, above ? "above" : "     ", exits / 10, exits % 10);
         bare_printf("{\"engine\": \"%s\", \"model\": \"%s\", \"profile\": \"bare\", \"paging\": "
                     "\"shadow\", \"operation\": \"%s\", \"kvm\": %u, \"target\": %u, "
                     "\"instructions\": %lu.%lu, \"exits\": %lu.%lu}\n",
